@@ -1,0 +1,1 @@
+"""Fine-tuning and alignment of language models: the training library behind AlignTuneJob."""

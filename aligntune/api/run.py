@@ -1,0 +1,77 @@
+"""The file that `aligntune launch` and `aligntune train` read: one attempt, fully resolved."""
+
+from typing import Annotated, Literal, Self, cast
+
+from pydantic import Field, model_validator
+
+from aligntune.core.config.base import Rule, Section, broken
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
+
+Backend = Literal["trl", "unsloth"]
+
+EXACTLY_ONE_METHOD = Rule(
+    "(has(self.sft) && self.sft != null) != (has(self.rl) && self.rl != null)",
+    "set exactly one of sft (supervised) and rl (dpo, ppo, grpo, reward)",
+)
+
+
+class JobIdentity(Section):
+    """Which AlignTuneJob a run belongs to."""
+
+    name: Annotated[str, Field(max_length=253)] = "local"
+    """metadata.name. local: a run without a manifest."""
+    namespace: Annotated[str, Field(max_length=63)] = ""
+    """metadata.namespace. Empty: not on a cluster."""
+    uid: Annotated[str, Field(max_length=64)] = ""
+    """metadata.uid. Empty: not on a cluster."""
+
+
+class RunConfig(Section):
+    """All that one attempt needs to know."""
+
+    backend: Backend = "trl"
+    """The library that trains. trl: runs everywhere."""
+    sft: SFTConfig | None = None
+    """The supervised run; exactly one of sft and rl."""
+    rl: UnifiedConfig | None = None
+    """The RL run; exactly one of sft and rl."""
+    job: JobIdentity = JobIdentity()
+    """Which AlignTuneJob this is."""
+    attempt: Annotated[int, Field(ge=1)] = 1
+    """Number of the attempt."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Pods of the gang."""
+    processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    """Ranks in each pod."""
+    master_address: Annotated[str, Field(max_length=253)] = "127.0.0.1"
+    """Host of rank 0, for torch.distributed. 127.0.0.1: one pod."""
+    storage_root: Annotated[str, Field(max_length=4096)] = ""
+    """The folder that paths in status are relative to. Empty: they are as given."""
+    stall_timeout_seconds: Annotated[int, Field(ge=1)] | None = None
+    """Longest time without a step. Unset: hangs are not looked for."""
+    on_stall: Literal["Report", "Restart", "Fail"] = "Restart"
+    """What a hang leads to."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if (self.sft is None) == (self.rl is None):
+            raise broken(EXACTLY_ONE_METHOD)
+        return self
+
+    @property
+    def method(self) -> SFTConfig | UnifiedConfig:
+        """The one config that is set."""
+        return cast("SFTConfig | UnifiedConfig", self.sft or self.rl)
+
+    @property
+    def task(self) -> str:
+        """`sft`, `classification`, or the algorithm's name."""
+        if self.rl is not None:
+            return self.rl.algo
+        return task_name(self.sft)
+
+
+def task_name(sft: SFTConfig | None) -> str:
+    """The short name of a supervised task."""
+    return "classification" if sft and sft.task == "text_classification" else "sft"

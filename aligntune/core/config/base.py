@@ -1,0 +1,52 @@
+"""The base of every section of a config, and what a section needs to state its rules once."""
+
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+
+class Section(BaseModel):
+    """A closed, immutable part of a config.
+
+    Python spells a field in snake_case, manifests and files in camelCase. The docstring under a
+    field is its description in the CRD, in `kubectl explain` and in the reference page.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class Rule(NamedTuple):
+    """A rule over several fields, stated once for pydantic and for the API server (CEL)."""
+
+    cel: str
+    """The expression that the API server evaluates; `self` is the section."""
+    message: str
+    """The sentence that a person reads, from either validator."""
+    field: str = ""
+    """The camelCase field below the section that is to blame; empty for the section itself."""
+
+
+def cel_rules(*rules: Rule) -> dict[str, Any]:
+    """The JSON-schema extra that carries `rules` into the CRD."""
+    return {
+        "x-kubernetes-validations": [
+            {"rule": r.cel, "message": r.message, "reason": "FieldValueInvalid"}
+            | ({"fieldPath": f".{r.field}"} if r.field else {})
+            for r in rules
+        ]
+    }
+
+
+def broken(rule: Rule) -> PydanticCustomError:
+    """The error that a validator raises for a broken `rule`; it names the field to blame."""
+    return PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})

@@ -1,0 +1,94 @@
+"""Which model is tuned, and how."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from aligntune.core.config.base import Rule, Section, broken, cel_rules
+
+ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+Revision = Annotated[str, Field(min_length=1, max_length=128)]
+ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), as PEFT implements them."""
+
+    r: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the update. 16: enough for instruction data of ordinary size ("LoRA Without Regret");
+    more only pays when the data set is large."""
+    alpha: Annotated[float, Field(gt=0, le=4096)] = 32
+    """The update is scaled by alpha / r. 32: twice the default rank, TRL's recommendation."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapter, as a probability. 0: one or two epochs rarely overfit, and
+    DPO and PPO compare log-probabilities, which dropout would blur."""
+    target_modules: (
+        Literal["all-linear"] | Annotated[list[ModuleName], Field(min_length=1, max_length=64)]
+    ) = "all-linear"
+    """Names of the modules that get an adapter, or `all-linear`. All linear layers: attention-only
+    adapters learn measurably less at the same number of parameters."""
+    target_parameters: Annotated[list[ModuleName], Field(max_length=64)] = []
+    """Names of bare parameters that get an adapter too: fused experts keep their weights so.
+    Empty: none."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead (arXiv:2312.03732). Off: it matters at ranks above 64."""
+    dora: bool = False
+    """Decompose weights into magnitude and direction (arXiv:2402.09353). Off: each step is slower."""
+
+
+class QuantizationConfig(Section):
+    """Load the frozen base weights quantised by bitsandbytes (QLoRA, arXiv:2305.14314)."""
+
+    bits: Literal[4, 8] = 4
+    """Bits per weight: 4 (nf4 with double quantisation) or 8. 4: QLoRA's own setting."""
+
+
+QUANTIZATION_NEEDS_LORA = Rule(
+    "!(has(self.quantization) && self.quantization != null"
+    " && has(self.tuning) && self.tuning == 'full')",
+    "quantized weights cannot be trained in full: set tuning to lora or remove quantization",
+    "quantization",
+)
+LORA_NEEDS_LORA = Rule(
+    "!(has(self.lora) && self.lora != null && has(self.tuning) && self.tuning == 'full')",
+    "adapter settings have no effect with tuning: full; set tuning to lora or remove lora",
+    "lora",
+)
+
+
+class ModelConfig(Section):
+    """The model that is tuned."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(QUANTIZATION_NEEDS_LORA, LORA_NEEDS_LORA))
+
+    name: ModelName
+    """A hub name such as `meta-llama/Llama-3.2-3B-Instruct`, or a folder in the pod."""
+    revision: Revision = "main"
+    """Branch, tag or commit on the hub. Pin a commit where a run must be repeatable. main: the
+    hub's default branch."""
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
+    """Longest sequence, in tokens; longer ones are cut. Unset: 1024, or the model's own limit if
+    that is shorter; memory grows with it."""
+    tuning: Literal["lora", "full"] = "lora"
+    """`lora` trains adapters, `full` all weights. lora: full tuning of a 3B model takes about 48 GB
+    before activations."""
+    lora: LoraConfig | None = None
+    """Settings of the adapters. Unset: the defaults below it."""
+    quantization: QuantizationConfig | None = None
+    """Quantise the frozen base weights (QLoRA). Needs a GPU. Unset: 16 or 32 bit weights."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """The attention kernel. auto: what transformers finds best for this model and device."""
+    chat_template: Annotated[str, Field(min_length=1, max_length=32_768)] | None = None
+    """A Jinja chat template in place of the model's own. Unset: the model's, or a plain
+    `User: ... Assistant: ...` form where it has none."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships. Off: it is someone else's code with this
+    pod's credentials."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.tuning == "full" and self.quantization is not None:
+            raise broken(QUANTIZATION_NEEDS_LORA)
+        if self.tuning == "full" and self.lora is not None:
+            raise broken(LORA_NEEDS_LORA)
+        return self

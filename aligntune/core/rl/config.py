@@ -1,0 +1,259 @@
+"""The config of preference tuning and reinforcement learning: DPO, PPO, GRPO, reward models."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.data import Datasets
+from aligntune.core.config.model import ModelConfig, ModelName, Revision
+from aligntune.core.config.training import (
+    CheckpointConfig,
+    DistributedConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    TrainConfig,
+)
+
+
+class AlgorithmType(StrEnum):
+    """The algorithm of an RL run."""
+
+    DPO = "dpo"
+    PPO = "ppo"
+    GRPO = "grpo"
+    REWARD = "reward"
+
+
+DPOLoss = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+
+
+class DPOConfig(Section):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290)."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How strongly the policy is held to the reference model. Typical values are 0.05 to 0.5; 0.1:
+    the paper's."""
+    loss: DPOLoss = "sigmoid"
+    """The loss over the margin of log-ratios. sigmoid: the paper's."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed probability that a preference is the wrong way round. 0: labels are right."""
+    precompute_reference: bool = False
+    """Compute the reference's log-probabilities once before training: less memory, a slower start.
+    Off: with LoRA the base model is the reference and costs no memory."""
+
+
+class KLConfig(Section):
+    """The penalty for moving away from the reference model."""
+
+    coefficient: Annotated[float, Field(ge=0, le=100)] = 0.05
+    """Weight of the KL estimate in the reward. 0.05: TRL's."""
+    target: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Adapt the coefficient to keep KL near this value, in nats per response (Ziegler et al. 2019,
+    arXiv:1909.08593). Unset: the coefficient stays fixed."""
+    horizon: Annotated[int, Field(ge=1)] = 10_000
+    """Episodes over which the coefficient adapts. 10000: the paper's."""
+
+
+class PPOConfig(Section):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347)."""
+
+    kl: KLConfig = KLConfig()
+    """The penalty for moving away from the reference model."""
+    rollout_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Prompts per rollout, over all processes. 64: enough for whitening on small machines."""
+    epochs: Annotated[int, Field(ge=1, le=100)] = 4
+    """Passes over each rollout. 4: TRL's."""
+    minibatches: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Optimizer steps per pass over a rollout. 1: the whole rollout at once."""
+    clip_range: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """Clip of the policy ratio. 0.2: the paper's."""
+    value_clip_range: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """Clip of the change in value. 0.2: TRL's."""
+    value_coefficient: Annotated[float, Field(ge=0, le=100)] = 0.1
+    """Weight of the value loss. 0.1: TRL's."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Discount per token. 1: an answer is one episode."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Lambda of generalised advantage estimation (arXiv:1506.02438). 0.95: the paper's range."""
+    value_model: Literal["head", "separate"] = "head"
+    """`head` adds a value head to the policy, `separate` trains a second model. head: half the
+    memory."""
+    missing_eos_penalty: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """Subtracted from the reward of an answer that never ended. 1.0: TRL's."""
+    whiten_rewards: bool = False
+    """Scale rewards to unit variance per rollout. Off: advantages are whitened already."""
+
+
+class GRPOConfig(Section):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300)."""
+
+    beta: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Weight of the KL penalty. 0: no reference model is loaded; recent recipes need none."""
+    loss: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
+    """How token losses are summed. dapo: no bias from length (arXiv:2503.14476)."""
+    epsilon: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """Lower clip of the policy ratio. 0.2: PPO's."""
+    epsilon_high: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Upper clip of the policy ratio. Unset: as epsilon."""
+    num_generations: Annotated[int, Field(ge=2, le=1024)] = 8
+    """Completions per prompt. 8: TRL's; fewer make the group's mean noisy."""
+    prompts_per_step: Annotated[int, Field(ge=1, le=65_536)] = 4
+    """Prompts per optimizer step, over all processes. 4: 32 completions a step."""
+    num_iterations: Annotated[int, Field(ge=1, le=100)] = 1
+    """Optimizer passes over each batch of completions. 1: on-policy."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide advantages by the standard deviation of the rewards of the group, of the batch, or
+    not. group: the paper's."""
+    importance_sampling: Literal["token", "sequence"] = "token"
+    """Level of the policy ratio; `sequence` is GSPO (arXiv:2507.18071). token: the paper's."""
+    max_prompt_length: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Longer prompts, in tokens, are left out and counted. Unset: the model's length less the
+    response length."""
+
+
+class GenerationConfig(Section):
+    """How answers are sampled in PPO and GRPO."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 256
+    """Longest answer, in tokens. 256: short reasoning; each token costs a forward pass."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Softmax temperature. 1.0: samples from the very distribution that is trained."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling. 1: off, as truncation biases the ratio."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample among this many tokens only. 0: all."""
+    vllm: Literal["off", "colocate", "server"] = "off"
+    """Generate with vLLM in the trainer's process or at `vllmUrl`. off: plain transformers."""
+    vllm_url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+    """Base URL of a vLLM server, with `vllm: server`. Unset: none."""
+
+
+class RewardFunction(Section):
+    """One reward function of the weighted sum."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    """A registered name (`exact_match`, `numeric_answer`, `regex`, `length`, `repetition`,
+    `json_valid`, `reasoning_gym`, `reward_model`), or `module:function` of your own."""
+    weight: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
+    """Weight in the sum. 1: all count alike."""
+    params: dict[str, Any] = {}
+    """Keyword arguments of the function. Empty: none."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Longest time for one batch. 60: a batch that takes longer starves the GPU."""
+
+
+class RewardModelConfig(Section):
+    """A sequence classifier that scores answers."""
+
+    name: ModelName
+    """A hub name, or a folder in the pod."""
+    revision: Revision = "main"
+    """Branch, tag or commit on the hub. main: the hub's default branch."""
+
+
+class ReferenceModelConfig(Section):
+    """The frozen model that the policy is held to."""
+
+    name: ModelName
+    """A hub name, or a folder in the pod."""
+    revision: Revision = "main"
+    """Branch, tag or commit on the hub. main: the hub's default branch."""
+
+
+def _section_matches(algo: str) -> Rule:
+    return Rule(
+        f"!(has(self.{algo}) && self.{algo} != null) || self.algo == '{algo}'",
+        f"{algo} settings need algo: {algo}",
+        algo,
+    )
+
+
+SECTION_MATCHES = {algo: _section_matches(algo) for algo in ("dpo", "ppo", "grpo")}
+GENERATION_NEEDS_SAMPLING = Rule(
+    "!(has(self.generation) && self.generation != null) || self.algo in ['ppo', 'grpo']",
+    "only ppo and grpo generate answers: remove generation",
+    "generation",
+)
+NEEDS_REWARDS = Rule(
+    "!(self.algo in ['ppo', 'grpo']) || (has(self.rewards) && size(self.rewards) > 0)"
+    " || (has(self.rewardModel) && self.rewardModel != null)",
+    "ppo and grpo need something to reward: set rewards or rewardModel",
+    "rewards",
+)
+REWARDS_NEED_SAMPLING = Rule(
+    "self.algo in ['ppo', 'grpo'] || !((has(self.rewards) && size(self.rewards) > 0)"
+    " || (has(self.rewardModel) && self.rewardModel != null))",
+    "dpo and reward learn from preference pairs: remove rewards and rewardModel",
+    "rewards",
+)
+
+
+class RLSpec(Section):
+    """What a manifest says under `spec.rl`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            *SECTION_MATCHES.values(),
+            GENERATION_NEEDS_SAMPLING,
+            NEEDS_REWARDS,
+            REWARDS_NEED_SAMPLING,
+        )
+    )
+
+    algo: AlgorithmType
+    """`dpo`, `ppo`, `grpo`, or `reward` for the reward model that PPO needs."""
+    model: ModelConfig
+    """The model that is tuned (the policy)."""
+    reference_model: ReferenceModelConfig | None = None
+    """The frozen model that the policy is held to. Unset: the model as it was before training."""
+    reward_model: RewardModelConfig | None = None
+    """A model that scores answers (ppo, grpo). Unset: reward functions alone."""
+    datasets: Datasets
+    """The sources of data, mixed by weight."""
+    rewards: Annotated[list[RewardFunction], Field(max_length=16)] = []
+    """Reward functions, summed by weight (ppo, grpo). Empty: the reward model alone."""
+    dpo: DPOConfig | None = None
+    """Settings of `algo: dpo`. Unset: its defaults."""
+    ppo: PPOConfig | None = None
+    """Settings of `algo: ppo`. Unset: its defaults."""
+    grpo: GRPOConfig | None = None
+    """Settings of `algo: grpo`. Unset: its defaults."""
+    generation: GenerationConfig | None = None
+    """How answers are sampled (ppo, grpo). Unset: its defaults."""
+    train: TrainConfig = TrainConfig()
+    """Optimisation settings."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Measuring on held-out data."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving where the run stands."""
+    logging: LoggingConfig = LoggingConfig()
+    """Where the numbers of the run go."""
+    distributed: DistributedConfig = DistributedConfig()
+    """How several processes share one model."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        for algo, rule in SECTION_MATCHES.items():
+            if getattr(self, algo) is not None and self.algo != algo:
+                raise broken(rule)
+        samples = self.algo in (AlgorithmType.PPO, AlgorithmType.GRPO)
+        rewarded = bool(self.rewards) or self.reward_model is not None
+        if self.generation is not None and not samples:
+            raise broken(GENERATION_NEEDS_SAMPLING)
+        if samples and not rewarded:
+            raise broken(NEEDS_REWARDS)
+        if rewarded and not samples:
+            raise broken(REWARDS_NEED_SAMPLING)
+        return self
+
+
+class UnifiedConfig(RLSpec):
+    """All that an RL trainer needs: the manifest's section and where to write."""
+
+    output_dir: Annotated[str, Field(min_length=1, max_length=4096)] = "output"
+    """Folder of the checkpoints and the model. output: below the working directory."""
