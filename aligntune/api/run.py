@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken
 from aligntune.core.rl.config import UnifiedConfig
-from aligntune.core.sft.config import SFTConfig
+from aligntune.core.sft.config import SFTConfig, SFTSpec
 
 Backend = Literal["trl", "unsloth"]
 
@@ -72,6 +72,6 @@ class RunConfig(Section):
         return task_name(self.sft)
 
 
-def task_name(sft: SFTConfig | None) -> str:
+def task_name(sft: SFTSpec | None) -> str:
     """The short name of a supervised task."""
     return "classification" if sft and sft.task == "text_classification" else "sft"

@@ -33,7 +33,7 @@ class LoraConfig(Section):
     rslora: bool = False
     """Scale by alpha / sqrt(r) instead (arXiv:2312.03732). Off: it matters at ranks above 64."""
     dora: bool = False
-    """Decompose weights into magnitude and direction (arXiv:2402.09353). Off: each step is slower."""
+    """Decompose weights into magnitude and direction (arXiv:2402.09353). Off: slower steps."""
 
 
 class QuantizationConfig(Section):

@@ -1,0 +1,79 @@
+"""The conditions and phases of an AlignTuneJob, and the reasons that are not causes of failure."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Condition(StrEnum):
+    """A condition's type."""
+
+    ACCEPTED = "Accepted"
+    """The spec is valid and this operator can run it."""
+    RUNNING = "Running"
+    """Every pod of the current attempt runs."""
+    SUSPENDED = "Suspended"
+    """No pod runs, because `spec.suspend` or a queue says so."""
+    PROGRESS_UNKNOWN = "ProgressUnknown"
+    """The pod runs but its progress endpoint does not answer; training may well go on."""
+    COMPLETE = "Complete"
+    """The model is trained and saved."""
+    FAILED = "Failed"
+    """The job is over without a model."""
+    FINISHED = "Finished"
+    """Complete or Failed: what `kubectl wait` waits for."""
+    RECONCILING = "Reconciling"
+    """kstatus: the operator still works towards what the spec asks."""
+    STALLED = "Stalled"
+    """kstatus: nothing more will happen without a change by a person."""
+
+
+class Phase(StrEnum):
+    """Where the job is, in one word, for people."""
+
+    PENDING = "Pending"
+    """Not accepted yet, or refused."""
+    QUEUED = "Queued"
+    """Accepted; a queue holds it."""
+    STARTING = "Starting"
+    """Its pods are being scheduled, pulled or started."""
+    RUNNING = "Running"
+    """It trains."""
+    SUSPENDED = "Suspended"
+    """`spec.suspend` is true."""
+    RESTARTING = "Restarting"
+    """An attempt ended; the next is due."""
+    SUCCEEDED = "Succeeded"
+    """The model is trained and saved."""
+    FAILED = "Failed"
+    """It is over without a model."""
+
+
+class Reason(NamedTuple):
+    """A condition's reason with the sentence that goes with it."""
+
+    reason: str
+    message: str
+
+    def __call__(self, **values: object) -> "Reason":
+        """The same reason with its sentence filled in."""
+        return Reason(self.reason, self.message.format(**values))
+
+
+VALID = Reason("Valid", "The spec is valid; backend {backend} trains {task}.")
+INVALID_SPEC = Reason("InvalidSpec", "{errors}")
+UNSUPPORTED = Reason("Unsupported", "{error}")
+JOB_CREATED = Reason("JobCreated", "Attempt {attempt} started as Job {job}.")
+PODS_PENDING = Reason("PodsPending", "{ready} of {total} pods run. {detail}")
+PODS_RUNNING = Reason("PodsRunning", "{total} of {total} pods run.")
+PODS_ENDED = Reason("PodsEnded", "No pod runs any more.")
+NOT_STARTED = Reason("NotStarted", "No pod runs yet.")
+NOT_SUSPENDED = Reason("NotSuspended", "The job may run.")
+SUSPENDED_BY_SPEC = Reason("SuspendedBySpec", "spec.suspend is true.")
+ENDPOINT_ANSWERS = Reason("EndpointAnswers", "The last report is from {updated_at}.")
+ENDPOINT_SILENT = Reason("EndpointSilent", "{error} Training may well go on.")
+NOT_REPORTING = Reason("NotReporting", "No pod runs, so none reports.")
+TRAINED = Reason("Trained", "Trained {steps} steps; the model is in {path}.")
+IN_PROGRESS = Reason("InProgress", "The job is not over.")
+STARTING = Reason("Starting", "Waiting for every pod to run.")
+UP_TO_DATE = Reason("UpToDate", "Nothing is left to be done by the operator.")
+WORKING = Reason("Working", "Nothing is in the way.")

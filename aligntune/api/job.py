@@ -1,0 +1,163 @@
+"""AlignTuneJob: the spec that people write. What they read is in `status`."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, task_name
+from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec
+from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.rl.config import RLSpec
+from aligntune.core.sft.config import SFTSpec
+
+NAME_MAX_LENGTH = 50
+"""Longest metadata.name: a Job's name adds a hash and the attempt, a pod's name a suffix."""
+
+SUB_PATH_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
+
+CLAIM_OR_EPHEMERAL = Rule(
+    "(has(self.claimName) && self.claimName != null) != (has(self.ephemeral) && self.ephemeral)",
+    "set exactly one of claimName and ephemeral: true",
+)
+
+
+class StorageSpec(Section):
+    """Where checkpoints and the model go. Never deleted by the operator."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(CLAIM_OR_EPHEMERAL))
+
+    claim_name: ObjectName | None = None
+    """A PersistentVolumeClaim in the job's namespace. Unset: see ephemeral."""
+    sub_path: Annotated[str, Field(max_length=1024, pattern=SUB_PATH_PATTERN)] = ""
+    """Folder in the claim. Empty: one of the job's own, from its name and UID."""
+    ephemeral: bool = False
+    """Say that the output may vanish with the pod. Off: losing a model is never a default."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if (self.claim_name is None) != self.ephemeral:
+            raise broken(CLAIM_OR_EPHEMERAL)
+        return self
+
+
+class HubPush(Section):
+    """Publishing the trained model."""
+
+    repo_id: Annotated[str, Field(min_length=1, max_length=256)]
+    """Repository on the hub, such as `acme/support-bot`."""
+    private: bool = True
+    """Create it as a private repository. On: publishing is a decision."""
+
+
+class HubSpec(Section):
+    """The model hub."""
+
+    token_secret: KeyRef | None = None
+    """The Secret key with the hub's token; only the pod sees it. Unset: anonymous."""
+    push: HubPush | None = None
+    """Publish the trained model. Unset: it stays on the storage."""
+
+
+class PolicySpec(Section):
+    """What happens when things go wrong, and how long things are kept."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Counted restarts before the job fails. 3: a fault that returns three times is no accident."""
+    stall_timeout_seconds: Annotated[int, Field(ge=10, le=604_800)] = 900
+    """Seconds without a step after which a run counts as hung. 900: longer than any sane step."""
+    on_stall: Literal["Report", "Restart", "Fail"] = "Restart"
+    """What a hang leads to. Restart: the usual cause is a lost peer."""
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
+    """Seconds between SIGTERM and SIGKILL, for one checkpoint. 120: a 7B model to network
+    storage."""
+    active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    """Longest time the job may run, in seconds. Unset: no limit."""
+    start_timeout_seconds: Annotated[int, Field(ge=1)] | None = None
+    """Longest wait for every pod to run, in seconds. Unset: no limit."""
+    pod_retention_seconds: Annotated[int, Field(ge=0)] = 86_400
+    """Seconds after the end until the Job and its pods are removed; the AlignTuneJob stays.
+    86400: logs for a day."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    """Seconds after the end until the AlignTuneJob itself is deleted. Unset: never."""
+
+
+EXACTLY_ONE_SPEC = Rule(EXACTLY_ONE_METHOD.cel, EXACTLY_ONE_METHOD.message)
+STORAGE_OR_PUSH = Rule(
+    "(has(self.storage) && self.storage != null)"
+    " || (has(self.hub) && self.hub != null && has(self.hub.push) && self.hub.push != null)",
+    "the trained model would be lost: set storage.claimName, hub.push, or storage.ephemeral: true",
+    "storage",
+)
+PUSH_NEEDS_TOKEN = Rule(
+    "!(has(self.hub) && self.hub != null && has(self.hub.push) && self.hub.push != null)"
+    " || (has(self.hub.tokenSecret) && self.hub.tokenSecret != null)",
+    "pushing needs a token: set hub.tokenSecret",
+    "hub",
+)
+
+
+class AlignTuneJobSpec(Section):
+    """What to train, on what, where, and what to do when it fails."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(EXACTLY_ONE_SPEC, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN)
+    )
+
+    backend: Backend = "trl"
+    """The library that trains; never silently replaced by the other. trl: runs everywhere."""
+    sft: SFTSpec | None = None
+    """Supervised fine-tuning or classification. Exactly one of sft and rl."""
+    rl: RLSpec | None = None
+    """DPO, PPO, GRPO or a reward model. Exactly one of sft and rl."""
+    runtime: RuntimeSpec = RuntimeSpec()
+    """Where it runs."""
+    storage: StorageSpec | None = None
+    """Where checkpoints and the model go. Unset: nowhere, which needs hub.push."""
+    hub: HubSpec = HubSpec()
+    """The model hub."""
+    policy: PolicySpec = PolicySpec()
+    """What happens when things go wrong, and how long things are kept."""
+    suspend: bool = False
+    """Stop after a checkpoint and hold no pod until it is false again."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if (self.sft is None) == (self.rl is None):
+            raise broken(EXACTLY_ONE_SPEC)
+        if self.storage is None and self.hub.push is None:
+            raise broken(STORAGE_OR_PUSH)
+        if self.hub.push is not None and self.hub.token_secret is None:
+            raise broken(PUSH_NEEDS_TOKEN)
+        return self
+
+    @property
+    def task(self) -> str:
+        """`sft`, `classification`, or the algorithm's name."""
+        return self.rl.algo.value if self.rl is not None else task_name(self.sft)
+
+
+class Metadata(Section):
+    """The part of a manifest's metadata that matters here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=NAME_MAX_LENGTH, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+    ]
+    """Name of the job: lower case letters, digits and '-', at most 50 characters."""
+    namespace: Annotated[str, Field(max_length=63)] = "default"
+    """Namespace. default: kubectl's."""
+
+
+class Manifest(Section):
+    """A whole AlignTuneJob as a person writes it."""
+
+    api_version: Literal["aligntune.io/v1alpha1"]
+    """aligntune.io/v1alpha1."""
+    kind: Literal["AlignTuneJob"]
+    """AlignTuneJob."""
+    metadata: Metadata
+    """Name and namespace."""
+    spec: AlignTuneJobSpec
+    """What to train."""

@@ -1,0 +1,25 @@
+"""Names of the resource, and labels of everything the operator makes."""
+
+GROUP = "aligntune.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "AlignTuneJob"
+PLURAL = "aligntunejobs"
+
+FIELD_MANAGER = "aligntune-operator"
+"""Owner of the fields that the operator applies, and the value of the managed-by label."""
+
+JOB_NAME = f"{GROUP}/job-name"
+"""Label: metadata.name of the AlignTuneJob. The operator watches only what carries it."""
+ATTEMPT = f"{GROUP}/attempt"
+"""Label: number of the attempt."""
+
+APP_NAME = "app.kubernetes.io/name"
+APP_INSTANCE = "app.kubernetes.io/instance"
+APP_COMPONENT = "app.kubernetes.io/component"
+MANAGED_BY = "app.kubernetes.io/managed-by"
+
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label that an Indexed Job gives its pods: the pod's index in the gang."""
+TRAINER_CONTAINER = "trainer"
+"""Name of the container that trains."""

@@ -1,0 +1,306 @@
+"""Where a job runs: the parts of a pod that a manifest may choose, and no more.
+
+Host paths, host namespaces, privileges and security contexts are not among them.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from aligntune.core.config.base import Rule, Section, broken, cel_rules
+
+DnsLabel = Annotated[
+    str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+]
+ObjectName = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63)]
+EnvName = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
+]
+Quantity = Annotated[
+    str | int,
+    Field(
+        union_mode="left_to_right",
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "pattern": r"^\+?[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?|e[0-9]+)?$",
+        },
+    ),
+]
+AbsolutePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^/[^:]*$")]
+Resources = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+
+class ResourceRequirements(Section):
+    """Compute resources of each pod, besides its GPUs."""
+
+    requests: Resources = {}
+    """What the scheduler reserves, such as `{cpu: "4", memory: 32Gi}`. Empty: nothing."""
+    limits: Resources = {}
+    """What the kernel enforces. Empty: no limit, except for GPUs."""
+
+
+class Toleration(Section):
+    """A taint that the pods tolerate, as in `pod.spec.tolerations`."""
+
+    key: Annotated[str, Field(max_length=317)] | None = None
+    """The taint's key. Unset: any, with operator Exists."""
+    operator: Literal["Exists", "Equal"] | None = None
+    """How the value is compared. Unset: Equal."""
+    value: Annotated[str, Field(max_length=63)] | None = None
+    """The taint's value. Unset: empty."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """The taint's effect. Unset: any."""
+    toleration_seconds: int | None = None
+    """How long a NoExecute taint is tolerated, in seconds. Unset: for ever."""
+
+
+class KeyRef(Section):
+    """One key of a Secret or ConfigMap in the job's namespace."""
+
+    name: ObjectName
+    """The object's name."""
+    key: Annotated[str, Field(min_length=1, max_length=253)]
+    """The key in its data."""
+    optional: bool = False
+    """Start without it where it is missing. Off: a missing key is an error."""
+
+
+class FieldRef(Section):
+    """A field of the pod itself."""
+
+    field_path: Annotated[str, Field(min_length=1, max_length=256)]
+    """Such as `status.podIP`."""
+
+
+ONE_ENV_SOURCE = Rule(
+    "[has(self.secretKeyRef) && self.secretKeyRef != null,"
+    " has(self.configMapKeyRef) && self.configMapKeyRef != null,"
+    " has(self.fieldRef) && self.fieldRef != null].filter(x, x).size() == 1",
+    "set exactly one of secretKeyRef, configMapKeyRef and fieldRef",
+)
+
+
+class EnvVarSource(Section):
+    """Where a variable's value comes from."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(ONE_ENV_SOURCE))
+
+    secret_key_ref: KeyRef | None = None
+    """A key of a Secret; the operator itself never reads it. Unset: not from a Secret."""
+    config_map_key_ref: KeyRef | None = None
+    """A key of a ConfigMap. Unset: not from a ConfigMap."""
+    field_ref: FieldRef | None = None
+    """A field of the pod. Unset: not from the pod."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        sources = (self.secret_key_ref, self.config_map_key_ref, self.field_ref)
+        if sum(source is not None for source in sources) != 1:
+            raise broken(ONE_ENV_SOURCE)
+        return self
+
+
+VALUE_OR_SOURCE = Rule(
+    "!(has(self.value) && self.value != null && has(self.valueFrom) && self.valueFrom != null)",
+    "set value or valueFrom, not both",
+    "valueFrom",
+)
+
+
+class EnvVar(Section):
+    """An environment variable of the trainer."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(VALUE_OR_SOURCE))
+
+    name: EnvName
+    """The variable's name."""
+    value: Annotated[str, Field(max_length=32_768)] | None = None
+    """Its value. Unset: see valueFrom."""
+    value_from: EnvVarSource | None = None
+    """Where its value comes from. Unset: see value."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.value is not None and self.value_from is not None:
+            raise broken(VALUE_OR_SOURCE)
+        return self
+
+
+class ObjectRef(Section):
+    """A Secret or ConfigMap by name."""
+
+    name: ObjectName
+    """The object's name."""
+    optional: bool = False
+    """Start without it where it is missing. Off: a missing object is an error."""
+
+
+ONE_ENV_FROM = Rule(
+    "(has(self.secretRef) && self.secretRef != null)"
+    " != (has(self.configMapRef) && self.configMapRef != null)",
+    "set exactly one of secretRef and configMapRef",
+)
+
+
+class EnvFromSource(Section):
+    """All keys of a Secret or ConfigMap as environment variables."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(ONE_ENV_FROM))
+
+    prefix: Annotated[str, Field(max_length=253)] | None = None
+    """Put before each key. Unset: nothing."""
+    secret_ref: ObjectRef | None = None
+    """A Secret. Unset: not from a Secret."""
+    config_map_ref: ObjectRef | None = None
+    """A ConfigMap. Unset: not from a ConfigMap."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if (self.secret_ref is None) == (self.config_map_ref is None):
+            raise broken(ONE_ENV_FROM)
+        return self
+
+
+class ClaimSource(Section):
+    """A PersistentVolumeClaim in the job's namespace."""
+
+    claim_name: ObjectName
+    """The claim's name."""
+    read_only: bool = False
+    """Mount without the right to write. Off: writable."""
+
+
+class ConfigMapSource(Section):
+    """A ConfigMap as files."""
+
+    name: ObjectName
+    """The ConfigMap's name."""
+
+
+class SecretSource(Section):
+    """A Secret as files."""
+
+    secret_name: ObjectName
+    """The Secret's name."""
+
+
+class EmptyDirSource(Section):
+    """An empty folder that lives as long as the pod."""
+
+    medium: Literal["", "Memory"] = ""
+    """`Memory`: in RAM, counted against the memory limit. Empty: on the node's disk."""
+    size_limit: Quantity | None = None
+    """Its largest size. Unset: the node's."""
+
+
+VOLUME_SOURCES = ("persistentVolumeClaim", "configMap", "secret", "emptyDir")
+ONE_VOLUME_SOURCE = Rule(
+    "["
+    + ", ".join(f"has(self.{s}) && self.{s} != null" for s in VOLUME_SOURCES)
+    + "].filter(x, x).size() == 1",
+    "set exactly one of persistentVolumeClaim, configMap, secret and emptyDir",
+)
+
+
+class Volume(Section):
+    """A volume of the pod; host paths are not offered."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(ONE_VOLUME_SOURCE))
+
+    name: DnsLabel
+    """The volume's name, for volumeMounts."""
+    persistent_volume_claim: ClaimSource | None = None
+    """A PersistentVolumeClaim. Unset: not one."""
+    config_map: ConfigMapSource | None = None
+    """A ConfigMap. Unset: not one."""
+    secret: SecretSource | None = None
+    """A Secret. Unset: not one."""
+    empty_dir: EmptyDirSource | None = None
+    """An empty folder. Unset: not one."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        sources = (self.persistent_volume_claim, self.config_map, self.secret, self.empty_dir)
+        if sum(source is not None for source in sources) != 1:
+            raise broken(ONE_VOLUME_SOURCE)
+        return self
+
+
+class VolumeMount(Section):
+    """Where a volume appears in the trainer's container."""
+
+    name: DnsLabel
+    """The volume's name."""
+    mount_path: AbsolutePath
+    """Its folder in the container."""
+    sub_path: Annotated[str, Field(max_length=4096)] | None = None
+    """Mount only this folder of the volume. Unset: its root."""
+    read_only: bool = False
+    """Mount without the right to write. Off: writable."""
+
+
+class LocalObjectRef(Section):
+    """An object in the job's namespace."""
+
+    name: ObjectName
+    """Its name."""
+
+
+class RuntimeSpec(Section):
+    """Where the job runs."""
+
+    image: Annotated[str, Field(max_length=1024)] = ""
+    """The trainer image. Empty: the operator's default for the backend."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the image is pulled. Unset: Kubernetes' default for its tag."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Pods of the gang. 1: one machine."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
+    """GPUs of each pod, and its training processes. 0: CPU only."""
+    processes_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Training processes of each pod. Unset: one per GPU, or one on a CPU."""
+    gpu_resource: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu"
+    """The extended resource that counts GPUs. nvidia.com/gpu: NVIDIA's device plugin."""
+    resources: ResourceRequirements = ResourceRequirements()
+    """Compute resources of each pod, besides its GPUs."""
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    """Labels that a node must have. Empty: any node."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
+    """Taints that the pods tolerate. Empty: none besides the cluster's own."""
+    affinity: dict[str, Any] = {}
+    """`pod.spec.affinity`, passed on as it is. Empty: none."""
+    priority_class_name: ObjectName | None = None
+    """The pods' PriorityClass. Unset: the cluster's default."""
+    scheduler_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """The scheduler. Unset: the cluster's default."""
+    runtime_class_name: ObjectName | None = None
+    """The RuntimeClass, such as `nvidia`. Unset: the cluster's default."""
+    service_account_name: ObjectName | None = None
+    """The pods' service account; its token is not mounted. Unset: the namespace's default."""
+    image_pull_secrets: Annotated[list[LocalObjectRef], Field(max_length=16)] = []
+    """Secrets with registry credentials. Empty: none."""
+    env: Annotated[list[EnvVar], Field(max_length=128)] = []
+    """Environment variables. Empty: the operator's own alone."""
+    env_from: Annotated[list[EnvFromSource], Field(max_length=32)] = []
+    """Secrets and ConfigMaps whose keys become variables. Empty: none."""
+    volumes: Annotated[list[Volume], Field(max_length=32)] = []
+    """Further volumes. Empty: none."""
+    volume_mounts: Annotated[list[VolumeMount], Field(max_length=32)] = []
+    """Where the further volumes appear. Empty: nowhere."""
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    """Further labels of the pods. Empty: none."""
+    annotations: Annotated[
+        dict[LabelKey, Annotated[str, Field(max_length=16_384)]], Field(max_length=64)
+    ] = {}
+    """Further annotations of the pods. Empty: none."""
+    shared_memory: Quantity | None = None
+    """Size of /dev/shm, which data loaders and NCCL use. Unset: the runtime's 64Mi."""
+
+    @property
+    def processes(self) -> int:
+        """Training processes of each pod."""
+        return self.processes_per_node or max(self.gpus_per_node, 1)

@@ -1,0 +1,146 @@
+"""The status of an AlignTuneJob: everything the operator tells."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aligntune.api.causes import Cause
+from aligntune.api.conditions import Phase
+from aligntune.api.progress import Checkpoint, Metrics, Progress
+from aligntune.core.config.base import Section
+
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class StatusCondition(Section):
+    """A metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Name of the condition."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Why, in one CamelCase word."""
+    message: Annotated[str, Field(max_length=32_768)]
+    """Why, in a sentence."""
+    last_transition_time: datetime
+    """When `status` last changed."""
+    observed_generation: int | None = None
+    """The metadata.generation that this speaks of."""
+
+
+class Summary(Section):
+    """Ready-made strings for kubectl's columns, which can neither choose nor format."""
+
+    task: Annotated[str, Field(max_length=64)] = ""
+    """sft, classification, dpo, ppo, grpo or reward."""
+    progress: Annotated[str, Field(max_length=64)] = ""
+    """Steps done of all."""
+    percent: Annotated[str, Field(max_length=16)] = ""
+    """Share of the steps done."""
+    loss: Annotated[str, Field(max_length=32)] = ""
+    """The newest training loss."""
+    eta: Annotated[str, Field(max_length=32)] = ""
+    """Expected time to the last step."""
+
+
+class Attempt(Section):
+    """One attempt that is over."""
+
+    attempt: int
+    """Its number."""
+    job: Annotated[str, Field(max_length=253)]
+    """Name of its Job."""
+    reason: Annotated[str, Field(max_length=64)]
+    """How it ended: Succeeded, or the cause."""
+    exit_code: int | None = None
+    """Exit code of the pod that ended it."""
+    pod: Annotated[str, Field(max_length=253)] | None = None
+    """The pod that ended it."""
+    from_step: int | None = None
+    """The step it began at."""
+    to_step: int | None = None
+    """The step it reached."""
+    start: datetime | None = None
+    """When its Job was created."""
+    end: datetime | None = None
+    """When it ended."""
+
+
+class Attempts(Section):
+    """The attempts so far."""
+
+    current: int = 0
+    """Number of the newest attempt."""
+    restarts: int = 0
+    """Restarts that count against policy.maxRestarts."""
+    preemptions: int = 0
+    """Restarts that were nobody's fault."""
+    history: Annotated[list[Attempt], Field(max_length=10)] = []
+    """The last attempts that are over, oldest first."""
+
+
+class Failure(Section):
+    """Why the last attempt failed."""
+
+    reason: Cause
+    """The cause."""
+    message: Text
+    """One sentence: what is wrong, where, how to fix it."""
+    pod: Annotated[str, Field(max_length=253)] | None = None
+    """The pod that failed first."""
+    exit_code: int | None = None
+    """Its exit code."""
+    retryable: bool
+    """Whether another attempt makes sense."""
+    log_tail: Annotated[str, Field(max_length=4096)] = ""
+    """Its last log lines, with tokens scrubbed."""
+
+
+class TrainedModel(Section):
+    """The result."""
+
+    path: Annotated[str, Field(max_length=4096)] | None = None
+    """Its folder, below the storage's root."""
+    url: Annotated[str, Field(max_length=2048)] | None = None
+    """Its page on the hub."""
+
+
+class AlignTuneJobStatus(Section):
+    """All that is known of the job."""
+
+    observed_generation: int | None = None
+    """The metadata.generation that this status speaks of."""
+    phase: Phase = Phase.PENDING
+    """Where the job is, in one word."""
+    conditions: Annotated[
+        list[StatusCondition],
+        Field(
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
+        ),
+    ] = []
+    """Accepted, Running, Suspended, ProgressUnknown, Complete, Failed, Finished, Reconciling,
+    Stalled."""
+    summary: Summary = Summary()
+    """Strings for kubectl's columns."""
+    progress: Progress | None = None
+    """How far the run is."""
+    metrics: Metrics = {}
+    """The newest value of each metric."""
+    checkpoint: Checkpoint | None = None
+    """The newest complete checkpoint."""
+    attempts: Attempts = Attempts()
+    """The attempts so far."""
+    failure: Failure | None = None
+    """Why the last attempt failed."""
+    model: TrainedModel | None = None
+    """The result."""
+    start_time: datetime | None = None
+    """When the first attempt's Job was created."""
+    completion_time: datetime | None = None
+    """When the job finished."""
