@@ -1,0 +1,214 @@
+"""etcd, the API server and the controllers as plain processes: no root, no containers."""
+
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.cluster.binaries import binary
+from tests.cluster.certificates import Authority
+from tests.cluster.processes import Processes
+
+SERVICE_RANGE = "10.96.0.0/16"
+KUBERNETES_SERVICE = "10.96.0.1"
+MARKER = "aligntune-cluster"
+"""File that tells a state folder, which may be wiped, from one given by mistake."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How the API server is reached: by the kubeconfig's reader, and by pods (advertised)."""
+
+    host: str = "127.0.0.1"
+    bind: str = "127.0.0.1"
+    advertised: str = "127.0.0.1"
+
+
+class ControlPlane:
+    """A Kubernetes API server with controllers and without nodes, on free ports of this machine.
+
+    As a context manager it starts on entry and stops on exit. Any number run side by side, each
+    in a state folder of its own; `start` wipes that folder.
+
+    Args:
+        state: Folder for certificates, data, logs and the kubeconfig.
+        scheduler: Whether to run the scheduler too.
+        outlive_parent: Whether the processes go on when the process that starts them ends.
+    """
+
+    def __init__(
+        self, state: Path, *, scheduler: bool = False, outlive_parent: bool = False
+    ) -> None:
+        self.state = state.resolve()
+        self.kubeconfig = self.state / "kubeconfig"
+        self._scheduler = scheduler
+        self._processes = Processes(self.state, outlive_parent=outlive_parent)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts from an empty state, over whatever an earlier run left; returns when usable."""
+        self._processes.stop()
+        wipe(self.state)
+        try:
+            start_components(
+                self.state, self._processes, Endpoint(), with_scheduler=self._scheduler
+            )
+        except BaseException:
+            self._processes.stop()
+            raise
+
+    def stop(self) -> None:
+        """Kills the processes and leaves the folder, so that logs can be read."""
+        self._processes.stop()
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints; CalledProcessError carries its stderr when it fails."""
+        return kubectl(self.kubeconfig, *arguments, stdin=stdin)
+
+
+def wipe(state: Path) -> None:
+    """Empties a state folder, and refuses one that holds anything else."""
+    marker = state / MARKER
+    if state.exists() and any(state.iterdir()) and not marker.exists():
+        raise RuntimeError(
+            f"{state} is not empty and holds no cluster: name another folder with --state."
+        )
+    if state.exists():
+        shutil.rmtree(state)
+    state.mkdir(parents=True)
+    marker.touch()
+
+
+def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:
+    """Runs kubectl of the cluster's own version."""
+    return subprocess.run(
+        [binary("kubectl"), "--kubeconfig", kubeconfig, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def start_components(
+    state: Path, processes: Processes, endpoint: Endpoint, *, with_scheduler: bool
+) -> Authority:
+    """Starts the control plane in an empty state folder and returns its certificate authority."""
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
+        binary(name)  # built before the first deadline begins to run
+    authority = Authority(state / "pki")
+    port = _free_port()
+    server = f"https://{endpoint.host}:{port}"
+    administrator = authority.issue("admin", group="system:masters")
+    kubeconfig = authority.kubeconfig(state / "kubeconfig", server, administrator)
+
+    etcd = f"http://127.0.0.1:{_free_port()}"
+    peers = f"http://127.0.0.1:{_free_port()}"
+    processes.start(
+        "etcd",
+        binary("etcd"),
+        f"--data-dir={state / 'etcd'}",
+        "--unsafe-no-fsync",
+        f"--listen-client-urls={etcd}",
+        f"--advertise-client-urls={etcd}",
+        f"--listen-peer-urls={peers}",
+        f"--initial-advertise-peer-urls={peers}",
+        f"--initial-cluster=default={peers}",
+        "--log-level=warn",
+    )
+
+    serving = authority.issue(
+        "kube-apiserver",
+        *dict.fromkeys((endpoint.host, endpoint.advertised, "127.0.0.1", KUBERNETES_SERVICE)),
+        *("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"),
+    )
+    kubelet_client = authority.issue("kubelet-client", group="system:masters")
+    service_accounts = authority.issue("service-accounts")
+    processes.start(
+        "kube-apiserver",
+        binary("kube-apiserver"),
+        f"--etcd-servers={etcd}",
+        f"--bind-address={endpoint.bind}",
+        f"--advertise-address={endpoint.advertised}",
+        f"--secure-port={port}",
+        # A loopback address is refused in Endpoints, and without pods nobody looks there.
+        f"--endpoint-reconciler-type={'none' if endpoint == Endpoint() else 'lease'}",
+        f"--tls-cert-file={serving.certificate}",
+        f"--tls-private-key-file={serving.key}",
+        f"--client-ca-file={authority.pair.certificate}",
+        f"--kubelet-certificate-authority={authority.pair.certificate}",
+        f"--kubelet-client-certificate={kubelet_client.certificate}",
+        f"--kubelet-client-key={kubelet_client.key}",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-signing-key-file={service_accounts.key}",
+        f"--service-account-key-file={service_accounts.key}",
+        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+    )
+    processes.wait_until("the API server is ready", lambda: _ready(kubeconfig))
+
+    processes.start(
+        "kube-controller-manager",
+        binary("kube-controller-manager"),
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--secure-port=0",
+        "--use-service-account-credentials",
+        f"--root-ca-file={authority.pair.certificate}",
+        f"--service-account-private-key-file={service_accounts.key}",
+        f"--cluster-signing-cert-file={authority.pair.certificate}",
+        f"--cluster-signing-key-file={authority.pair.key}",
+        # The defaults (5 workers, 20 requests a second) make the Job controller the bottleneck.
+        "--concurrent-job-syncs=20",
+        "--kube-api-qps=300",
+        "--kube-api-burst=600",
+    )
+    if with_scheduler:
+        processes.start(
+            "kube-scheduler",
+            binary("kube-scheduler"),
+            f"--kubeconfig={kubeconfig}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=300",
+            "--kube-api-burst=600",
+        )
+    processes.wait_until(
+        "the controllers have made the default service account",
+        lambda: _succeeds(kubeconfig, "get", "serviceaccount", "default"),
+    )
+    return authority
+
+
+def _ready(kubeconfig: Path) -> bool:
+    return _succeeds(kubeconfig, "get", "--raw", "/readyz")
+
+
+def _succeeds(kubeconfig: Path, *arguments: str) -> bool:
+    try:
+        kubectl(kubeconfig, *arguments)
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

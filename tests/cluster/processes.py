@@ -1,0 +1,95 @@
+"""Starting the cluster's processes and finding them again, whatever became of their parent."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+OWNER = "ALIGNTUNE_CLUSTER"
+"""Environment variable that marks a process with the state folder of its cluster.
+
+A mark outlives the crash of whoever started the process and never points at another one that
+was given the same id later, as a file of recorded ids can.
+"""
+
+
+def wait_until(what: str, condition: Callable[[], bool], seconds: float) -> None:
+    """Returns once the condition holds; after so many seconds, raises TimeoutError naming it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not so after {seconds:g} s.")
+        time.sleep(0.05)  # noqa: TID251 - this is the one place that waits for conditions
+
+
+class Processes:
+    """The processes of the cluster in one state folder; each logs to logs/NAME.log there.
+
+    Args:
+        state: The cluster's state folder.
+        outlive_parent: False has the kernel kill the processes when the thread that started them
+            ends, so that an interrupted test run leaves none behind.
+    """
+
+    def __init__(self, state: Path, *, outlive_parent: bool = False) -> None:
+        self._state = state
+        self._tie = [] if outlive_parent else ["setpriv", "--pdeathsig", "KILL", "--"]
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str | Path) -> int:
+        """Starts a process in the background and returns its id."""
+        logs = self._state / "logs"
+        logs.mkdir(exist_ok=True)
+        with (logs / f"{name}.log").open("wb") as log:
+            child = subprocess.Popen(
+                [*self._tie, *command],
+                env={**os.environ, OWNER: str(self._state)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children[name] = child
+        return child.pid
+
+    def wait_until(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Like the function, but raises RuntimeError as soon as a process started here ends."""
+
+        def holds() -> bool:
+            self._check()
+            return condition()
+
+        wait_until(what, holds, seconds)
+
+    def running(self) -> list[psutil.Process]:
+        """Every live process with this cluster's mark, no matter who started it."""
+        mine = str(self._state)
+        return [
+            process
+            for process in psutil.process_iter(["environ", "status"])
+            if (process.info["environ"] or {}).get(OWNER) == mine
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ]
+
+    def stop(self) -> None:
+        """Kills all of them: nothing in a test cluster is worth a graceful end."""
+        processes = self.running()
+        for process in processes:
+            process.kill()
+        for child in self._children.values():
+            child.wait()
+        self._children.clear()
+        psutil.wait_procs(processes, timeout=30)
+
+    def _check(self) -> None:
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                log = self._state / "logs" / f"{name}.log"
+                last = log.read_text(errors="replace").splitlines()[-5:]
+                raise RuntimeError(
+                    f"{name} ended with exit code {child.returncode}; the end of {log}:\n"
+                    + "\n".join(last)
+                )
