@@ -1,9 +1,11 @@
 """What a running attempt says of itself, and how it ended: the lines, endpoint and files."""
 
+import math
 from datetime import datetime
-from typing import Annotated, Literal
+from itertools import islice
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from aligntune.api.causes import Cause
 from aligntune.core.config.base import Section
@@ -11,7 +13,25 @@ from aligntune.core.config.base import Section
 Activity = Literal[
     "starting", "loading", "training", "evaluating", "checkpointing", "generating", "saving"
 ]
-Metrics = Annotated[dict[str, float], Field(max_length=64)]
+
+MAX_METRICS = 64
+
+
+def _reportable(metrics: Any) -> Any:  # noqa: ANN401  a validator sees what was passed in
+    """Leave out NaN, infinity and all beyond the first `MAX_METRICS`: a number that cannot be
+    reported must not end a training run.
+    """
+    if not isinstance(metrics, dict):
+        return metrics
+    finite = (
+        (name, value)
+        for name, value in metrics.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    )
+    return dict(islice(finite, MAX_METRICS))
+
+
+Metrics = Annotated[dict[str, float], BeforeValidator(_reportable), Field(max_length=MAX_METRICS)]
 
 
 class Progress(Section):
@@ -61,6 +81,8 @@ class Snapshot(Section):
     """The newest value of each metric, by its camelCase name; finite numbers only."""
     checkpoint: Checkpoint | None = None
     """The newest complete checkpoint."""
+    stalled_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds without a step, once they exceed the job's limit. Unset: not stalled."""
 
 
 class Outcome(Section):

@@ -1,0 +1,1 @@
+"""What surrounds a trainer in the pod: launcher, entry point, endpoint and outcome."""
