@@ -1,16 +1,20 @@
-"""Command line: python -m tests.cluster up | down | status."""
+"""Command line: python -m tests.cluster up | down | status | install."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tests.cluster import packages
+from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import Processes
+from tests.cluster.processes import REPOSITORY, Processes
 
-REPOSITORY = Path(__file__).parents[2]
-
-app = typer.Typer(help="A real Kubernetes on this machine, for tests.", no_args_is_help=True)
+app = typer.Typer(
+    help="A real Kubernetes on this machine, for tests.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 State = Annotated[Path, typer.Option(help="Folder for everything the cluster writes.")]
 DEFAULT_STATE = REPOSITORY / ".cluster"
 
@@ -22,9 +26,13 @@ def up(
     control_plane_only: Annotated[bool, typer.Option(help="No node, and no root needed.")] = False,
 ) -> None:
     """Start a fresh cluster, over whatever an earlier one left in its folder."""
-    if not control_plane_only:
-        raise typer.BadParameter("only --control-plane-only is supported so far.")
-    cluster = ControlPlane(state, scheduler=True, outlive_parent=True)
+    cluster: Cluster | ControlPlane
+    if control_plane_only:
+        cluster = ControlPlane(state, scheduler=True, outlive_parent=True)
+    else:
+        if packages.missing():
+            packages.install()
+        cluster = Cluster(state, outlive_parent=True)
     cluster.start()
     typer.echo(f"The cluster is up: export KUBECONFIG={cluster.kubeconfig}")
 
@@ -32,7 +40,7 @@ def up(
 @app.command()
 def down(*, state: State = DEFAULT_STATE) -> None:
     """Stop the cluster; its logs stay."""
-    ControlPlane(state).stop()
+    Cluster(state).stop()
 
 
 @app.command()
@@ -40,6 +48,12 @@ def status(*, state: State = DEFAULT_STATE) -> None:
     """List the cluster's processes."""
     for process in Processes(state.resolve()).running():
         typer.echo(f"{process.pid:>8} {process.name()}")
+
+
+@app.command()
+def install() -> None:
+    """Install what a node needs from Debian's archive."""
+    packages.install()
 
 
 if __name__ == "__main__":

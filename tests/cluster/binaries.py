@@ -1,6 +1,5 @@
 """The cluster's programs, built from pinned Go modules once per machine."""
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -8,6 +7,8 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+
+from tests.cluster import cache
 
 MODULES = Path(__file__).parent / "go"
 KUBERNETES = (
@@ -27,12 +28,6 @@ PACKAGES = {
 """Program -> (folder of the module that pins it, package to build)."""
 
 
-def cache_folder() -> Path:
-    """Where everything that is slow to make is kept, shared by all clones of the repository."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "aligntune" / "cluster"
-
-
 def binary(name: str) -> Path:
     """Path of a program, built first if this machine has not built it from these pins before.
 
@@ -40,16 +35,9 @@ def binary(name: str) -> Path:
     """
     module, package = PACKAGES[name]
     source = MODULES / module
-    folder = cache_folder() / f"{module}-{_digest(source)}"
-    program = folder / name
-    if program.exists():
-        return program
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            _build(source, package, program)
-    return program
+    return cache.once(
+        f"{module}-{_digest(source)}/{name}", lambda program: _build(source, package, program)
+    )
 
 
 def _digest(source: Path) -> str:
@@ -62,21 +50,19 @@ def _digest(source: Path) -> str:
 def _build(source: Path, package: str, program: Path) -> None:
     if shutil.which("go") is None:
         raise RuntimeError(
-            f"{program.name} has to be built and go was not found on PATH: "
-            "install Go 1.25 or newer (go.dev/dl)."
+            "go was not found on PATH, and the cluster's programs have to be built with it: "
+            "install Go 1.25 or newer (see go.dev/dl)."
         )
-    unfinished = program.with_suffix(".unfinished")
     subprocess.run(
         [
             *("go", "build", "-mod=readonly", "-trimpath"),
             *("-ldflags", f"-s -w {_version_flags(source)}"),
-            *("-o", str(unfinished), package),
+            *("-o", str(program), package),
         ],
         cwd=source,
         env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"},
         check=True,
     )
-    unfinished.rename(program)
 
 
 def _version_flags(source: Path) -> str:

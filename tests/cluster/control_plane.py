@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,8 +21,9 @@ MARKER = "aligntune-cluster"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How the API server is reached: by the kubeconfig's reader, and by pods (advertised)."""
+    """Where the API server is reached: by who reads the kubeconfig, and by pods (advertised)."""
 
+    port: int
     host: str = "127.0.0.1"
     bind: str = "127.0.0.1"
     advertised: str = "127.0.0.1"
@@ -64,9 +66,8 @@ class ControlPlane:
         self._processes.stop()
         wipe(self.state)
         try:
-            start_components(
-                self.state, self._processes, Endpoint(), with_scheduler=self._scheduler
-            )
+            endpoint = Endpoint(_free_port())
+            start_components(self.state, self._processes, endpoint, with_scheduler=self._scheduler)
         except BaseException:
             self._processes.stop()
             raise
@@ -104,6 +105,15 @@ def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:
     ).stdout
 
 
+def succeeds(kubeconfig: Path, *arguments: str) -> bool:
+    """Whether that kubectl command works at present."""
+    try:
+        kubectl(kubeconfig, *arguments)
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
 def start_components(
     state: Path, processes: Processes, endpoint: Endpoint, *, with_scheduler: bool
 ) -> Authority:
@@ -111,8 +121,7 @@ def start_components(
     for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
         binary(name)  # built before the first deadline begins to run
     authority = Authority(state / "pki")
-    port = _free_port()
-    server = f"https://{endpoint.host}:{port}"
+    server = f"https://{endpoint.host}:{endpoint.port}"
     administrator = authority.issue("admin", group="system:masters")
     kubeconfig = authority.kubeconfig(state / "kubeconfig", server, administrator)
 
@@ -131,6 +140,7 @@ def start_components(
         "--log-level=warn",
     )
 
+    has_pods = not ip_address(endpoint.advertised).is_loopback
     serving = authority.issue(
         "kube-apiserver",
         *dict.fromkeys((endpoint.host, endpoint.advertised, "127.0.0.1", KUBERNETES_SERVICE)),
@@ -144,9 +154,9 @@ def start_components(
         f"--etcd-servers={etcd}",
         f"--bind-address={endpoint.bind}",
         f"--advertise-address={endpoint.advertised}",
-        f"--secure-port={port}",
+        f"--secure-port={endpoint.port}",
         # A loopback address is refused in Endpoints, and without pods nobody looks there.
-        f"--endpoint-reconciler-type={'none' if endpoint == Endpoint() else 'lease'}",
+        f"--endpoint-reconciler-type={'lease' if has_pods else 'none'}",
         f"--tls-cert-file={serving.certificate}",
         f"--tls-private-key-file={serving.key}",
         f"--client-ca-file={authority.pair.certificate}",
@@ -161,7 +171,9 @@ def start_components(
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
     )
-    processes.wait_until("the API server is ready", lambda: _ready(kubeconfig))
+    processes.wait_until(
+        "the API server is ready", lambda: succeeds(kubeconfig, "get", "--raw", "/readyz")
+    )
 
     processes.start(
         "kube-controller-manager",
@@ -191,21 +203,9 @@ def start_components(
         )
     processes.wait_until(
         "the controllers have made the default service account",
-        lambda: _succeeds(kubeconfig, "get", "serviceaccount", "default"),
+        lambda: succeeds(kubeconfig, "get", "serviceaccount", "default"),
     )
     return authority
-
-
-def _ready(kubeconfig: Path) -> bool:
-    return _succeeds(kubeconfig, "get", "--raw", "/readyz")
-
-
-def _succeeds(kubeconfig: Path, *arguments: str) -> bool:
-    try:
-        kubectl(kubeconfig, *arguments)
-    except subprocess.CalledProcessError:
-        return False
-    return True
 
 
 def _free_port() -> int:

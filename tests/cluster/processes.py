@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+REPOSITORY = Path(__file__).parents[2]
 OWNER = "ALIGNTUNE_CLUSTER"
 """Environment variable that marks a process with the state folder of its cluster.
 
@@ -46,6 +47,7 @@ class Processes:
         with (logs / f"{name}.log").open("wb") as log:
             child = subprocess.Popen(
                 [*self._tie, *command],
+                cwd=REPOSITORY,  # where `python -m tests.cluster.node` is found
                 env={**os.environ, OWNER: str(self._state)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
