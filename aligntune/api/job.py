@@ -1,6 +1,6 @@
 """AlignTuneJob: the spec that people write. What they read is in `status`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -16,7 +16,7 @@ NAME_MAX_LENGTH = 50
 SUB_PATH_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
 
 CLAIM_OR_EPHEMERAL = Rule(
-    "(has(self.claimName) && self.claimName != null) != (has(self.ephemeral) && self.ephemeral)",
+    "(has(self.claimName)) != (has(self.ephemeral) && self.ephemeral)",
     "set exactly one of claimName and ephemeral: true",
 )
 
@@ -83,14 +83,12 @@ class PolicySpec(Section):
 
 EXACTLY_ONE_SPEC = Rule(EXACTLY_ONE_METHOD.cel, EXACTLY_ONE_METHOD.message)
 STORAGE_OR_PUSH = Rule(
-    "(has(self.storage) && self.storage != null)"
-    " || (has(self.hub) && self.hub != null && has(self.hub.push) && self.hub.push != null)",
+    "(has(self.storage)) || (has(self.hub) && has(self.hub.push))",
     "the trained model would be lost: set storage.claimName, hub.push, or storage.ephemeral: true",
     "storage",
 )
 PUSH_NEEDS_TOKEN = Rule(
-    "!(has(self.hub) && self.hub != null && has(self.hub.push) && self.hub.push != null)"
-    " || (has(self.hub.tokenSecret) && self.hub.tokenSecret != null)",
+    "!(has(self.hub) && has(self.hub.push)) || (has(self.hub.tokenSecret))",
     "pushing needs a token: set hub.tokenSecret",
     "hub",
 )
@@ -129,6 +127,11 @@ class AlignTuneJobSpec(Section):
         if self.hub.push is not None and self.hub.token_secret is None:
             raise broken(PUSH_NEEDS_TOKEN)
         return self
+
+    @property
+    def method(self) -> SFTSpec | RLSpec:
+        """The one section that is set."""
+        return cast("SFTSpec | RLSpec", self.sft or self.rl)
 
     @property
     def task(self) -> str:

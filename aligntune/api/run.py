@@ -11,7 +11,7 @@ from aligntune.core.sft.config import SFTConfig, SFTSpec
 Backend = Literal["trl", "unsloth"]
 
 EXACTLY_ONE_METHOD = Rule(
-    "(has(self.sft) && self.sft != null) != (has(self.rl) && self.rl != null)",
+    "(has(self.sft)) != (has(self.rl))",
     "set exactly one of sft (supervised) and rl (dpo, ppo, grpo, reward)",
 )
 

@@ -77,9 +77,9 @@ class FieldRef(Section):
 
 
 ONE_ENV_SOURCE = Rule(
-    "[has(self.secretKeyRef) && self.secretKeyRef != null,"
-    " has(self.configMapKeyRef) && self.configMapKeyRef != null,"
-    " has(self.fieldRef) && self.fieldRef != null].filter(x, x).size() == 1",
+    "[has(self.secretKeyRef),"
+    " has(self.configMapKeyRef),"
+    " has(self.fieldRef)].filter(x, x).size() == 1",
     "set exactly one of secretKeyRef, configMapKeyRef and fieldRef",
 )
 
@@ -105,7 +105,7 @@ class EnvVarSource(Section):
 
 
 VALUE_OR_SOURCE = Rule(
-    "!(has(self.value) && self.value != null && has(self.valueFrom) && self.valueFrom != null)",
+    "!(has(self.value) && has(self.valueFrom))",
     "set value or valueFrom, not both",
     "valueFrom",
 )
@@ -140,8 +140,7 @@ class ObjectRef(Section):
 
 
 ONE_ENV_FROM = Rule(
-    "(has(self.secretRef) && self.secretRef != null)"
-    " != (has(self.configMapRef) && self.configMapRef != null)",
+    "(has(self.secretRef)) != (has(self.configMapRef))",
     "set exactly one of secretRef and configMapRef",
 )
 
@@ -199,9 +198,7 @@ class EmptyDirSource(Section):
 
 VOLUME_SOURCES = ("persistentVolumeClaim", "configMap", "secret", "emptyDir")
 ONE_VOLUME_SOURCE = Rule(
-    "["
-    + ", ".join(f"has(self.{s}) && self.{s} != null" for s in VOLUME_SOURCES)
-    + "].filter(x, x).size() == 1",
+    "[" + ", ".join(f"has(self.{s})" for s in VOLUME_SOURCES) + "].filter(x, x).size() == 1",
     "set exactly one of persistentVolumeClaim, configMap, secret and emptyDir",
 )
 

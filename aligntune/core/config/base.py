@@ -1,6 +1,7 @@
 """The base of every section of a config, and what a section needs to state its rules once."""
 
-from typing import Any, NamedTuple
+import json
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -23,6 +24,17 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def parse(cls, document: object) -> Self:
+        """Validates what a YAML or JSON document held, as strictly as the API server would.
+
+        Python callers may pass 5 for 5.0 or "ddp" for an enum; in a document `"5"` is no number.
+
+        Raises:
+            pydantic.ValidationError: `errors.mistakes` makes sentences of it.
+        """
+        return cls.model_validate_json(json.dumps(document, default=str), strict=True)
 
 
 class Rule(NamedTuple):

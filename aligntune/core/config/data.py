@@ -9,7 +9,7 @@ from aligntune.core.config.base import Rule, Section, broken, cel_rules
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
 STREAMING_NEEDS_UNIFORM_CAP = Rule(
-    "!(has(self.streaming) && self.streaming && has(self.maxSamples) && self.maxSamples != null)",
+    "!(has(self.streaming) && self.streaming && has(self.maxSamples))",
     "a stream has no known length to take a sample of: remove maxSamples, and bound the run with"
     " train.maxSteps",
     "maxSamples",

@@ -44,13 +44,12 @@ class QuantizationConfig(Section):
 
 
 QUANTIZATION_NEEDS_LORA = Rule(
-    "!(has(self.quantization) && self.quantization != null"
-    " && has(self.tuning) && self.tuning == 'full')",
+    "!(has(self.quantization) && has(self.tuning) && self.tuning == 'full')",
     "quantized weights cannot be trained in full: set tuning to lora or remove quantization",
     "quantization",
 )
 LORA_NEEDS_LORA = Rule(
-    "!(has(self.lora) && self.lora != null && has(self.tuning) && self.tuning == 'full')",
+    "!(has(self.lora) && has(self.tuning) && self.tuning == 'full')",
     "adapter settings have no effect with tuning: full; set tuning to lora or remove lora",
     "lora",
 )

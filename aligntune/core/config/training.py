@@ -64,19 +64,17 @@ class EvaluationDataset(Section):
 
 
 PATIENCE_NEEDS_STEPS = Rule(
-    "!(has(self.earlyStoppingPatience) && self.earlyStoppingPatience != null)"
-    " || (has(self.everySteps) && self.everySteps != null)",
+    "!(has(self.earlyStoppingPatience)) || (has(self.everySteps))",
     "early stopping compares evaluations during the run: set everySteps too",
     "earlyStoppingPatience",
 )
 BEST_NEEDS_STEPS = Rule(
-    "!(has(self.keepBest) && self.keepBest) || (has(self.everySteps) && self.everySteps != null)",
+    "!(has(self.keepBest) && self.keepBest) || (has(self.everySteps))",
     "the best model is chosen among evaluations during the run: set everySteps too",
     "keepBest",
 )
 ONE_EVALUATION_SOURCE = Rule(
-    "!(has(self.splitRatio) && self.splitRatio != null"
-    " && has(self.datasets) && size(self.datasets) > 0)",
+    "!(has(self.splitRatio) && has(self.datasets) && size(self.datasets) > 0)",
     "rows to evaluate on come from one place: set splitRatio or datasets, not both",
     "splitRatio",
 )

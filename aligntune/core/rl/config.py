@@ -167,7 +167,7 @@ class ReferenceModelConfig(Section):
 
 def _section_matches(algo: str) -> Rule:
     return Rule(
-        f"!(has(self.{algo}) && self.{algo} != null) || self.algo == '{algo}'",
+        f"!(has(self.{algo})) || self.algo == '{algo}'",
         f"{algo} settings need algo: {algo}",
         algo,
     )
@@ -175,19 +175,19 @@ def _section_matches(algo: str) -> Rule:
 
 SECTION_MATCHES = {algo: _section_matches(algo) for algo in ("dpo", "ppo", "grpo")}
 GENERATION_NEEDS_SAMPLING = Rule(
-    "!(has(self.generation) && self.generation != null) || self.algo in ['ppo', 'grpo']",
+    "!(has(self.generation)) || self.algo in ['ppo', 'grpo']",
     "only ppo and grpo generate answers: remove generation",
     "generation",
 )
 NEEDS_REWARDS = Rule(
     "!(self.algo in ['ppo', 'grpo']) || (has(self.rewards) && size(self.rewards) > 0)"
-    " || (has(self.rewardModel) && self.rewardModel != null)",
+    " || (has(self.rewardModel))",
     "ppo and grpo need something to reward: set rewards or rewardModel",
     "rewards",
 )
 REWARDS_NEED_SAMPLING = Rule(
     "self.algo in ['ppo', 'grpo'] || !((has(self.rewards) && size(self.rewards) > 0)"
-    " || (has(self.rewardModel) && self.rewardModel != null))",
+    " || (has(self.rewardModel)))",
     "dpo and reward learn from preference pairs: remove rewards and rewardModel",
     "rewards",
 )

@@ -52,21 +52,19 @@ class ClassificationConfig(Section):
 
 
 CLASSIFICATION_ONLY = Rule(
-    "!(has(self.classification) && self.classification != null)"
-    " || (has(self.task) && self.task == 'text_classification')",
+    "!(has(self.classification)) || (has(self.task) && self.task == 'text_classification')",
     "classification settings need task: text_classification",
     "classification",
 )
 STREAM_NEEDS_MAX_STEPS = Rule(
     "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
-    " || (has(self.train) && has(self.train.maxSteps) && self.train.maxSteps != null)",
+    " || (has(self.train) && has(self.train.maxSteps))",
     "a stream has no known length: set train.maxSteps",
     "datasets",
 )
 STREAM_NEEDS_NO_SPLIT = Rule(
     "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
-    " || !(has(self.evaluation) && has(self.evaluation.splitRatio)"
-    " && self.evaluation.splitRatio != null)",
+    " || !(has(self.evaluation) && has(self.evaluation.splitRatio))",
     "a share of a stream cannot be held out: name evaluation.datasets instead of splitRatio",
     "evaluation",
 )

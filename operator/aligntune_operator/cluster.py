@@ -1,0 +1,227 @@
+"""The API server: every request of the operator besides kopf's watches, and the only writes."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+
+from aligntune.api import labels
+from aligntune.api.status import AlignTuneJobStatus
+from aligntune_operator.observe import AlignTuneJobState, Key, Object, owner
+from aligntune_operator.status.events import Event
+
+MANAGER = {"fieldManager": labels.FIELD_MANAGER}
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+LIST_CHUNK = 500
+LONGEST_MESSAGE = 1024
+
+CONFLICT, NOT_FOUND, FORBIDDEN, INVALID, BAD_REQUEST = 409, 404, 403, 422, 400
+
+
+class ApiError(Exception):
+    """The API server did not do what it was asked; trying again later may help."""
+
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after
+        """Seconds that the server asks to wait; None if it does not say."""
+
+
+class GoneError(ApiError):
+    """The object is not there, or is another one of the same name."""
+
+
+class ConflictError(ApiError):
+    """The object has changed meanwhile, or the name is taken."""
+
+
+class RefusedError(ApiError):
+    """The API server will not have this object: schema, admission, quota or rights."""
+
+
+ERRORS: Mapping[int, type[ApiError]] = {
+    NOT_FOUND: GoneError,
+    CONFLICT: ConflictError,
+    FORBIDDEN: RefusedError,
+    INVALID: RefusedError,
+    BAD_REQUEST: RefusedError,
+}
+
+Observer = Callable[[str, str, int], None]
+"""Told of each request: verb, resource, status code."""
+
+
+class Cluster:
+    """A small client for the five kinds that the operator writes or lists."""
+
+    def __init__(self, session: aiohttp.ClientSession, server: str, observer: Observer) -> None:
+        self._session = session
+        self._server = server.rstrip("/")
+        self._observer = observer
+
+    async def create_job(self, manifest: Object) -> Object:
+        """Creates a Job, or takes over the one that an earlier life of the operator created.
+
+        Raises:
+            ConflictError: The name is taken by somebody else's Job, or by one that is being
+                deleted.
+            RefusedError: The API server will not have it.
+        """
+        return await self._create("apis/batch/v1", "jobs", manifest)
+
+    async def create_service(self, manifest: Object) -> Object:
+        """Creates a Service, or takes over the one that is there; errors as `create_job`."""
+        return await self._create("api/v1", "services", manifest)
+
+    async def delete_job(self, key: Key, name: str, uid: str) -> None:
+        """Deletes a Job; it stays visible until the last of its pods is gone."""
+        await self._delete(f"apis/batch/v1/namespaces/{key.namespace}/jobs/{name}", uid, "jobs")
+
+    async def delete_align_tune_job(self, key: Key, uid: str) -> None:
+        """Deletes the AlignTuneJob; the garbage collector removes its children."""
+        await self._delete(_path(key), uid, labels.PLURAL, "Background")
+
+    async def write_status(self, state: AlignTuneJobState, status: AlignTuneJobStatus) -> Object:
+        """Applies a status to the very version of the object that it was computed from.
+
+        Raises:
+            ConflictError: The object has changed meanwhile.
+            GoneError: It is not there any more.
+        """
+        body = {
+            "apiVersion": labels.API_VERSION,
+            "kind": labels.KIND,
+            "metadata": {
+                "name": state.key.name,
+                "namespace": state.key.namespace,
+                "uid": state.uid,
+                "resourceVersion": str(state.resource_version),
+            },
+            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        return await self._request(
+            "PATCH",
+            f"{_path(state.key)}/status",
+            f"{labels.PLURAL}/status",
+            body,
+            params=MANAGER | {"force": "true"},
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def create_event(self, state: AlignTuneJobState, event: Event, now: datetime) -> None:
+        """Publishes an Event about an AlignTuneJob."""
+        time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "generateName": f"{state.key.name}.",
+                "namespace": state.key.namespace,
+            },
+            "involvedObject": {
+                "apiVersion": labels.API_VERSION,
+                "kind": labels.KIND,
+                "name": state.key.name,
+                "namespace": state.key.namespace,
+                "uid": state.uid,
+                "resourceVersion": str(state.resource_version),
+            },
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:LONGEST_MESSAGE],
+            "firstTimestamp": time,
+            "lastTimestamp": time,
+            "count": 1,
+            "source": {"component": labels.FIELD_MANAGER},
+            "reportingComponent": labels.FIELD_MANAGER,
+        }
+        await self._request(
+            "POST", f"api/v1/namespaces/{state.key.namespace}/events", "events", body
+        )
+
+    async def list(self, api: str, plural: str, namespace: str | None) -> AsyncIterator[Object]:
+        """Every Job or pod that belongs to an AlignTuneJob, in chunks."""
+        scope = f"namespaces/{namespace}/" if namespace else ""
+        params = {"labelSelector": labels.JOB_NAME, "limit": str(LIST_CHUNK)}
+        while True:
+            page = await self._request("GET", f"{api}/{scope}{plural}", plural, params=params)
+            for item in page["items"]:
+                yield item
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            params["continue"] = token
+
+    async def _create(self, api: str, plural: str, manifest: Object) -> Object:
+        metadata = manifest["metadata"]
+        path = f"{api}/namespaces/{metadata['namespace']}/{plural}"
+        try:
+            return await self._request("POST", path, plural, manifest, params=MANAGER)
+        except ConflictError:
+            found = await self._request("GET", f"{path}/{metadata['name']}", plural)
+            theirs, ours = owner(found), owner(manifest)
+            being_deleted = "deletionTimestamp" in found["metadata"]
+            if being_deleted or not theirs or not ours or theirs["uid"] != ours["uid"]:
+                raise
+            return found
+
+    async def _delete(
+        self, path: str, uid: str, resource: str, propagation: str = "Foreground"
+    ) -> None:
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+            "preconditions": {"uid": uid},
+        }
+        await self._request("DELETE", path, resource, body)
+
+    async def _request(
+        self,
+        verb: str,
+        path: str,
+        resource: str,
+        body: Object | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": content_type} if data else {}
+        try:
+            async with self._session.request(
+                verb,
+                f"{self._server}/{path}",
+                data=data,
+                params=params,
+                headers=headers,
+                timeout=REQUEST_TIMEOUT,
+            ) as response:
+                self._observer(verb, resource, response.status)
+                if response.ok:
+                    answer: dict[str, Any] = await response.json()
+                    return answer
+                raise await _error(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self._observer(verb, resource, 0)
+            raise ApiError(0, f"the API server does not answer: {error!r}") from error
+
+
+async def _error(response: aiohttp.ClientResponse) -> ApiError:
+    text = (await response.text())[:4096]
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = response.reason or "no reason given"
+    wait = response.headers.get("Retry-After", "")
+    return ERRORS.get(response.status, ApiError)(
+        response.status, message[:LONGEST_MESSAGE], float(wait) if wait.isdigit() else None
+    )
+
+
+def _path(key: Key) -> str:
+    return f"apis/{labels.API_VERSION}/namespaces/{key.namespace}/{labels.PLURAL}/{key.name}"

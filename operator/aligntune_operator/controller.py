@@ -1,0 +1,135 @@
+"""One reconciliation: observe, plan, act, and say in the status what is so now."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from aligntune.api.job import AlignTuneJobSpec
+from aligntune_operator.cache import Cache
+from aligntune_operator.cluster import ApiError, Cluster, ConflictError, GoneError, RefusedError
+from aligntune_operator.metrics import Metrics
+from aligntune_operator.observe import AlignTuneJobState, Key, Observed
+from aligntune_operator.plan import Action, CreateJob, DeleteAlignTuneJob, DeleteJob, Wait, plan
+from aligntune_operator.queue import KeyedQueue
+from aligntune_operator.render.job import job as render_job
+from aligntune_operator.render.service import service as render_service
+from aligntune_operator.settings import Settings
+from aligntune_operator.status.events import events
+from aligntune_operator.status.reduce import reduce_status
+
+logger = logging.getLogger(__name__)
+
+REFUSED_RETRY = timedelta(seconds=30)
+"""How often a refused Job is tried again: a quota or a policy may have changed."""
+
+
+class Controller:
+    """Level-triggered: reconciling twice changes nothing, and dying at any await loses nothing."""
+
+    def __init__(
+        self, cache: Cache, cluster: Cluster, settings: Settings, clock: Callable[[], datetime]
+    ) -> None:
+        self._cache = cache
+        self._cluster = cluster
+        self._settings = settings
+        self._clock = clock
+
+    async def reconcile(self, key: Key) -> timedelta | None:
+        """Brings one AlignTuneJob a step further.
+
+        Returns:
+            When to look again even if nothing happens; None if only an event can change anything.
+
+        Raises:
+            ApiError: Try again later.
+        """
+        observed = self._cache.observe(key)
+        if observed is None:
+            return None
+        now = self._clock()
+        waits = [
+            wait
+            for action in plan(observed, now)
+            if (wait := await self._act(observed, action, now))
+        ]
+        await self._write_status(key, now)
+        return min(waits, default=None)
+
+    async def _act(self, observed: Observed, action: Action, now: datetime) -> timedelta | None:
+        key = observed.object.key
+        match action:
+            case Wait(until):
+                return until - now
+            case CreateJob(attempt) if observed.spec is not None:
+                return await self._start(observed.object, observed.spec, attempt)
+            case DeleteJob(name, uid):
+                await self._cluster.delete_job(key, name, uid)
+            case DeleteAlignTuneJob(uid):
+                await self._cluster.delete_align_tune_job(key, uid)
+        return None
+
+    async def _start(
+        self, state: AlignTuneJobState, spec: AlignTuneJobSpec, attempt: int
+    ) -> timedelta | None:
+        key, uid = state.key, state.uid
+        try:
+            if spec.runtime.nodes > 1:
+                await self._cluster.create_service(render_service(key, uid))
+            created = await self._cluster.create_job(
+                render_job(key, uid, spec, attempt, self._settings)
+            )
+        except RefusedError as error:
+            self._cache.refused(key, error.message)
+            return REFUSED_RETRY
+        self._cache.refused(key, "")
+        self._cache.job_seen(created)
+        return None
+
+    async def _write_status(self, key: Key, now: datetime) -> None:
+        observed = self._cache.observe(key)
+        if observed is None or observed.object.deleting:
+            return
+        before, after = observed.object.status, reduce_status(observed, now)
+        if after == before:
+            return
+        self._cache.object_written(await self._cluster.write_status(observed.object, after))
+        for event in events(before, after):
+            try:
+                await self._cluster.create_event(observed.object, event, now)
+            except ApiError as error:
+                logger.warning("%s: an Event could not be written: %s", key, error)
+
+
+async def work_forever(
+    queue: KeyedQueue[Key], controller: Controller, cache: Cache, metrics: Metrics
+) -> None:
+    """One worker: takes keys from the queue and reconciles them, for ever."""
+    while True:
+        key = await queue.get()
+        failed = True
+        try:
+            with metrics.reconcile_seconds.time():
+                wait = await controller.reconcile(key)
+            failed = False
+            if wait is not None:
+                queue.add_after(key, wait.total_seconds())
+        except ConflictError:
+            # The watch brings the newer version; the backoff is for the case that it is late.
+            queue.retry(key)
+        except GoneError:
+            cache.forget(key)
+            failed = False
+        except ApiError as error:
+            metrics.reconcile_errors.inc()
+            seconds = queue.retry(key, error.retry_after)
+            logger.warning("%s: %s Trying again in %.1f s.", key, error, seconds)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            # The process's edge: one job that meets a bug must not stop the others.
+            metrics.reconcile_errors.inc()
+            seconds = queue.retry(key)
+            logger.exception("%s: unexpected error, trying again in %.1f s", key, seconds)
+        finally:
+            queue.done(key, failed=failed)

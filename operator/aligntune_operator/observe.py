@@ -1,0 +1,272 @@
+"""What is known of one AlignTuneJob, its Jobs and pods: plain values, trimmed from API objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from aligntune.api import labels
+from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.progress import Outcome, Snapshot
+from aligntune.api.status import AlignTuneJobStatus
+from aligntune.core.backend_factory import check_supported
+from aligntune.core.config.errors import mistakes
+from aligntune.core.errors import UnsupportedError
+
+Object = Mapping[str, Any]
+
+WITNESS_PATIENCE = timedelta(seconds=10)
+"""How long after a Job's end its pods' last words are waited for: the watches are independent."""
+
+
+class Key(NamedTuple):
+    """Namespace and name of an AlignTuneJob."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AlignTuneJobState:
+    """An AlignTuneJob as last seen; `spec` stays raw until a reconciliation needs it."""
+
+    key: Key
+    uid: str
+    resource_version: int
+    generation: int
+    created: datetime
+    deleting: bool
+    spec: Mapping[str, Any]
+    status: AlignTuneJobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A batch/v1 Job: one attempt."""
+
+    name: str
+    uid: str
+    resource_version: int
+    owner_uid: str
+    """UID of its AlignTuneJob."""
+    attempt: int
+    created: datetime
+    deleting: bool = False
+    complete: bool = False
+    failed_reason: str | None = None
+    """Reason of the Failed condition; None while the Job has not failed."""
+    failed_message: str = ""
+    ended: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the Job is Complete or Failed; its pods have all ended then."""
+        return self.complete or self.failed_reason is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PodState:
+    """A pod of an attempt."""
+
+    name: str
+    uid: str
+    resource_version: int
+    job_uid: str
+    index: int
+    phase: str = "Pending"
+    ip: str = ""
+    running: bool = False
+    """The trainer's container runs."""
+    waiting: str = ""
+    """Why the pod or its container does not run yet: `Reason: message`."""
+    disrupted: str = ""
+    """Reason of the DisruptionTarget condition: evicted, preempted, its node drained or gone."""
+    terminated_reason: str = ""
+    """The runtime's word for the end of the container: Completed, Error, OOMKilled."""
+    exit_code: int | None = None
+    message: str = ""
+    """The termination message."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing runs in it any more."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The launcher's outcome, if the termination message is one."""
+        try:
+            return Outcome.model_validate_json(self.message)
+        except ValidationError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """The last answer, or lack of one, of a pod's progress endpoint."""
+
+    pod_uid: str
+    at: datetime
+    snapshot: Snapshot | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that a decision about one AlignTuneJob may depend on, besides the time."""
+
+    object: AlignTuneJobState
+    spec: AlignTuneJobSpec | None
+    """None when the spec is invalid; `errors` says why."""
+    errors: tuple[str, ...] = ()
+    unsupported: str = ""
+    """Why this version cannot run a spec that is valid; empty if it can."""
+    jobs: tuple[JobState, ...] = ()
+    pods: tuple[PodState, ...] = ()
+    poll: Poll | None = None
+    refusal: str = ""
+    """What the API server said when it last refused to create the Job; empty if it did not."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether this operator can run the job."""
+        return self.spec is not None and not self.unsupported
+
+    @property
+    def job(self) -> JobState | None:
+        """The Job of the newest attempt."""
+        return max(self.jobs, key=lambda job: job.attempt, default=None)
+
+    @property
+    def current_pods(self) -> tuple[PodState, ...]:
+        """The pods of the newest attempt, by their index in the gang."""
+        job = self.job
+        pods = (pod for pod in self.pods if job is not None and pod.job_uid == job.uid)
+        return tuple(sorted(pods, key=lambda pod: pod.index))
+
+
+def observe(
+    state: AlignTuneJobState,
+    jobs: tuple[JobState, ...] = (),
+    pods: tuple[PodState, ...] = (),
+    poll: Poll | None = None,
+    refusal: str = "",
+) -> Observed:
+    """Puts the parts together, and validates the spec as the trainer will."""
+    try:
+        spec = AlignTuneJobSpec.parse(state.spec)
+    except ValidationError as error:
+        return Observed(
+            state,
+            None,
+            tuple(map(str, mistakes(error, AlignTuneJobSpec, "spec"))),
+            jobs=jobs,
+            pods=pods,
+        )
+    try:
+        check_supported(spec.backend, spec.method)
+    except UnsupportedError as error:
+        return Observed(state, spec, unsupported=str(error), jobs=jobs, pods=pods)
+    return Observed(state, spec, jobs=jobs, pods=pods, poll=poll, refusal=refusal)
+
+
+def owner(body: Object) -> Object | None:
+    """The ownerReference of the AlignTuneJob or Job that controls an object."""
+    references = body["metadata"].get("ownerReferences", ())
+    return next((r for r in references if r.get("controller")), None)
+
+
+def align_tune_job_state(body: Object) -> AlignTuneJobState:
+    """Trims an AlignTuneJob. A status that this version cannot read counts as empty."""
+    metadata = body["metadata"]
+    try:
+        status = AlignTuneJobStatus.model_validate(body.get("status") or {})
+    except ValidationError:
+        status = AlignTuneJobStatus()
+    return AlignTuneJobState(
+        key=Key(metadata["namespace"], metadata["name"]),
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        generation=metadata["generation"],
+        created=_time(metadata["creationTimestamp"]),
+        deleting="deletionTimestamp" in metadata,
+        spec=body["spec"],
+        status=status,
+    )
+
+
+def job_state(body: Object) -> JobState:
+    """Trims a Job."""
+    metadata = body["metadata"]
+    conditions = {
+        c["type"]: c for c in body.get("status", {}).get("conditions", ()) if c["status"] == "True"
+    }
+    failed, complete = conditions.get("Failed"), conditions.get("Complete")
+    end = failed or complete
+    parent = owner(body)
+    return JobState(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        owner_uid=parent["uid"] if parent else "",
+        attempt=_number(metadata["labels"].get(labels.ATTEMPT, "")),
+        created=_time(metadata["creationTimestamp"]),
+        deleting="deletionTimestamp" in metadata,
+        complete=complete is not None,
+        failed_reason=failed.get("reason", "") if failed else None,
+        failed_message=failed.get("message", "") if failed else "",
+        ended=_time(end["lastTransitionTime"]) if end else None,
+    )
+
+
+def pod_state(body: Object) -> PodState:
+    """Trims a pod."""
+    metadata, status = body["metadata"], body.get("status", {})
+    container: Object = next(
+        (
+            c["state"]
+            for c in status.get("containerStatuses", ())
+            if c["name"] == labels.TRAINER_CONTAINER
+        ),
+        {},
+    )
+    conditions = {c["type"]: c for c in status.get("conditions", ())}
+    disrupted = conditions.get("DisruptionTarget", {})
+    terminated = container.get("terminated") or {}
+    job = owner(body)
+    return PodState(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=int(metadata["resourceVersion"]),
+        job_uid=job["uid"] if job else "",
+        index=_number(metadata["labels"].get(labels.COMPLETION_INDEX, "")),
+        phase=status.get("phase", "Pending"),
+        ip=status.get("podIP", ""),
+        running="running" in container,
+        waiting=_waiting(container.get("waiting"), conditions.get("PodScheduled", {})),
+        disrupted=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
+        terminated_reason=terminated.get("reason", "") or status.get("reason", ""),
+        exit_code=terminated.get("exitCode"),
+        message=terminated.get("message", "") or status.get("message", ""),
+    )
+
+
+def _waiting(container: Object | None, scheduled: Object) -> str:
+    blocked = scheduled if scheduled.get("status") == "False" else container
+    if not blocked or blocked.get("reason") in (None, "ContainerCreating", "PodInitializing"):
+        return ""
+    return f"{blocked['reason']}: {blocked.get('message', '')}".removesuffix(": ")
+
+
+def _number(text: str) -> int:
+    """A label's number; 0 for labels that somebody else has set."""
+    return int(text) if text.isdecimal() else 0
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,93 @@
+"""A queue of keys: kopf neither coalesces nor retries what its event handlers do, so this does."""
+
+import asyncio
+import random
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class KeyedQueue(Generic[K]):
+    """Every key is worked on by one worker at a time, and waits in the queue at most once.
+
+    A key added while it is worked on is queued again afterwards, so no change is ever missed.
+
+    Args:
+        rng: Spreads retries.
+        first_retry_seconds: Wait before the first retry of a key; it doubles each time.
+        longest_retry_seconds: Upper bound of that wait.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        first_retry_seconds: float = 0.2,
+        longest_retry_seconds: float = 60.0,
+    ) -> None:
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._waiting: set[K] = set()
+        self._working: set[K] = set()
+        self._again: set[K] = set()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+        self._rng = rng
+        self._first = first_retry_seconds
+        self._longest = longest_retry_seconds
+
+    def __len__(self) -> int:
+        """Keys that wait for a worker."""
+        return self._ready.qsize()
+
+    def add(self, key: K) -> None:
+        """Queues a key now."""
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Queues a key after `seconds`, unless an earlier time is already set."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(seconds, 0)
+        timer = self._timers.get(key)
+        if timer is not None and timer.when() <= due:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_at(due, self._fire, key)
+
+    def retry(self, key: K, after_seconds: float | None = None) -> float:
+        """Queues a key that failed, after `after_seconds` or with exponential backoff and jitter.
+
+        Returns:
+            The wait in seconds.
+        """
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        backoff = min(self._first * 2.0 ** min(failures - 1, 32), self._longest)
+        seconds = after_seconds if after_seconds is not None else backoff
+        seconds *= self._rng.uniform(1.0, 1.25)
+        self.add_after(key, seconds)
+        return seconds
+
+    async def get(self) -> K:
+        """Waits for a key and takes it; `done` must follow."""
+        key = await self._ready.get()
+        self._waiting.discard(key)
+        self._working.add(key)
+        return key
+
+    def done(self, key: K, *, failed: bool = False) -> None:
+        """Gives a key back; it is queued again if it was added meanwhile."""
+        self._working.discard(key)
+        if not failed:
+            self._failures.pop(key, None)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    def _fire(self, key: K) -> None:
+        self._timers.pop(key, None)
+        self.add(key)

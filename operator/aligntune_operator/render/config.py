@@ -1,0 +1,41 @@
+"""The file that the pod reads: a spec turned into the RunConfig of one attempt."""
+
+from aligntune.api import env
+from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.run import JobIdentity, RunConfig
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
+from aligntune_operator.observe import Key
+from aligntune_operator.render.names import base_name, job_name
+
+
+def run_config(
+    key: Key, uid: str, spec: AlignTuneJobSpec, attempt: int, storage_root: str = env.STORAGE_DIR
+) -> RunConfig:
+    """All that attempt number `attempt` needs to know.
+
+    The output folder is the same for every attempt of a job, so that the next resumes from the
+    last one's checkpoint, and another for a job re-created under the same name.
+    """
+    sub_path = spec.storage.sub_path if spec.storage else ""
+    output_dir = f"{storage_root}/{sub_path or base_name(key.name, uid)}"
+    runtime = spec.runtime
+    return RunConfig(
+        backend=spec.backend,
+        sft=SFTConfig(**dict(spec.sft), output_dir=output_dir) if spec.sft else None,
+        rl=UnifiedConfig(**dict(spec.rl), output_dir=output_dir) if spec.rl else None,
+        job=JobIdentity(name=key.name, namespace=key.namespace, uid=uid),
+        attempt=attempt,
+        nodes=runtime.nodes,
+        processes_per_node=runtime.processes,
+        master_address=_master(key, uid, attempt) if runtime.nodes > 1 else "127.0.0.1",
+        storage_root=storage_root,
+        stall_timeout_seconds=spec.policy.stall_timeout_seconds,
+        on_stall=spec.policy.on_stall,
+    )
+
+
+def _master(key: Key, uid: str, attempt: int) -> str:
+    """The stable host name that an Indexed Job and its headless Service give pod 0."""
+    pod = f"{job_name(key.name, uid, attempt)}-0"
+    return f"{pod}.{base_name(key.name, uid)}.{key.namespace}.svc"

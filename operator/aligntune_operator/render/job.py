@@ -1,0 +1,61 @@
+"""The batch/v1 Job of one attempt."""
+
+from typing import Any
+
+from aligntune.api import labels
+from aligntune.api.exit_codes import ExitCode
+from aligntune.api.job import AlignTuneJobSpec
+from aligntune_operator.observe import Key
+from aligntune_operator.render.config import run_config
+from aligntune_operator.render.names import common_labels, job_name, owner_reference
+from aligntune_operator.render.pod import pod_template
+from aligntune_operator.settings import Settings
+
+
+def job(
+    key: Key, uid: str, spec: AlignTuneJobSpec, attempt: int, settings: Settings
+) -> dict[str, Any]:
+    """An Indexed Job that the first failing pod ends: the operator decides on the next attempt."""
+    metadata_labels = common_labels(key.name) | {labels.ATTEMPT: str(attempt)}
+    deadline = spec.policy.active_deadline_seconds
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(key.name, uid, attempt),
+            "namespace": key.namespace,
+            "labels": metadata_labels,
+            "ownerReferences": [owner_reference(key.name, uid)],
+        },
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": spec.runtime.nodes,
+            "parallelism": spec.runtime.nodes,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _fail_job_rules()},
+            **({"activeDeadlineSeconds": deadline} if deadline else {}),
+            "template": pod_template(
+                run_config(key, uid, spec, attempt), spec, metadata_labels, settings
+            ),
+        },
+    }
+
+
+def _fail_job_rules() -> list[dict[str, Any]]:
+    """Rules that put the cause into the Job's own condition, which outlives its pods."""
+    codes = sorted(code for code in ExitCode if code != ExitCode.DONE)
+    return [
+        {
+            "action": "FailJob",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+        {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": labels.TRAINER_CONTAINER,
+                "operator": "In",
+                "values": [int(code) for code in codes],
+            },
+        },
+    ]

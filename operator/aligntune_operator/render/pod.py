@@ -1,0 +1,154 @@
+"""The pod that trains: it meets the restricted Pod Security Standard."""
+
+from typing import Any
+
+from aligntune.api import env, labels
+from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.run import RunConfig
+from aligntune.api.runtime import RuntimeSpec
+from aligntune.core.config.base import Section
+from aligntune_operator.observe import Key
+from aligntune_operator.render.names import base_name
+from aligntune_operator.settings import Settings
+
+CONFIG_VOLUME, CACHE_VOLUME, STORAGE_VOLUME = "aligntune-config", "aligntune-cache", "storage"
+TMP_VOLUME, SHM_VOLUME = "tmp", "shared-memory"
+
+CACHES = {
+    "HOME": "",
+    "HF_HOME": "/huggingface",
+    "XDG_CACHE_HOME": "/xdg",
+    "TRITON_CACHE_DIR": "/triton",
+    "TORCHINDUCTOR_CACHE_DIR": "/inductor",
+    "UNSLOTH_COMPILE_LOCATION": "/unsloth",
+}
+"""Variables that keep libraries from writing to the read-only root."""
+
+
+def pod_template(
+    config: RunConfig, spec: AlignTuneJobSpec, pod_labels: dict[str, str], settings: Settings
+) -> dict[str, Any]:
+    """The template of an attempt's pods; its annotation carries the resolved config."""
+    runtime = spec.runtime
+    key = Key(config.job.namespace, config.job.name)
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": spec.policy.termination_grace_period_seconds,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            **({"fsGroup": settings.fs_group} if settings.fs_group is not None else {}),
+        },
+        "containers": [_container(spec, settings)],
+        "volumes": _volumes(spec),
+        **_placement(runtime),
+    }
+    if runtime.nodes > 1:
+        pod["subdomain"] = base_name(key.name, config.job.uid)
+    return {
+        "metadata": {
+            "labels": runtime.labels | pod_labels,
+            "annotations": runtime.annotations
+            | {env.CONFIG_ANNOTATION: config.model_dump_json(exclude_none=True)},
+        },
+        "spec": pod,
+    }
+
+
+def _container(spec: AlignTuneJobSpec, settings: Settings) -> dict[str, Any]:
+    runtime = spec.runtime
+    container: dict[str, Any] = {
+        "name": labels.TRAINER_CONTAINER,
+        "image": runtime.image or settings.trainer_image(spec.backend),
+        "command": ["python3", "-m", "aligntune"],
+        "args": ["launch", f"{env.CONFIG_DIR}/{env.CONFIG_FILE}"],
+        "env": _environment(spec),
+        "ports": [{"name": "metrics", "containerPort": env.PROGRESS_PORT}],
+        "resources": _resources(runtime),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": CONFIG_VOLUME, "mountPath": env.CONFIG_DIR, "readOnly": True},
+            {"name": CACHE_VOLUME, "mountPath": env.CACHE_DIR},
+            {"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR},
+            {"name": TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 - inside the pod
+            *([{"name": SHM_VOLUME, "mountPath": "/dev/shm"}] if runtime.shared_memory else []),  # noqa: S108
+            *(_plain(mount) for mount in runtime.volume_mounts),
+        ],
+    }
+    if runtime.image_pull_policy:
+        container["imagePullPolicy"] = runtime.image_pull_policy
+    if runtime.env_from:
+        container["envFrom"] = [_plain(source) for source in runtime.env_from]
+    return container
+
+
+def _environment(spec: AlignTuneJobSpec) -> list[dict[str, Any]]:
+    """The operator's variables, then the job's own, which win."""
+    ours: list[dict[str, Any]] = [
+        *({"name": name, "value": env.CACHE_DIR + path} for name, path in CACHES.items()),
+        {"name": "USER", "value": "aligntune"},
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+        {"name": env.TERMINATION_MESSAGE_PATH, "value": "/dev/termination-log"},
+        {"name": env.POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        {"name": env.POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    if spec.hub.token_secret:
+        ours.append(
+            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": _plain(spec.hub.token_secret)}}
+        )
+    theirs = [_plain(variable) for variable in spec.runtime.env]
+    taken = {variable["name"] for variable in theirs}
+    return [variable for variable in ours if variable["name"] not in taken] + theirs
+
+
+def _resources(runtime: RuntimeSpec) -> dict[str, Any]:
+    requests, limits = dict(runtime.resources.requests), dict(runtime.resources.limits)
+    if runtime.gpus_per_node:
+        limits[runtime.gpu_resource] = str(runtime.gpus_per_node)
+    found = {"requests": requests, "limits": limits}
+    return {kind: values for kind, values in found.items() if values}
+
+
+def _volumes(spec: AlignTuneJobSpec) -> list[dict[str, Any]]:
+    claim = spec.storage.claim_name if spec.storage else None
+    config = {
+        "path": env.CONFIG_FILE,
+        "fieldRef": {"fieldPath": f"metadata.annotations['{env.CONFIG_ANNOTATION}']"},
+    }
+    volumes: list[dict[str, Any]] = [
+        {"name": CONFIG_VOLUME, "downwardAPI": {"items": [config]}},
+        {"name": CACHE_VOLUME, "emptyDir": {}},
+        {"name": TMP_VOLUME, "emptyDir": {}},
+        {"name": STORAGE_VOLUME}
+        | ({"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}),
+    ]
+    if spec.runtime.shared_memory:
+        size = str(spec.runtime.shared_memory)
+        volumes.append({"name": SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+    return volumes + [_plain(volume) for volume in spec.runtime.volumes]
+
+
+def _placement(runtime: RuntimeSpec) -> dict[str, Any]:
+    fields = {
+        "nodeSelector": runtime.node_selector,
+        "tolerations": [_plain(toleration) for toleration in runtime.tolerations],
+        "affinity": runtime.affinity,
+        "priorityClassName": runtime.priority_class_name,
+        "schedulerName": runtime.scheduler_name,
+        "runtimeClassName": runtime.runtime_class_name,
+        "serviceAccountName": runtime.service_account_name,
+        "imagePullSecrets": [_plain(secret) for secret in runtime.image_pull_secrets],
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    """A section as the Kubernetes object that it mirrors."""
+    return section.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)

@@ -1,0 +1,28 @@
+"""The headless Service that gives the pods of a gang their names."""
+
+from typing import Any
+
+from aligntune.api import env, labels
+from aligntune_operator.observe import Key
+from aligntune_operator.render.names import base_name, common_labels, owner_reference
+
+
+def service(key: Key, uid: str) -> dict[str, Any]:
+    """One per job, for all its attempts."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": base_name(key.name, uid),
+            "namespace": key.namespace,
+            "labels": common_labels(key.name),
+            "ownerReferences": [owner_reference(key.name, uid)],
+        },
+        "spec": {
+            "clusterIP": "None",
+            # Ranks look for each other before any of them is ready.
+            "publishNotReadyAddresses": True,
+            "selector": {labels.JOB_NAME: key.name},
+            "ports": [{"name": "rendezvous", "port": env.RENDEZVOUS_PORT}],
+        },
+    }

@@ -1,0 +1,36 @@
+"""The operator's own HTTP endpoints: /metrics, /healthz and /readyz."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+
+async def serve(
+    port: int, registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]
+) -> web.AppRunner:
+    """Starts serving; the caller cleans the runner up."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    def probe(holds: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(_request: web.Request) -> web.Response:
+            return web.Response(text="ok") if holds() else web.Response(status=503, text="not ok")
+
+        return answer
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/metrics", metrics),
+            web.get("/healthz", probe(alive)),
+            web.get("/readyz", probe(ready)),
+        ]
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, port=port).start()
+    return runner

@@ -1,0 +1,71 @@
+"""One HTTP session to the API server, shared by kopf's watches and the operator's own requests."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import kopf
+
+TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+TOKEN_LIFETIME_SECONDS = 60
+"""How long a token read from the file is used; the kubelet renews it long before it expires."""
+
+logger = logging.getLogger(__name__)
+
+
+class Connection(NamedTuple):
+    """How the API server is reached."""
+
+    session: aiohttp.ClientSession
+    server: str
+    in_cluster: bool
+
+    def for_kopf(self) -> kopf.AiohttpSession:
+        """The same session as kopf wants it."""
+        return kopf.AiohttpSession(server=self.server, aiohttp_session=self.session)
+
+
+class NoClusterError(Exception):
+    """Neither a service account nor a kubeconfig says where the cluster is."""
+
+
+def connect(settings: kopf.OperatorSettings) -> Connection:
+    """Opens a session as the pod's service account, else as `KUBECONFIG` says.
+
+    Raises:
+        NoClusterError: Neither is there.
+    """
+    account = kopf.login_with_service_account(settings=settings, logger=logger)
+    info = account or kopf.login_with_kubeconfig(settings=settings, logger=logger)
+    if info is None:
+        raise NoClusterError(
+            "no cluster: run in a pod with a service account, or set KUBECONFIG to a kubeconfig"
+        )
+    session = aiohttp.ClientSession(
+        # kopf's watches hold a connection each; the workers and the poller bound the rest.
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers={} if account else info.as_http_headers(),
+        middlewares=(rotating_token(TOKEN_FILE, time.monotonic),) if account else (),
+        trust_env=bool(info.trust_env),
+    )
+    return Connection(session, info.server.rstrip("/"), in_cluster=account is not None)
+
+
+def rotating_token(file: Path, clock: Callable[[], float]) -> aiohttp.ClientMiddlewareType:
+    """Sends the token in `file` with each request, read anew every minute."""
+    header, expires = "", 0.0
+
+    async def authorise(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        nonlocal header, expires
+        if clock() >= expires:
+            header = f"Bearer {file.read_text().strip()}"  # noqa: ASYNC240 - a file in memory
+            expires = clock() + TOKEN_LIFETIME_SECONDS
+        request.headers["Authorization"] = header
+        return await handler(request)
+
+    return authorise

@@ -1,0 +1,49 @@
+"""The Events that a person reads in `kubectl describe`: one for each change worth telling."""
+
+from typing import NamedTuple
+
+from aligntune.api.conditions import Condition, Phase
+from aligntune.api.status import AlignTuneJobStatus, StatusCondition
+
+
+class Event(NamedTuple):
+    """What happened to an AlignTuneJob."""
+
+    type: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+
+def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]:
+    """The Events of a status change that was written."""
+    happened = []
+    old, new = _conditions(before), _conditions(after)
+    accepted = new.get(Condition.ACCEPTED)
+    if accepted and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
+        kind = "Normal" if accepted.status == "True" else "Warning"
+        happened.append(Event(kind, accepted.reason, accepted.message))
+    if after.attempts.current > before.attempts.current:
+        number = after.attempts.current
+        happened.append(Event("Normal", "AttemptStarted", f"Attempt {number} started."))
+    if after.phase == before.phase:
+        return happened
+    match after.phase:
+        case Phase.RUNNING | Phase.SUSPENDED:
+            condition = new[Condition(after.phase.value)]
+            happened.append(Event("Normal", condition.reason, condition.message))
+        case Phase.SUCCEEDED:
+            condition = new[Condition.COMPLETE]
+            happened.append(Event("Normal", condition.reason, condition.message))
+        case Phase.FAILED:
+            condition = new[Condition.FAILED]
+            happened.append(Event("Warning", condition.reason, condition.message))
+    return happened
+
+
+def _conditions(status: AlignTuneJobStatus) -> dict[str, StatusCondition]:
+    return {condition.type: condition for condition in status.conditions}
+
+
+def _told(condition: StatusCondition | None) -> tuple[str, str] | None:
+    return (condition.status, condition.message) if condition else None

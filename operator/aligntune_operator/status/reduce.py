@@ -1,0 +1,212 @@
+"""The status of an AlignTuneJob: a pure function of what was observed."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from aligntune.api import conditions as reasons
+from aligntune.api.conditions import Condition, Phase, Reason
+from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
+from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure, TrainedModel
+from aligntune_operator.observe import WITNESS_PATIENCE, JobState, Observed
+from aligntune_operator.status.conditions import Verdict, finished, merge
+from aligntune_operator.status.failure import classify
+from aligntune_operator.status.summary import summarise
+
+
+def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
+    """What the resource should say; a finished job says the same for ever."""
+    before = observed.object.status
+    if finished(before):
+        return before.model_copy(update={"observed_generation": observed.object.generation})
+    phase, failure = _phase(observed, now)
+    snapshot, outcome = _last_word(observed)
+    progress = _progress(before.progress, snapshot, outcome)
+    metrics = _metrics(before.metrics, snapshot, outcome)
+    checkpoint = _checkpoint(before.checkpoint, snapshot, outcome)
+    model = TrainedModel(path=outcome.model_path) if phase == Phase.SUCCEEDED and outcome else None
+    over = phase in (Phase.SUCCEEDED, Phase.FAILED)
+    if over and progress:
+        progress = progress.model_copy(update={"eta_seconds": None})
+    task = observed.spec.task if observed.spec else ""
+    return AlignTuneJobStatus(
+        observed_generation=observed.object.generation,
+        phase=phase,
+        conditions=merge(
+            before.conditions,
+            _verdicts(observed, phase, failure, outcome),
+            observed.object.generation,
+            now,
+        ),
+        summary=summarise(task, progress, metrics),
+        progress=progress,
+        metrics=metrics,
+        checkpoint=checkpoint,
+        attempts=_attempts(before.attempts, observed.job, phase, failure, progress),
+        failure=failure,
+        model=model,
+        start_time=before.start_time or (observed.job.created if observed.job else None),
+        completion_time=_ended(observed, now) if over else None,
+    )
+
+
+def _phase(observed: Observed, now: datetime) -> tuple[Phase, Failure | None]:
+    job, pods, spec = observed.job, observed.current_pods, observed.spec
+    if spec is None or not observed.accepted:
+        return Phase.PENDING, None
+    if job is not None and job.finished:
+        if _awaits_witnesses(observed, now):
+            return observed.object.status.phase, None
+        return (Phase.SUCCEEDED, None) if job.complete else (Phase.FAILED, classify(job, pods))
+    if spec.suspend or job is None:
+        return (Phase.SUSPENDED if spec.suspend else Phase.PENDING), None
+    started = sum(pod.running or pod.ended for pod in pods)
+    return (Phase.RUNNING if started == spec.runtime.nodes else Phase.STARTING), None
+
+
+def _awaits_witnesses(observed: Observed, now: datetime) -> bool:
+    """Whether the Job is seen to have ended but a pod is not yet."""
+    job = observed.job
+    if job is None or job.ended is None or now - job.ended >= WITNESS_PATIENCE:
+        return False
+    return not observed.current_pods or not all(pod.ended for pod in observed.current_pods)
+
+
+def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:
+    """The newest report of the current attempt; another pod's does not count."""
+    pods = observed.current_pods
+    poll = observed.poll
+    snapshot = poll.snapshot if poll and poll.pod_uid in {pod.uid for pod in pods} else None
+    outcome = next((pod.outcome for pod in pods if pod.ended and pod.outcome), None)
+    return snapshot, outcome
+
+
+def _progress(
+    before: Progress | None, snapshot: Snapshot | None, outcome: Outcome | None
+) -> Progress | None:
+    progress = snapshot.progress if snapshot else before
+    if outcome is None:
+        return progress
+    total = outcome.total_steps or (progress.total_steps if progress else None)
+    percent = 100 * outcome.step // total if total else None
+    return (progress or Progress()).model_copy(
+        update={"step": outcome.step, "total_steps": total, "percent": percent}
+    )
+
+
+def _metrics(before: Metrics, snapshot: Snapshot | None, outcome: Outcome | None) -> Metrics:
+    return before | (snapshot.metrics if snapshot else {}) | (outcome.metrics if outcome else {})
+
+
+def _checkpoint(
+    before: Checkpoint | None, snapshot: Snapshot | None, outcome: Outcome | None
+) -> Checkpoint | None:
+    told = (
+        outcome.checkpoint if outcome else None,
+        snapshot.checkpoint if snapshot else None,
+        before,
+    )
+    return next((checkpoint for checkpoint in told if checkpoint), None)
+
+
+def _attempts(
+    before: Attempts,
+    job: JobState | None,
+    phase: Phase,
+    failure: Failure | None,
+    progress: Progress | None,
+) -> Attempts:
+    if job is None:
+        return before
+    current = max(before.current, job.attempt)
+    if phase not in (Phase.SUCCEEDED, Phase.FAILED):
+        return before.model_copy(update={"current": current})
+    ended = Attempt(
+        attempt=job.attempt,
+        job=job.name,
+        reason=failure.reason if failure else "Succeeded",
+        exit_code=failure.exit_code if failure else 0,
+        pod=failure.pod if failure else None,
+        to_step=progress.step if progress else None,
+        start=job.created,
+        end=job.ended,
+    )
+    return before.model_copy(update={"current": current, "history": [*before.history, ended][-10:]})
+
+
+def _ended(observed: Observed, now: datetime) -> datetime:
+    return (observed.job.ended if observed.job else None) or now
+
+
+def _verdicts(
+    observed: Observed, phase: Phase, failure: Failure | None, outcome: Outcome | None
+) -> Mapping[Condition, Verdict]:
+    over = phase in (Phase.SUCCEEDED, Phase.FAILED)
+    end = _end_reason(phase, failure, outcome)
+    refused = not observed.accepted or bool(observed.refusal)
+    accepted = _accepted(observed)
+    if refused:
+        reconciling, stalled = (False, accepted[1]), (True, accepted[1])
+    elif phase == Phase.FAILED:
+        reconciling, stalled = (False, end), (True, end)
+    else:
+        settled = over or phase in (Phase.RUNNING, Phase.SUSPENDED)
+        reconciling = (not settled, reasons.UP_TO_DATE if settled else reasons.STARTING)
+        stalled = (False, reasons.WORKING)
+    return {
+        Condition.ACCEPTED: accepted,
+        Condition.RUNNING: _running(observed, phase),
+        Condition.SUSPENDED: (
+            phase == Phase.SUSPENDED,
+            reasons.SUSPENDED_BY_SPEC if phase == Phase.SUSPENDED else reasons.NOT_SUSPENDED,
+        ),
+        Condition.PROGRESS_UNKNOWN: _progress_unknown(observed, phase),
+        Condition.COMPLETE: (phase == Phase.SUCCEEDED, end),
+        Condition.FAILED: (phase == Phase.FAILED, end),
+        Condition.FINISHED: (over, end),
+        Condition.RECONCILING: reconciling,
+        Condition.STALLED: stalled,
+    }
+
+
+def _accepted(observed: Observed) -> Verdict:
+    if observed.spec is None:
+        return False, reasons.INVALID_SPEC(errors="; ".join(observed.errors))
+    if observed.unsupported:
+        return False, reasons.UNSUPPORTED(error=observed.unsupported)
+    if observed.refusal:
+        return False, reasons.REFUSED(error=observed.refusal)
+    return True, reasons.VALID(backend=observed.spec.backend, task=observed.spec.task)
+
+
+def _running(observed: Observed, phase: Phase) -> Verdict:
+    if observed.job is None or observed.spec is None:
+        return False, reasons.NOT_STARTED
+    total = observed.spec.runtime.nodes
+    match phase:
+        case Phase.RUNNING:
+            return True, reasons.PODS_RUNNING(total=total)
+        case Phase.STARTING:
+            pods = observed.current_pods
+            waiting = "; ".join(sorted({pod.waiting for pod in pods if pod.waiting}))
+            ready = sum(pod.running for pod in pods)
+            return False, reasons.PODS_PENDING(ready=ready, total=total, detail=waiting)
+        case _:
+            return False, reasons.PODS_ENDED
+
+
+def _progress_unknown(observed: Observed, phase: Phase) -> Verdict:
+    poll = observed.poll
+    if phase != Phase.RUNNING or poll is None:
+        return False, reasons.NOT_REPORTING
+    if poll.error:
+        return True, reasons.ENDPOINT_SILENT(error=poll.error)
+    return False, reasons.ENDPOINT_ANSWERS
+
+
+def _end_reason(phase: Phase, failure: Failure | None, outcome: Outcome | None) -> Reason:
+    if phase == Phase.SUCCEEDED:
+        path = outcome.model_path if outcome else None
+        return reasons.TRAINED(steps=outcome.step if outcome else "all", path=path or "its storage")
+    if failure is not None:
+        return Reason(failure.reason, failure.message)
+    return reasons.IN_PROGRESS
