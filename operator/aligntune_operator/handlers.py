@@ -1,5 +1,6 @@
 """kopf's event handlers: they update the cache and queue the key, and decide nothing."""
 
+import logging
 from collections.abc import Callable
 
 import kopf
@@ -44,6 +45,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     """Makes kopf a watcher only: no finalizers, no annotations, no Events of its own."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.scanning.disabled = True
     settings.watching.label_selectors[JOBS] = labels.JOB_NAME
     settings.watching.label_selectors[PODS] = labels.JOB_NAME

@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aligntune.api.run import Backend
 
-DEFAULT_IMAGE = "ghcr.io/aligntune/aligntune-trainer"
+DEFAULT_IMAGE = "aligntune/trainer"
 
 
 class Settings(BaseSettings):

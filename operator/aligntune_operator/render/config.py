@@ -10,15 +10,29 @@ from aligntune_operator.render.names import base_name, job_name
 
 
 def run_config(
-    key: Key, uid: str, spec: AlignTuneJobSpec, attempt: int, storage_root: str = env.STORAGE_DIR
+    key: Key,
+    uid: str,
+    spec: AlignTuneJobSpec,
+    attempt: int,
+    *,
+    storage_root: str = env.STORAGE_DIR,
+    folder: str | None = None,
 ) -> RunConfig:
     """All that attempt number `attempt` needs to know.
 
     The output folder is the same for every attempt of a job, so that the next resumes from the
     last one's checkpoint, and another for a job re-created under the same name.
+
+    Args:
+        key: Namespace and name of the job.
+        uid: Its UID.
+        spec: Its spec.
+        attempt: Number of the attempt.
+        storage_root: Where the storage is mounted.
+        folder: Output folder below it, where the spec names none; by default the job's own.
     """
-    sub_path = spec.storage.sub_path if spec.storage else ""
-    output_dir = f"{storage_root}/{sub_path or base_name(key.name, uid)}"
+    chosen = spec.storage.sub_path if spec.storage else ""
+    output_dir = f"{storage_root}/{chosen or folder or base_name(key.name, uid)}"
     runtime = spec.runtime
     return RunConfig(
         backend=spec.backend,

@@ -188,6 +188,7 @@ def _running(observed: Observed, phase: Phase) -> Verdict:
         case Phase.STARTING:
             pods = observed.current_pods
             waiting = "; ".join(sorted({pod.waiting for pod in pods if pod.waiting}))
+            waiting = waiting or "Nothing is known to be in the way."
             ready = sum(pod.running for pod in pods)
             return False, reasons.PODS_PENDING(ready=ready, total=total, detail=waiting)
         case _:

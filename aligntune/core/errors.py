@@ -1,0 +1,36 @@
+"""What can end a run, told apart where somebody reacts differently.
+
+The text of each is one sentence for a person: what is wrong, where, how to fix it.
+"""
+
+
+class RunError(Exception):
+    """A run cannot start or go on, and the text says why; a traceback would add nothing."""
+
+
+class ConfigError(RunError, ValueError):
+    """The config asks for something that cannot be done."""
+
+
+class UnsupportedError(ConfigError):
+    """This version has no trainer for the combination of backend, task and strategy."""
+
+
+class DataError(RunError, ValueError):
+    """The data cannot be read, or its columns cannot be understood."""
+
+
+class ModelNotFoundError(RunError, LookupError):
+    """There is no model under this name, revision or folder."""
+
+
+class UnauthorizedError(RunError, PermissionError):
+    """The hub wants a token, or the token may not do this."""
+
+
+class LossDivergedError(RunError, ArithmeticError):
+    """The loss or its gradient is no longer a finite number."""
+
+
+class HubPushError(RunError):
+    """The model is saved, but could not be uploaded."""

@@ -1,0 +1,119 @@
+"""The lifecycle of a supervised run, the same for every backend and task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from aligntune.core.rl.trainer_base import TrainingState
+from aligntune.core.sft.config import SFTConfig
+from aligntune.core.train_result import TrainResult
+
+Message = dict[str, str]
+"""One chat message: `{"role": "user", "content": "..."}`."""
+Question = str | Sequence[Message]
+"""A text for the user's turn, or a whole conversation so far."""
+
+
+class SFTTrainerBase(ABC):
+    """Trains one model on one `SFTConfig`.
+
+    The order is `setup_model`, `setup_data`, `train`, `evaluate`, `save_model`, `predict`. Each of
+    the later ones sets up what it needs first, so calling them alone works.
+    """
+
+    def __init__(self, config: SFTConfig) -> None:
+        self.config = config
+        self.state = TrainingState()
+
+    @abstractmethod
+    def setup_model(self) -> None:
+        """Load model and tokenizer.
+
+        Raises:
+            ModelNotFoundError, UnauthorizedError: There is no such model, or not for this token.
+            ConfigError: The model, its precision or its kernels cannot be had on this machine.
+        """
+
+    @abstractmethod
+    def setup_data(self) -> None:
+        """Read, recognise, tokenise and mix the data; log a sample with its loss mask.
+
+        Raises:
+            DataError: A source is missing or unreadable, or its columns fit no shape.
+        """
+
+    @abstractmethod
+    def train(self) -> TrainResult:
+        """Train to the end, from the newest complete checkpoint where there is one.
+
+        Raises:
+            ConfigError: The checkpoint belongs to another config or number of processes.
+            LossDivergedError: The loss is no longer a finite number.
+        """
+
+    @abstractmethod
+    def evaluate(self, dataset: str | None = None) -> dict[str, float]:
+        """Measure on the held-out rows, or on `dataset` (a hub name, file or folder).
+
+        Where nothing is held out, up to 512 rows of the training data are measured instead.
+
+        Returns:
+            Metrics by name: `eval_loss` (nats per token), `eval_perplexity` and so on; of training
+            rows `train_loss` instead.
+        """
+
+    @abstractmethod
+    def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
+        """Write a folder that plain transformers or PEFT loads.
+
+        Args:
+            path: The folder; default `<output_dir>/model`. One that is there is replaced as a
+                whole.
+            merge: Merge adapters into 16-bit base weights that are loaded anew.
+
+        Returns:
+            The folder.
+        """
+
+    @abstractmethod
+    def predict(
+        self,
+        questions: Question | Sequence[Question],
+        *,
+        max_new_tokens: int = 256,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> str | list[str]:
+        """Answer one question or a list of them, in the form that training uses.
+
+        Returns:
+            The answer, or a list of as many answers as questions.
+        """
+
+    @abstractmethod
+    def save_checkpoint(self) -> Path:
+        """Save where the run stands now; returns the checkpoint's folder."""
+
+    @abstractmethod
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Let `train` go on from this checkpoint.
+
+        Raises:
+            ConfigError: The checkpoint is incomplete, or of another config or world size.
+        """
+
+    @abstractmethod
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Upload the saved model; returns its URL.
+
+        Raises:
+            HubPushError, UnauthorizedError: The hub cannot be reached or refuses the token.
+        """
