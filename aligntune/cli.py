@@ -1,5 +1,6 @@
 """The command line: check, render and run manifests; start the processes of a pod."""
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.manifest import read_manifests
 from aligntune.core.backend_factory import check_supported

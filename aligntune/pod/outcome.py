@@ -29,15 +29,15 @@ def termination_message(outcome: Outcome) -> bytes:
     return _json(outcome)
 
 
-def write_outcome(outcome: Outcome, path: Path) -> None:
-    """Write `outcome` so that `path` holds it all or does not change, even if the node goes away.
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `path` so that it holds all of `content` or does not change, even if the node dies.
 
     Raises:
         OSError: it could not be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
-        file.write(outcome.model_dump_json(exclude_none=True, indent=2).encode() + b"\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
@@ -50,7 +50,8 @@ def leave(outcome: Outcome, path: Path | None, env: Mapping[str, str]) -> None:
     """
     if path is not None:
         try:
-            write_outcome(outcome, path)
+            text = outcome.model_dump_json(exclude_none=True, indent=2)
+            replace_file(path, text.encode() + b"\n")
         except OSError as error:
             _log.warning("%s: the outcome was not written: %s", path, error.strerror)
     if message_path := env.get(TERMINATION_MESSAGE_PATH):

@@ -34,7 +34,8 @@ def up(
             packages.install()
         cluster = Cluster(state, outlive_parent=True)
     cluster.start()
-    typer.echo(f"The cluster is up: export KUBECONFIG={cluster.kubeconfig}")
+    typer.echo("The cluster is up. To use it:")
+    typer.echo(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.state}/bin:$PATH")
 
 
 @app.command()

@@ -3,11 +3,14 @@
 import shutil
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
@@ -29,24 +32,17 @@ class Endpoint:
     advertised: str = "127.0.0.1"
 
 
-class ControlPlane:
-    """A Kubernetes API server with controllers and without nodes, on free ports of this machine.
-
-    As a context manager it starts on entry and stops on exit. Any number run side by side, each
-    in a state folder of its own; `start` wipes that folder.
+class Kubernetes(ABC):
+    """An API server in a state folder; as a context manager it starts on entry, stops on exit.
 
     Args:
-        state: Folder for certificates, data, logs and the kubeconfig.
-        scheduler: Whether to run the scheduler too.
+        state: Folder for certificates, data, logs and the kubeconfig; `start` wipes it.
         outlive_parent: Whether the processes go on when the process that starts them ends.
     """
 
-    def __init__(
-        self, state: Path, *, scheduler: bool = False, outlive_parent: bool = False
-    ) -> None:
+    def __init__(self, state: Path, *, outlive_parent: bool = False) -> None:
         self.state = state.resolve()
         self.kubeconfig = self.state / "kubeconfig"
-        self._scheduler = scheduler
         self._processes = Processes(self.state, outlive_parent=outlive_parent)
 
     def __enter__(self) -> Self:
@@ -63,22 +59,48 @@ class ControlPlane:
 
     def start(self) -> None:
         """Starts from an empty state, over whatever an earlier run left; returns when usable."""
-        self._processes.stop()
+        self.stop()
         wipe(self.state)
         try:
-            endpoint = Endpoint(_free_port())
-            start_components(self.state, self._processes, endpoint, with_scheduler=self._scheduler)
+            self._start()
         except BaseException:
-            self._processes.stop()
+            self.stop()
             raise
 
     def stop(self) -> None:
-        """Kills the processes and leaves the folder, so that logs can be read."""
+        """Kills everything and leaves the state folder, so that logs can be read."""
         self._processes.stop()
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints; CalledProcessError carries its stderr when it fails."""
         return kubectl(self.kubeconfig, *arguments, stdin=stdin)
+
+    def process(self, name: str) -> psutil.Process:
+        """One of the cluster's programs, to suspend, resume or kill."""
+        found = self._processes.find(name)
+        if found is None:
+            raise RuntimeError(f"No {name} runs for {self.state}: see the logs there.")
+        return found
+
+    @abstractmethod
+    def _start(self) -> None: ...
+
+
+class ControlPlane(Kubernetes):
+    """A Kubernetes with controllers and without nodes, on free loopback ports. Needs no root.
+
+    Any number run side by side, each in a state folder of its own.
+    """
+
+    def __init__(
+        self, state: Path, *, scheduler: bool = False, outlive_parent: bool = False
+    ) -> None:
+        super().__init__(state, outlive_parent=outlive_parent)
+        self._scheduler = scheduler
+
+    def _start(self) -> None:
+        endpoint = Endpoint(_free_port())
+        start_components(self.state, self._processes, endpoint, with_scheduler=self._scheduler)
 
 
 def wipe(state: Path) -> None:
@@ -120,6 +142,8 @@ def start_components(
     """Starts the control plane in an empty state folder and returns its certificate authority."""
     for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
         binary(name)  # built before the first deadline begins to run
+    (state / "bin").mkdir()
+    (state / "bin" / "kubectl").symlink_to(binary("kubectl"))
     authority = Authority(state / "pki")
     server = f"https://{endpoint.host}:{endpoint.port}"
     administrator = authority.issue("admin", group="system:masters")
@@ -182,10 +206,14 @@ def start_components(
         "--leader-elect=false",
         "--secure-port=0",
         "--use-service-account-credentials",
+        # Made if it is missing, by default below /usr.
+        f"--flex-volume-plugin-dir={state / 'volume-plugins'}",
         f"--root-ca-file={authority.pair.certificate}",
         f"--service-account-private-key-file={service_accounts.key}",
         f"--cluster-signing-cert-file={authority.pair.certificate}",
         f"--cluster-signing-key-file={authority.pair.key}",
+        # Half a minute sooner than by default; the node renews its lease every 2 s.
+        "--node-monitor-grace-period=20s",
         # The defaults (5 workers, 20 requests a second) make the Job controller the bottleneck.
         "--concurrent-job-syncs=20",
         "--kube-api-qps=300",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -71,20 +72,24 @@ class Processes:
         mine = str(self._state)
         return [
             process
-            for process in psutil.process_iter(["environ", "status"])
+            for process in psutil.process_iter(["name", "environ", "status"])
             if (process.info["environ"] or {}).get(OWNER) == mine
             and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
 
+    def find(self, name: str) -> psutil.Process | None:
+        """The live process of that name, if there is one."""
+        return next((found for found in self.running() if found.info["name"] == name), None)
+
     def stop(self) -> None:
         """Kills all of them: nothing in a test cluster is worth a graceful end."""
-        processes = self.running()
-        for process in processes:
-            process.kill()
+        for process in self.running():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for child in self._children.values():
             child.wait()
         self._children.clear()
-        psutil.wait_procs(processes, timeout=30)
+        wait_until(f"no process of {self._state} runs", lambda: not self.running(), seconds=30)
 
     def _check(self) -> None:
         for name, child in self._children.items():
