@@ -1,0 +1,103 @@
+"""An attempt before anything runs: its config file and its folder."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from aligntune.api.causes import Cause
+from aligntune.api.env import NODE_RANK
+from aligntune.api.run import RunConfig
+from aligntune.core.config.errors import mistakes
+
+
+class CannotStartError(Exception):
+    """The attempt cannot start; the message is the sentence that a person reads."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+def read_run_config(path: Path) -> RunConfig:
+    """The attempt's config, from JSON or YAML.
+
+    Raises:
+        CannotStartError: the file is missing, is no JSON or YAML, or does not say what it must.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        # JSON is YAML too, but the YAML reader takes a hundred times longer.
+        content = json.loads(text) if text.startswith("{") else YAML(typ="safe").load(text)
+        return RunConfig.model_validate(content)
+    except OSError as error:
+        raise CannotStartError(
+            Cause.CONFIG_ERROR,
+            f"{path}: {_reason(error)}. Pass the path of a run's config (JSON or YAML).",
+        ) from error
+    except ValidationError as error:
+        found = "; ".join(str(mistake) for mistake in mistakes(error, RunConfig))
+        raise CannotStartError(Cause.CONFIG_ERROR, f"{path}: {found}") from error
+    except (ValueError, YAMLError) as error:
+        at = getattr(error, "problem_mark", None) if isinstance(error, MarkedYAMLError) else None
+        place = f" at line {at.line + 1}, column {at.column + 1}" if at else f" ({error})"
+        raise CannotStartError(
+            Cause.CONFIG_ERROR, f"{path}: neither JSON nor YAML{place}. Correct the syntax there."
+        ) from error
+
+
+def make_attempt_folder(config: RunConfig) -> Path:
+    """The folder for this attempt's logs and outcome, `attempt-N` in the output folder.
+
+    Raises:
+        CannotStartError: it cannot be made or written to.
+    """
+    folder = Path(config.method.output_dir) / f"attempt-{config.attempt}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise cannot_write(config, error) from error
+    return folder
+
+
+def cannot_write(config: RunConfig, error: OSError) -> CannotStartError:
+    """What to raise where the output folder cannot be written."""
+    cause = Cause.CONFIG_ERROR
+    remedy = (
+        f"Make it writable for user {os.getuid()} (in a cluster: the volume's fsGroup or"
+        " permissions), or set another outputDir."
+    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cause, remedy = Cause.DISK_FULL, "Free space there, or choose a larger volume."
+    folder = config.method.output_dir
+    return CannotStartError(
+        cause, f"outputDir {folder!r} cannot be written: {_reason(error)}. {remedy}"
+    )
+
+
+def node_rank(config: RunConfig, env: Mapping[str, str]) -> int:
+    """This pod's place in the gang, from the variable that an Indexed Job sets; 0 without it.
+
+    Raises:
+        CannotStartError: it is not one of the config's nodes.
+    """
+    value = env.get(NODE_RANK, "0")
+    if not value.isdecimal() or int(value) >= config.nodes:
+        raise CannotStartError(
+            Cause.CONFIG_ERROR,
+            f"{NODE_RANK}: must be a whole number below nodes ({config.nodes}), got {value!r}."
+            " Unset it for a run on one machine.",
+        )
+    return int(value)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
