@@ -36,6 +36,10 @@ def wait_for_sigterm(number=signal.SIGTERM):
     signal.signal(signal.SIGTERM, lambda *_: None)
     print("waiting", flush=True)
     signal.pause()
+def wait_at_gate():
+    open(sys.argv[1] + ".gate").read()
+def open_gate():
+    open(sys.argv[1] + ".gate", "w").close()
 def ignore_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("waiting", flush=True)
@@ -52,6 +56,8 @@ class Run:
         self.attempt = folder / "out" / "attempt-2"
         self.stdout = io.BytesIO()
         self.termination_log = folder / "termination-log"
+        self.gate = folder / "run.json.gate"
+        os.mkfifo(self.gate)
         self.command: tuple[str, ...] = (sys.executable, "-c")
 
     def __call__(
@@ -187,19 +193,16 @@ def test_the_whole_grace_period_may_be_used(run: Run) -> None:
 wait_for_sigterm()
 if rank == 0:
     print("saving", flush=True)
-    sys.stdin = open(sys.argv[1] + ".go")
-    sys.stdin.read()
+    wait_at_gate()
 ended("Preempted", 143, "Preempted")
 """
-    gate = run.folder / "run.json.go"
-    os.mkfifo(gate)
 
     def preempt() -> None:
         eventually(lambda: "waiting" in run.log(0) and "waiting" in run.log(1))
         interrupt(signal.SIGTERM)
         eventually(lambda: "saving" in run.log(0))
         interrupt(signal.SIGTERM)
-        gate.write_text("")
+        run.gate.write_text("")
 
     assert run(script, config={"processesPerNode": 2}, meanwhile=preempt) == 143
 
@@ -208,8 +211,8 @@ def test_a_second_interrupt_kills(run: Run) -> None:
     def interrupt_twice() -> None:
         eventually(lambda: "waiting" in run.log(0))
         interrupt(signal.SIGINT)
-        interrupt(signal.SIGTERM)
         eventually(lambda: "told" in run.log(0))
+        interrupt(signal.SIGTERM)
         interrupt(signal.SIGINT)
 
     script = """
@@ -224,9 +227,11 @@ while True:
 
 def test_a_crash_ends_the_others_and_names_the_rank_that_crashed(run: Run) -> None:
     script = """
-training(3)
 if rank == 1:
+    wait_at_gate()
     raise KeyError("prompt HF_TOKEN=abcdef123456")
+training(3)
+open_gate()
 ignore_sigterm()
 """
     assert run(script, config={"processesPerNode": 2}) == 70
