@@ -11,7 +11,14 @@ from aligntune.api.causes import Cause
 from aligntune.core.config.base import Section
 
 Activity = Literal[
-    "starting", "loading", "training", "evaluating", "checkpointing", "generating", "saving"
+    "starting",
+    "loading",
+    "training",
+    "evaluating",
+    "checkpointing",
+    "generating",
+    "saving",
+    "done",
 ]
 
 MAX_METRICS = 64

@@ -1,6 +1,7 @@
 """A person's mistakes in a config, one sentence each: where, what is wrong, how to fix it."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -49,7 +50,7 @@ def _message(model: type[BaseModel], location: Location, detail: Mapping[str, An
             return str(detail["ctx"]["message"])
         case _:
             message = detail["msg"].removeprefix("Value error, ")
-            message = message.replace("Input should be", "must be", 1)
+            message = re.sub(r"^\w+ should", "must", message)
             return f"{message}, got {_shown(detail['input'])}"
 
 

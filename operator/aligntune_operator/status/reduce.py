@@ -26,7 +26,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     model = TrainedModel(path=outcome.model_path) if phase == Phase.SUCCEEDED and outcome else None
     over = phase in (Phase.SUCCEEDED, Phase.FAILED)
     if over and progress:
-        progress = progress.model_copy(update={"eta_seconds": None})
+        progress = progress.model_copy(update={"eta_seconds": None, "activity": "done"})
     task = observed.spec.task if observed.spec else ""
     return AlignTuneJobStatus(
         observed_generation=observed.object.generation,
@@ -86,11 +86,12 @@ def _progress(
     progress = snapshot.progress if snapshot else before
     if outcome is None:
         return progress
-    total = outcome.total_steps or (progress.total_steps if progress else None)
-    percent = 100 * outcome.step // total if total else None
-    return (progress or Progress()).model_copy(
-        update={"step": outcome.step, "total_steps": total, "percent": percent}
-    )
+    known = progress or Progress()
+    # A rank that fails early may not know how far the run had come before.
+    step = outcome.step or known.step
+    total = outcome.total_steps or known.total_steps
+    percent = min(100 * step // total, 100) if total else None
+    return known.model_copy(update={"step": step, "total_steps": total, "percent": percent})
 
 
 def _metrics(before: Metrics, snapshot: Snapshot | None, outcome: Outcome | None) -> Metrics:

@@ -1,0 +1,117 @@
+"""Golden pairs: what was observed of a job, and the objects, actions, status and Events from it.
+
+Each folder is a case. `job.yaml` is the manifest; `observed.yaml`, where there is one, holds the
+Jobs, pods and progress seen, and the time. Everything else is the expected output, rewritten by
+`make golden`.
+"""
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from aligntune.api.progress import Snapshot
+from aligntune.core.config.base import Section
+from aligntune_operator.observe import (
+    Observed,
+    Poll,
+    align_tune_job_state,
+    job_state,
+    observe,
+    pod_state,
+)
+from aligntune_operator.plan import plan
+from aligntune_operator.render.job import job as render_job
+from aligntune_operator.render.service import service as render_service
+from aligntune_operator.settings import Settings
+from aligntune_operator.status.events import events
+from aligntune_operator.status.reduce import reduce_status
+
+CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/job.yaml"))
+UID = "0b2c5a52-5f0e-4d7c-9a6e-6f0c3a1d2e4f"
+CREATED = "2026-11-01T12:00:00Z"
+
+
+def load(path: Path) -> Any:
+    return YAML(typ="safe").load(path) if path.exists() else {}
+
+
+def observed_in(case: Path) -> tuple[Observed, datetime]:
+    seen = load(case / "observed.yaml")
+    manifest = load(case / "job.yaml")
+    manifest["metadata"] |= {
+        "uid": UID,
+        "resourceVersion": "7",
+        "generation": 1,
+        "creationTimestamp": CREATED,
+        "namespace": manifest["metadata"].get("namespace", "default"),
+    }
+    manifest["status"] = seen.get("status", {})
+    poll = seen.get("poll")
+    return observe(
+        align_tune_job_state(manifest),
+        tuple(job_state(body) for body in seen.get("jobs", ())),
+        tuple(pod_state(body) for body in seen.get("pods", ())),
+        poll
+        and Poll(
+            pod_uid=poll["podUid"],
+            at=datetime.fromisoformat(poll["at"]),
+            snapshot=Snapshot.parse(poll["snapshot"]) if "snapshot" in poll else None,
+            error=poll.get("error", ""),
+        ),
+        seen.get("refusal", ""),
+    ), datetime.fromisoformat(seen.get("now", "2026-11-01T12:00:01Z"))
+
+
+def plain(value: Any) -> Any:
+    return value.model_dump(mode="json", exclude_none=True) if isinstance(value, Section) else value
+
+
+def outputs(case: Path) -> dict[str, Any]:
+    observed, now = observed_in(case)
+    before = observed.object.status
+    after = reduce_status(observed, now)
+    written: dict[str, Any] = {
+        "actions": [{type(action).__name__: asdict(action)} for action in plan(observed, now)],
+        "status": plain(after),
+        "events": [event._asdict() for event in events(before, after)],
+    }
+    if observed.accepted and not observed.jobs and observed.spec is not None:
+        key = observed.object.key
+        written["objects"] = [render_job(key, UID, observed.spec, 1, Settings(_env_file=None))]
+        if observed.spec.runtime.nodes > 1:
+            written["objects"].insert(0, render_service(key, UID))
+    return written
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_was_observed_leads_to_exactly_this(
+    case: Path, request: pytest.FixtureRequest
+) -> None:
+    for name, value in outputs(case).items():
+        file = case / f"{name}.yaml"
+        if request.config.getoption("--rewrite-golden"):
+            YAML().dump(value, file)
+        assert load(file) == load_back(value), f"{file} differs; see `make golden`"
+
+
+def load_back(value: Any) -> Any:
+    """The value as a YAML file would give it back."""
+    from io import StringIO
+
+    stream = StringIO()
+    YAML().dump(value, stream)
+    return YAML(typ="safe").load(stream.getvalue())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_status_that_was_written_changes_nothing_more(case: Path) -> None:
+    from dataclasses import replace
+
+    observed, now = observed_in(case)
+    after = reduce_status(observed, now)
+    again = replace(observed, object=replace(observed.object, status=after))
+    assert reduce_status(again, now) == after

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from aligntune.api.manifest import ManifestError, read_manifests, read_run_config
+
+GOOD = """\
+apiVersion: aligntune.io/v1alpha1
+kind: AlignTuneJob
+metadata: {name: chat}
+spec:
+  sft:
+    model: {name: m}
+    datasets: [{name: d}]
+    train:
+      learningRate: 2e-4
+  storage: {claimName: models}
+"""
+
+
+def refusal(tmp_path: Path, text: str | bytes) -> str:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ManifestError) as caught:
+        read_manifests(file)
+    return str(caught.value).replace(str(file), "job.yaml")
+
+
+def test_floats_are_read_as_kubernetes_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD)
+    [manifest] = read_manifests(file)
+    assert manifest.spec.sft is not None
+    assert manifest.spec.sft.train.learning_rate == 2e-4
+
+
+def test_other_kinds_in_the_file_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"kind: ConfigMap\n---\n{GOOD}---\n")
+    assert len(read_manifests(file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("train:", "trian:", "job.yaml:8: spec.sft.trian: unknown field; did you mean 'train'?"),
+        (
+            "2e-4",
+            '"2e-4"',
+            "job.yaml:9: spec.sft.train.learningRate: must be a valid number, got '2e-4'",
+        ),
+        (
+            "{name: m}",
+            "{name: m, maxLength: 4}",
+            "job.yaml:6: spec.sft.model.maxLength: must be greater than or equal to 8, got 4",
+        ),
+        (
+            "  storage: {claimName: models}\n",
+            "",
+            (
+                "job.yaml:4: spec.storage: the trained model would be lost: set storage.claimName,"
+                " hub.push, or storage.ephemeral: true"
+            ),
+        ),
+        ("name: chat", "name: Chat", "job.yaml:3: metadata.name: must match"),
+        ("[{name: d}]", "[]", "job.yaml:7: spec.sft.datasets: must have at least 1 item"),
+        ("[{name: d}]", "[{name: d]", "job.yaml:7: malformed YAML: expected ',' or '}'"),
+        ("v1alpha1", "v2", "job.yaml:1: apiVersion: must be 'aligntune.io/v1alpha1', got"),
+    ],
+)
+def test_a_mistake_is_told_with_file_line_field_and_remedy(
+    tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    assert refusal(tmp_path, GOOD.replace(old, new)).startswith(sentence)
+
+
+def test_both_methods_and_neither_are_one_sentence(tmp_path: Path) -> None:
+    rl = "  rl: {algo: dpo, model: {name: m}, datasets: [{name: d}]}\n"
+    sentence = "spec: set exactly one of sft (supervised) and rl (dpo, ppo, grpo, reward)"
+    assert sentence in refusal(tmp_path, GOOD + rl)
+    neither = "\n".join([*GOOD.splitlines()[:4], "  storage: {claimName: models}"])
+    assert sentence in refusal(tmp_path, neither)
+
+
+def test_what_is_no_manifest_at_all_is_said(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "") == "job.yaml: no AlignTuneJob in this file"
+    assert refusal(tmp_path, b"\xff\xfe") == "job.yaml: not a text file (UTF-8 expected)"
+    assert "must be an object, got a list" in refusal(tmp_path, "- a\n- b\n")
+    with pytest.raises(ManifestError, match="No such file"):
+        read_manifests(tmp_path / "absent.yaml")
+
+
+def test_a_run_config_is_one_document(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("sft: {model: {name: m}, datasets: [{name: d}]}\n")
+    assert read_run_config(file).task == "sft"
+    file.write_text("---\n---\n")
+    with pytest.raises(ManifestError, match="one document expected, found 2"):
+        read_run_config(file)

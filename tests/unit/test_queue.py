@@ -1,0 +1,59 @@
+import asyncio
+import random
+
+from aligntune_operator.queue import KeyedQueue
+
+
+def queue(**settings: float) -> KeyedQueue[str]:
+    return KeyedQueue(random.Random(0), **settings)
+
+
+async def test_a_key_added_twice_is_worked_on_once() -> None:
+    keys = queue()
+    keys.add("a")
+    keys.add("a")
+    assert await keys.get() == "a"
+    assert len(keys) == 0
+
+
+async def test_a_key_added_while_it_is_worked_on_comes_again_afterwards() -> None:
+    keys = queue()
+    keys.add("a")
+    await keys.get()
+    keys.add("a")
+    assert len(keys) == 0
+    keys.done("a")
+    assert await keys.get() == "a"
+
+
+async def test_two_keys_are_worked_on_at_the_same_time() -> None:
+    keys = queue()
+    keys.add("a")
+    keys.add("b")
+    assert {await keys.get(), await keys.get()} == {"a", "b"}
+
+
+async def test_the_earlier_of_two_times_counts() -> None:
+    keys = queue()
+    keys.add_after("a", 3600)
+    keys.add_after("a", 0)
+    assert await asyncio.wait_for(keys.get(), 5) == "a"
+    keys.done("a")
+    keys.add_after("a", 0)
+    keys.add_after("a", 3600)
+    assert await asyncio.wait_for(keys.get(), 5) == "a"
+
+
+async def test_retries_wait_longer_each_time_up_to_a_bound_and_start_over_after_success() -> None:
+    keys = queue(first_retry_seconds=1, longest_retry_seconds=8)
+    waits = [keys.retry("a") for _ in range(6)]
+    assert all(
+        1 <= wait / base < 1.25 for wait, base in zip(waits, [1, 2, 4, 8, 8, 8], strict=True)
+    )
+    keys.add("a")
+    keys.done(await keys.get())
+    assert keys.retry("a") < 1.25
+
+
+async def test_a_wait_that_the_server_asks_for_is_kept() -> None:
+    assert 30 <= queue().retry("a", 30) < 37.5
