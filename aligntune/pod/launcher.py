@@ -98,7 +98,7 @@ def launch(
             outcome = failure(error.cause, str(error))
         leave(outcome, outcome_path, env)
     if outcome.result != "Succeeded":
-        _log.error("%s (%s): %s", outcome.result, outcome.reason, outcome.message)
+        _log.error("%s: %s", outcome.reason, outcome.message)
     return outcome.exit_code
 
 
