@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import logging
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
@@ -122,8 +123,8 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
                 )
 
 
-def trainer_for(backend: str, task: str) -> type[SFTTrainerBase]:
-    """The trainer class; its module, and with it torch, is imported now.
+def trainer_for(backend: str, task: str) -> Callable[..., SFTTrainerBase]:
+    """The trainer class, to be called with its config. Its module, and torch, is imported now.
 
     Raises:
         UnsupportedError: There is none, or the backend's package is not installed.
@@ -136,7 +137,7 @@ def trainer_for(backend: str, task: str) -> type[SFTTrainerBase]:
             f"backend: {backend} is not installed; run: pip install 'aligntune-operator[{backend}]'"
         )
     module, name = place.split(":")
-    return cast("type[SFTTrainerBase]", getattr(importlib.import_module(module), name))
+    return cast("Callable[..., SFTTrainerBase]", getattr(importlib.import_module(module), name))
 
 
 def create_sft_trainer(

@@ -1,0 +1,161 @@
+"""From a conversation to token ids, and which of the tokens count in the loss."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from aligntune.core.errors import DataError
+from aligntune.data.shapes import Example, Message
+
+PLAIN_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if not loop.first %}{{ '\n\n' }}{% endif %}"
+    "{{ message['role'].capitalize() + ': ' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"
+)
+"""The form of models that have no chat template: `User: ...`, `Assistant: ...`, a blank line
+between turns, the end-of-text token after each answer. It is saved with the model, so that
+`predict` and every other user of the model see the same form."""
+
+IGNORED = -100
+"""The label of a token that does not count in the loss, as torch's cross-entropy has it."""
+
+LossOn = Literal["auto", "all", "completion", "assistant"]
+
+
+class Span(NamedTuple):
+    """Part of a text, in characters."""
+
+    start: int
+    end: int
+
+
+class Rendered(NamedTuple):
+    """An example as the model will read it."""
+
+    text: str
+    learned: list[Span]
+    """The parts that count in the loss, in order."""
+    special_tokens: bool
+    """Whether the tokenizer adds its special tokens; a chat template has its own."""
+
+
+class Tokens(NamedTuple):
+    """An example as token ids; both lists have the same length, at most the longest allowed."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """The ids that count in the loss, `IGNORED` elsewhere."""
+    truncated: bool
+    """The example was longer."""
+
+
+class Renderer:
+    """Renders and tokenises examples in the form of one model."""
+
+    def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:  # noqa: ANN401
+        """Use `tokenizer`, a transformers tokenizer with a chat template and an EOS token."""
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._loss_on = loss_on
+
+    def render(self, example: Example) -> Rendered:
+        """The text of an example, and what of it is learned.
+
+        Raises:
+            DataError: `loss_on` asks for something that the example does not have.
+        """
+        if example.text:
+            return self._render_text(example.text)
+        messages = example.messages
+        text = self._chat(messages)
+        match self._loss_on, example.completion_start:
+            case "all", _:
+                learned = [Span(0, len(text))]
+            case "assistant", _:
+                learned = self._answers(messages, text)
+            case "completion", None:
+                learned = self._answers(messages, text)[-1:]
+            case _, int(start):
+                learned = [Span(self._prompt_length(messages[:start], text), len(text))]
+            case _:
+                learned = self._answers(messages, text, strict=False) or [Span(0, len(text))]
+        return Rendered(text, learned, special_tokens=False)
+
+    def tokenize(self, rendered: Sequence[Rendered]) -> list[Tokens]:
+        """Token ids and labels of several examples that were rendered alike."""
+        encoded = self._tokenizer(
+            [item.text for item in rendered],
+            add_special_tokens=rendered[0].special_tokens,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        return [
+            self._labelled(ids, offsets, item.learned)
+            for ids, offsets, item in zip(
+                encoded["input_ids"], encoded["offset_mapping"], rendered, strict=True
+            )
+        ]
+
+    def _labelled(
+        self, ids: list[int], offsets: list[tuple[int, int]], learned: list[Span]
+    ) -> Tokens:
+        labels = [
+            token if any(start < span.end and end > span.start for span in learned) else IGNORED
+            for token, (start, end) in zip(ids, offsets, strict=True)
+        ]
+        cut = self._max_length
+        return Tokens(ids[:cut], labels[:cut], truncated=len(ids) > cut)
+
+    def _render_text(self, text: str) -> Rendered:
+        if self._loss_on in ("completion", "assistant"):
+            raise DataError(
+                f"train.lossOn: rows of plain text have no {self._loss_on}; use all or auto"
+            )
+        eos = self._tokenizer.eos_token
+        text = text if text.endswith(eos) else text + eos
+        return Rendered(text, [Span(0, len(text))], special_tokens=True)
+
+    def _chat(self, messages: Sequence[Message], *, asks: bool = False) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=asks
+            )
+        )
+
+    def _prompt_length(self, prompt: Sequence[Message], text: str) -> int:
+        """How much of `text` is the prompt, in characters."""
+        asked = self._chat(prompt, asks=True)
+        length = 0
+        for one, other in zip(asked, text, strict=False):
+            if one != other:
+                break
+            length += 1
+        return length
+
+    def _answers(
+        self, messages: Sequence[Message], text: str, *, strict: bool = True
+    ) -> list[Span]:
+        """The assistant's turns in `text`, from the end of each prompt to the end of its turn.
+
+        Templates that render a turn differently once others follow cannot be marked: none then,
+        or an error where `strict`.
+        """
+        spans = []
+        for turn, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._chat(messages[:turn], asks=True) if turn else ""
+            after = self._chat(messages[: turn + 1])
+            if not (text.startswith(after) and after.startswith(before)):
+                if strict:
+                    raise DataError(
+                        "train.lossOn: the chat template renders a turn differently once others"
+                        " follow, so that the assistant's cannot be told; use all"
+                    )
+                return []
+            spans.append(Span(len(before), len(after)))
+        if strict and not spans:
+            raise DataError("train.lossOn: a conversation has no assistant's turn to learn")
+        return spans

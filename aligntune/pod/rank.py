@@ -1,0 +1,148 @@
+"""One rank of a run: what the launcher starts, and what `aligntune train CONFIG` is.
+
+python -m aligntune.pod.rank CONFIG
+"""
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from aligntune.api.causes import Cause
+from aligntune.api.exit_codes import EXIT_CODE, ExitCode
+from aligntune.api.progress import Outcome, Snapshot
+from aligntune.api.run import RunConfig
+from aligntune.core.backend_factory import check_supported, trainer_for
+from aligntune.core.config.errors import mistakes
+from aligntune.core.errors import ConfigError
+from aligntune.pod.failure import classify
+from aligntune.pod.reporter import Reporter
+from aligntune.training.context import RunContext, rank, world_size
+
+LONGEST_MESSAGE = 2048
+"""Characters of a message, as Outcome allows."""
+Result = Literal["Succeeded", "Failed", "Preempted"]
+
+_log = logging.getLogger("aligntune")
+
+
+def train(config_path: str | Path) -> int:
+    """Train what the file describes, report how it ended, and return the exit code."""
+    _set_up_process()
+    progress = _Progress(Reporter.from_env(os.environ))
+    try:
+        outcome = _run(Path(config_path), progress)
+    except Exception as error:  # noqa: BLE001 - the process edge: every end gets a cause
+        failure = classify(error)
+        shown = not failure.explained or bool(os.environ.get("ALIGNTUNE_DEBUG"))
+        _log.error("%s: %s", failure.cause, failure.message, exc_info=shown)
+        outcome = progress.outcome("Failed", failure.cause, failure.message)
+    progress.reporter.outcome(outcome)
+    return outcome.exit_code
+
+
+def _run(config_path: Path, progress: "_Progress") -> Outcome:
+    run = _read(config_path)
+    check_supported(run.backend, run.method)
+    _check_world_size(run)
+    progress.root = run.storage_root
+    context = RunContext(run.job.name, progress.report)
+    with context.preemption.listening():
+        trainer = trainer_for(run.backend, run.task)(run.method, context)
+        trainer.setup_model()
+        trainer.setup_data()
+        result = trainer.train()
+        if result.preempted:
+            message = f"stopped on request; step {result.step} is in {result.checkpoint_path}"
+            return progress.outcome("Preempted", Cause.PREEMPTED, message)
+        if run.method.evaluation.split_ratio or run.method.evaluation.datasets:
+            trainer.evaluate()
+        return progress.outcome("Succeeded", model=trainer.save_model())
+
+
+class _Progress:
+    """Passes reports on and remembers the last, since it is part of the outcome."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.root = ""
+        self._last = Snapshot()
+
+    def report(self, snapshot: Snapshot) -> None:
+        """Where the run stands; status wants paths below the storage's root."""
+        if snapshot.checkpoint is not None:
+            path = self._below_root(Path(snapshot.checkpoint.path))
+            checkpoint = snapshot.checkpoint.model_copy(update={"path": path})
+            snapshot = snapshot.model_copy(update={"checkpoint": checkpoint})
+        self._last = snapshot
+        self.reporter.snapshot(snapshot)
+
+    def outcome(
+        self,
+        result: Result,
+        reason: Cause | None = None,
+        message: str = "",
+        model: Path | None = None,
+    ) -> Outcome:
+        """How this rank ended, with where it stood."""
+        return Outcome(
+            result=result,
+            reason=reason,
+            message=message[:LONGEST_MESSAGE],
+            exit_code=EXIT_CODE[reason] if reason else ExitCode.DONE,
+            step=self._last.progress.step,
+            total_steps=self._last.progress.total_steps,
+            metrics=self._last.metrics,
+            checkpoint=self._last.checkpoint,
+            model_path=self._below_root(model) if model else None,
+        )
+
+    def _below_root(self, path: Path) -> str:
+        root = Path(self.root) if self.root else None
+        return str(path.relative_to(root) if root and path.is_relative_to(root) else path)
+
+
+def _read(path: Path) -> RunConfig:
+    try:
+        return RunConfig.model_validate_json(path.read_text("utf-8"))
+    except ValidationError as error:
+        sentences = "; ".join(map(str, mistakes(error, RunConfig)))
+        raise ConfigError(f"{path}: {sentences}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check_world_size(run: RunConfig) -> None:
+    asked, there = run.nodes * run.processes_per_node, world_size()
+    if asked != there:
+        raise ConfigError(
+            f"processesPerNode: {asked} processes are asked for and {there} started; start them"
+            " with aligntune launch"
+        )
+
+
+def _set_up_process() -> None:
+    """Logs to standard error, stacks on SIGUSR1, and libraries that neither draw nor phone."""
+    first = rank() == 0
+    logging.basicConfig(
+        level=logging.INFO if first else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    for name in (
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS",
+        "HF_HUB_DISABLE_TELEMETRY",
+    ):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1]))

@@ -1,0 +1,226 @@
+"""Checkpoints that can be trusted: a manifest, written last, says that all of it is there."""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from aligntune.core.config.base import Section
+from aligntune.core.errors import ConfigError
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
+from aligntune.training.files import replace_file, settle
+
+MANIFEST = "complete.json"
+"""Written last; a checkpoint without it is not one."""
+
+NOT_PART_OF_A_RUN = {"output_dir", "checkpoint", "logging"}
+"""What may change between attempts: where files go and how often, not what is computed."""
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+"""Packages whose versions decide whether a resumed run repeats an uninterrupted one exactly."""
+
+_log = logging.getLogger(__name__)
+
+
+class Manifest(Section):
+    """What a complete checkpoint consists of and which run it belongs to."""
+
+    step: int
+    """Optimizer steps done."""
+    world_size: int
+    """Processes that trained."""
+    strategy: str
+    """How they shared the model."""
+    config_hash: str
+    """SHA-256 of `config`."""
+    config: dict[str, Any]
+    """What was computed; tells which field differs."""
+    files: dict[str, int]
+    """Size in bytes of each file."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the packages that trained."""
+
+
+class Found(NamedTuple):
+    """A checkpoint on disk."""
+
+    step: int
+    path: Path
+
+
+class Checkpoints:
+    """The checkpoints of one run, in its output folder."""
+
+    def __init__(self, config: SFTConfig | UnifiedConfig, world_size: int) -> None:
+        self.folder = Path(config.output_dir)
+        self._policy = config.checkpoint
+        self._strategy = config.distributed.strategy
+        self._world_size = world_size
+        self._config = identity(config)
+
+    def path(self, step: int) -> Path:
+        """The folder of the checkpoint at `step`, where transformers puts it."""
+        return self.folder / f"checkpoint-{step}"
+
+    def to_resume(self) -> Path | None:
+        """The newest complete checkpoint, as far as `checkpoint.resume` wants one.
+
+        Raises:
+            ConfigError: It belongs to another config, world size or strategy.
+        """
+        if self._policy.resume == "never":
+            return None
+        for found in sorted(self._all(), reverse=True):
+            if problem := broken(found.path):
+                _log.warning("%s is not used: %s", found.path, problem)
+                continue
+            self.check(found.path)
+            return found.path
+        return None
+
+    def check(self, path: Path) -> None:
+        """Refuse a checkpoint of another run, unless `checkpoint.resume` is force.
+
+        Raises:
+            ConfigError: It is incomplete, or of another config, world size or strategy.
+        """
+        if problem := broken(path):
+            raise ConfigError(f"checkpoint {path} cannot be used: {problem}")
+        manifest = _read(path)
+        if manifest.versions != (versions := installed()):
+            changed = [name for name in versions if manifest.versions.get(name) != versions[name]]
+            _log.warning("%s was written by other versions of %s", path, ", ".join(changed))
+        difference = self._difference(manifest)
+        if difference and self._policy.resume != "force":
+            raise ConfigError(
+                f"checkpoint.resume: {path} belongs to another run: {difference}. Use another"
+                " outputDir, or set resume to never (start anew) or force (go on all the same)"
+            )
+
+    def commit(self, step: int, best: Path | None) -> Path:
+        """Declare the checkpoint at `step` complete, and remove those that are too many.
+
+        Every process must have written its part. `best` is kept whatever its age.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        path = self.path(step)
+        settle(path)
+        manifest = Manifest(
+            step=step,
+            world_size=self._world_size,
+            strategy=self._strategy,
+            config_hash=_hash(self._config),
+            config=self._config,
+            files=_sizes(path),
+            versions=installed(),
+        )
+        replace_file(path / MANIFEST, manifest.model_dump_json(indent=2))
+        self._prune(best)
+        return path
+
+    def discard(self, step: int) -> None:
+        """Remove a checkpoint that could not be finished."""
+        _remove(self.path(step))
+
+    def clean(self, kept: Path | None) -> None:
+        """Before the first step: remove what is incomplete, and what lies beyond `kept`.
+
+        Newer checkpoints are of a future that this attempt will write anew. With
+        `checkpoint.resume: never` nothing is kept.
+        """
+        step = _read(kept).step if kept else -1
+        for found in self._all():
+            if found.step > step or broken(found.path):
+                _remove(found.path)
+
+    def _all(self) -> Iterator[Found]:
+        for path in self.folder.glob("checkpoint-*"):
+            if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
+                yield Found(int(match[1]), path)
+
+    def _prune(self, best: Path | None) -> None:
+        complete = sorted(found for found in self._all() if (found.path / MANIFEST).is_file())
+        for found in complete[: -self._policy.keep]:
+            if found.path != best:
+                _remove(found.path)
+
+    def _difference(self, manifest: Manifest) -> str:
+        """In words, what makes the manifest one of another run; empty where it is ours."""
+        if manifest.world_size != self._world_size:
+            return f"it was trained by {manifest.world_size} processes, now {self._world_size}"
+        if manifest.strategy != self._strategy:
+            return f"its strategy is {manifest.strategy}, now {self._strategy}"
+        return "; ".join(
+            f"{path} was {before!r}, now {now!r}"
+            for path, before, now in _differences(manifest.config, self._config)
+        )
+
+
+def identity(config: SFTConfig | UnifiedConfig) -> dict[str, Any]:
+    """What is computed: the config without the fields that do not matter to that."""
+    return config.model_dump(mode="json", exclude=NOT_PART_OF_A_RUN)
+
+
+def broken(path: Path) -> str:
+    """Why a checkpoint cannot be used; empty where it is complete."""
+    try:
+        manifest = _read(path)
+    except FileNotFoundError:
+        return f"it was not finished (no {MANIFEST})"
+    except ValidationError:
+        return f"its {MANIFEST} cannot be read"
+    sizes = _sizes(path)
+    for name, size in manifest.files.items():
+        if sizes.get(name) != size:
+            return f"{name} has {sizes.get(name, 'no')} bytes where {size} were written"
+    return ""
+
+
+def installed() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def _read(path: Path) -> Manifest:
+    return Manifest.model_validate_json((path / MANIFEST).read_text("utf-8"))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    return {
+        str(file.relative_to(path)): file.stat().st_size
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+
+
+def _hash(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], path: str = ""
+) -> Iterator[tuple[str, object, object]]:
+    """The leaves that differ: path, value before, value now."""
+    for key in before.keys() | now.keys():
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{path}{key}.")
+        elif one != other:
+            yield f"{path}{key}", one, other
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; first its manifest, so that a half-removed one is never used."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    _log.info("removed %s", path)

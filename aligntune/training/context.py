@@ -1,0 +1,34 @@
+"""What surrounds a trainer: who it trains for, whom it tells, and who may stop it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aligntune.api.progress import Snapshot
+from aligntune.training.preemption import Preemption
+
+
+def _nobody(_: Snapshot) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The surroundings of a run; the default is a notebook or a script on one machine."""
+
+    name: str = "local"
+    """The job's name: in trackers, where the config gives none, and in the model card."""
+    report: Callable[[Snapshot], None] = _nobody
+    """Told where the run stands."""
+    preemption: Preemption = field(default_factory=Preemption)
+    """Asked after each step whether to stop."""
+
+
+def rank() -> int:
+    """This process's number in the gang, as the launcher set it; 0 is the first."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes train together, as the launcher set it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

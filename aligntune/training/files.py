@@ -1,0 +1,91 @@
+"""Folders that others may rely on: on disk, readable, and complete or not there."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from aligntune.core.errors import ConfigError
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers of a volume, quota or file that takes no more."""
+
+
+def claim(folder: Path) -> None:
+    """Make sure that `folder` is there and can be written, before any work is done for it.
+
+    Raises:
+        ConfigError: It cannot.
+        OSError: The disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"can this be written?")
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
+        raise ConfigError(
+            f"outputDir: {folder} cannot be written ({error.strerror}); check the path, the mount"
+            " and its permissions"
+        ) from error
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a new folder and put it where `folder` is, as a whole.
+
+    What stands there stays until the new one is complete and on disk. When `write` fails, nothing
+    of it is left.
+
+    Raises:
+        OSError: The disk is full, or the place cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        write(unfinished)
+        settle(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    unfinished.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return folder
+
+
+def settle(folder: Path) -> None:
+    """Make every file below `folder` readable by all (safetensors come out 0600) and durable."""
+    for path in sorted(folder.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        sync(path)
+    sync(folder)
+
+
+def replace_file(path: Path, content: str) -> None:
+    """Write a file so that it holds the old or the new content, whatever happens."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(content, "utf-8")
+        sync(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

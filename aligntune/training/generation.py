@@ -1,0 +1,62 @@
+"""Answering questions with a model, in the form that it is trained in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from aligntune.core.sft.trainer_base import Message, Question
+
+
+def answer(
+    model: Any,  # noqa: ANN401 - a transformers or PEFT model
+    tokenizer: Any,  # noqa: ANN401
+    questions: Question | Sequence[Question],
+    **generation: object,
+) -> str | list[str]:
+    """Generate an answer to one question, or to each of a list.
+
+    Args:
+        model: Generates; its training mode is restored afterwards.
+        tokenizer: With the chat template of training.
+        questions: A text, a conversation, or a list of either.
+        **generation: What `model.generate` takes.
+    """
+    single = isinstance(questions, str) or _is_conversation(questions)
+    asked = [questions] if single else list(questions)
+    prompts = [
+        tokenizer.apply_chat_template(
+            _conversation(one), tokenize=False, add_generation_prompt=True
+        )
+        for one in asked
+    ]
+    batch = tokenizer(
+        prompts,
+        add_special_tokens=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_token_type_ids=False,
+    ).to(model.device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            sequences = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **generation)
+    finally:
+        model.train(was_training)
+    answers = tokenizer.batch_decode(
+        sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+    )
+    answers = [text.strip() for text in answers]
+    return answers[0] if single else answers
+
+
+def _is_conversation(questions: object) -> bool:
+    return isinstance(questions, Sequence) and bool(questions) and isinstance(questions[0], dict)
+
+
+def _conversation(question: Any) -> list[Message]:  # noqa: ANN401
+    if isinstance(question, str):
+        return [{"role": "user", "content": question}]
+    return list(question)

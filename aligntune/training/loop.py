@@ -1,0 +1,162 @@
+"""transformers' training loop, with what every run of ours does around a step."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from aligntune.core.config.training import EvaluationConfig
+from aligntune.training._compat import LoadsOptimizerOnCPU
+from aligntune.training.checkpoints import Checkpoints
+from aligntune.training.context import world_size
+from aligntune.training.preemption import Preemption
+from aligntune.training.progress import RunProgress, StepTotals
+
+MEASURED = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
+"""What an evaluation says of the model; the rest of its numbers are of the machine."""
+
+
+class RunLoop(LoadsOptimizerOnCPU):
+    """To be put before a TRL trainer among the bases; the algorithm stays TRL's.
+
+    At the end of each step all processes add up loss, tokens and requests to stop, in the one
+    exchange that stopping together needs anyway. A checkpoint counts once its manifest is written.
+    """
+
+    def __init__(
+        self,
+        *,
+        progress: RunProgress,
+        checkpoints: Checkpoints,
+        preemption: Preemption,
+        evaluation: EvaluationConfig,
+        **trainer: Any,  # noqa: ANN401 - what the TRL trainer takes
+    ) -> None:
+        self.progress = progress
+        self.preempted = False
+        self.stopped_early = False
+        self._checkpoints = checkpoints
+        self._preemption = preemption
+        self._evaluation = evaluation
+        self._recorded_step = 0
+        super().__init__(**trainer)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Begin(self))
+        if self.args.world_size != world_size():  # accelerate has silently trained with one
+            raise RuntimeError(f"{self.args.world_size} of {world_size()} processes train together")
+        self._sums = torch.zeros(4, device=self.args.device)
+
+    def begin(self) -> None:
+        """The first step is next; how many there are, and how many are done, is known now."""
+        self._recorded_step = self.state.global_step
+        self.progress.begin(
+            self._checkpoints.folder,
+            self.state.global_step,
+            self.state.max_steps,
+            self.state.best_metric,
+        )
+
+    def training_step(
+        self,
+        model: Any,  # noqa: ANN401
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Forward and backward; keeps the sums on the device, so that nothing waits for them."""
+        mask = inputs.get("attention_mask")
+        self._sums[1] += inputs["input_ids"].numel() if mask is None else mask.sum()
+        self._sums[2] += inputs["input_ids"].shape[0]
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._sums[0] += loss
+        return loss
+
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: Any,  # noqa: ANN401
+        grad_norm: Any,  # noqa: ANN401
+        *rest: Any,  # noqa: ANN401
+        **more: Any,  # noqa: ANN401
+    ) -> None:
+        """Transformers comes here after each optimizer step, and once more after each epoch."""
+        if self.state.global_step > self._recorded_step:
+            self._recorded_step = self.state.global_step
+            self._end_step(float(grad_norm or 0.0), float(more["learning_rate"] or 0.0))
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **more)
+
+    def _end_step(self, grad_norm: float, learning_rate: float) -> None:
+        self._sums[3] = float(self._preemption.requested)
+        loss, tokens, samples, stop = self.accelerator.reduce(self._sums, "sum").tolist()
+        self._sums.zero_()
+        if self.args.fp16 and self.accelerator.optimizer_step_was_skipped:
+            grad_norm = 0.0  # the loss scaler skips steps while it looks for its scale
+        self.progress.stepped(
+            self.state.global_step,
+            self.state.epoch,
+            StepTotals(
+                loss / self.args.world_size, grad_norm, learning_rate, int(samples), int(tokens)
+            ),
+        )
+        if stop and self.state.global_step < self.state.max_steps:
+            self.preempted = True
+            self.control.should_save = True
+            self.control.should_evaluate = False
+            self.control.should_training_stop = True
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Pass on what the algorithm itself measures."""
+        super().log(logs, start_time)
+        if self.model.training and "train_runtime" not in logs:
+            self.progress.logged(logs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+        """Measure, and say so."""
+        with self.progress.doing("evaluating"):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        if "eval_loss" in metrics:
+            self.progress.evaluated({name: metrics[name] for name in MEASURED if name in metrics})
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
+        """Save where the best model has to be kept, and stop where it does not get better."""
+        best = bool(super()._determine_best_metric(metrics=metrics, trial=trial))
+        if best and self._evaluation.keep_best:
+            self.control.should_save = True
+        patience = self._evaluation.early_stopping_patience
+        if patience is not None and _since_best(self.state.log_history) >= patience:
+            self.stopped_early = True
+            self.control.should_save = True
+            self.control.should_training_stop = True
+        return best
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+        """Write a checkpoint and, once every process has written its part, its manifest."""
+        step = self.state.global_step
+        with self.progress.doing("checkpointing"):
+            try:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    best = self.state.best_model_checkpoint
+                    self._checkpoints.commit(step, Path(best) if best else None)
+            except BaseException:
+                self._checkpoints.discard(step)
+                raise
+        self.progress.saved(self._checkpoints.path(step))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Ours comes with the saved model; TRL would write one into the output folder."""
+
+
+class _Begin(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    def __init__(self, loop: RunLoop) -> None:
+        self._loop = loop
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        self._loop.begin()
+
+
+def _since_best(history: list[dict[str, float]]) -> int:
+    """How many evaluations ago the lowest loss was; the history comes with each checkpoint."""
+    losses = [line["eval_loss"] for line in history if "eval_loss" in line]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0

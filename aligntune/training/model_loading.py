@@ -1,0 +1,152 @@
+"""Loading a model and its tokenizer, and saying clearly why it does not work."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.errors as hub
+from peft import LoraConfig as PeftLoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from aligntune.core.config.model import LoraConfig, ModelConfig
+from aligntune.core.errors import ConfigError, ModelNotFoundError, UnauthorizedError
+from aligntune.training.precision import DTYPES, Compute, Machine, storage
+
+LONGEST_DEFAULT = 1024
+"""Tokens per sequence where the config does not say."""
+
+
+def load_tokenizer(config: ModelConfig, plain_chat_template: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a chat template and tokens for end and padding.
+
+    Args:
+        config: Names the model.
+        plain_chat_template: For models that have none.
+
+    Raises:
+        ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+        ConfigError: It cannot tell which characters a token stands for.
+    """
+    tokenizer = _from_pretrained(AutoTokenizer, config)
+    if not tokenizer.is_fast:
+        raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
+    if tokenizer.eos_token is None:
+        raise ConfigError(f"model.name {config.name!r}: its tokenizer has no end-of-text token")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.chat_template or not tokenizer.chat_template:
+        tokenizer.chat_template = config.chat_template or plain_chat_template
+    return tokenizer
+
+
+def load_model(config: ModelConfig, computed_in: Compute, machine: Machine) -> PreTrainedModel:
+    """The model that is tuned, without adapters yet.
+
+    Raises:
+        ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+        ConfigError: Its quantisation or kernel cannot be had on this machine.
+    """
+    settings: dict[str, Any] = {"dtype": storage(config, computed_in)}
+    if config.attention != "auto":
+        settings["attn_implementation"] = config.attention
+    if config.quantization is not None:
+        if not machine.gpu:
+            raise ConfigError("model.quantization: needs a GPU; remove it or add one")
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=config.quantization.bits == 4,  # noqa: PLR2004
+            load_in_8bit=config.quantization.bits == 8,  # noqa: PLR2004
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=DTYPES[computed_in],
+        )
+        require("bitsandbytes", "model.quantization")
+    if config.attention == "flash_attention_2":
+        require("flash_attn", "model.attention: flash_attention_2")
+    return _from_pretrained(AutoModelForCausalLM, config, **settings)
+
+
+def lora_config(config: LoraConfig) -> PeftLoraConfig:
+    """PEFT's words for the adapters' settings."""
+    return PeftLoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=config.target_modules,
+        target_parameters=config.target_parameters or None,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+    )
+
+
+def longest(config: ModelConfig, model: PreTrainedModel) -> int:
+    """The longest sequence, in tokens."""
+    if config.max_length is not None:
+        return config.max_length
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", LONGEST_DEFAULT)
+    return min(LONGEST_DEFAULT, limit)
+
+
+def require(package: str, setting: str) -> None:
+    """Refuse a setting whose package is missing.
+
+    Raises:
+        ConfigError: `package` cannot be imported.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{setting}: needs the package {package}, which is not installed here")
+
+
+def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:  # noqa: ANN401
+    """Load with an Auto class; the many ways in which that fails become two."""
+    name = config.name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(f"model.name {name!r}: the folder has no config.json")
+    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ModelNotFoundError(
+            f"model.name {name!r}: there is no such folder; check the path and its mount"
+        )
+    try:
+        return auto.from_pretrained(
+            path if path.is_dir() else name,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            **settings,
+        )
+    except OSError as error:
+        raise _explained(error, config) from error
+
+
+def _explained(error: OSError, config: ModelConfig) -> Exception:
+    """What a failed download means; `error` itself where it means something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, hub.GatedRepoError):
+            return UnauthorizedError(
+                f"model.name {config.name!r}: the hub does not let this token read it; ask for"
+                " access on its page, or set HF_TOKEN"
+            )
+        if isinstance(cause, hub.RevisionNotFoundError):
+            return ModelNotFoundError(
+                f"model.revision {config.revision!r}: {config.name} has no such revision"
+            )
+        if isinstance(cause, hub.RepositoryNotFoundError):
+            return ModelNotFoundError(
+                f"model.name {config.name!r}: the hub has no such model; a private one needs"
+                " HF_TOKEN"
+            )
+        if isinstance(cause, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
+            return ModelNotFoundError(
+                f"model.name {config.name!r}: it is not in the cache and the hub cannot be"
+                " reached; use a folder, or let the pod reach the hub"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return error

@@ -1,0 +1,226 @@
+"""Following a run: state, log lines, the loss curve, and what status shows."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic.alias_generators import to_camel
+
+from aligntune.api.progress import Activity, Checkpoint, Progress, Snapshot
+from aligntune.core.errors import LossDivergedError
+from aligntune.core.rl.trainer_base import TrainingState
+from aligntune.training.checkpoints import MANIFEST
+from aligntune.training.metrics_log import MetricsLog, read
+
+REPORT_SECONDS = 1.0
+"""Least time between two reports while training. 1: the operator polls every few seconds."""
+PACE_STEPS = 50
+"""Steps over which pace is averaged. 50: steady enough for an ETA, and follows a change."""
+
+_log = logging.getLogger(__name__)
+
+
+class StepTotals:
+    """What one optimizer step came to, over all processes."""
+
+    __slots__ = ("grad_norm", "learning_rate", "loss", "samples", "tokens")
+
+    def __init__(
+        self, loss: float, grad_norm: float, learning_rate: float, samples: int, tokens: int
+    ) -> None:
+        self.loss = loss
+        """Mean loss in nats per token (or what the method's loss is)."""
+        self.grad_norm = grad_norm
+        """L2 norm of the gradient before clipping."""
+        self.learning_rate = learning_rate
+        self.samples = samples
+        """Sequences."""
+        self.tokens = tokens
+        """Tokens without padding."""
+
+
+class RunProgress:
+    """Keeps `TrainingState` up to date and tells everybody who wants to know.
+
+    Every process has one, since the state is everybody's; only the first writes and reports.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        report: Callable[[Snapshot], None],
+        *,
+        first_process: bool,
+        log_every_steps: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.state = state
+        self.metrics: dict[str, float] = {}
+        """The newest value of each metric, by its snake_case name."""
+        self.samples = 0
+        self.tokens = 0
+        self._report = report
+        self._first_process = first_process
+        self._log_every_steps = log_every_steps
+        self._clock = clock
+        self._curve: MetricsLog | None = None
+        self._total_steps: int | None = None
+        self._activity: Activity = "starting"
+        self._reported = 0.0
+        self._pace: list[float] = []
+        self._loss_sum = 0.0
+        self._loss_count = 0
+
+    @contextmanager
+    def doing(self, activity: Activity) -> Iterator[None]:
+        """The run does something else for a while."""
+        before, self._activity = self._activity, activity
+        self._tell()
+        try:
+            yield
+        finally:
+            self._activity = before
+
+    def resumed(self, path: Path) -> None:
+        """This attempt goes on from a checkpoint of an earlier one."""
+        self.state.saved(path, (path / MANIFEST).stat().st_mtime)
+        _log.info("going on from %s", path)
+
+    def begin(self, folder: Path, step: int, total_steps: int, best: float | None) -> None:
+        """The first step of this attempt is next.
+
+        Args:
+            folder: Where the loss curve goes, and where that of earlier attempts is.
+            step: Steps that earlier attempts have done.
+            total_steps: Steps of the whole run.
+            best: The lowest evaluation loss of earlier attempts.
+        """
+        earlier = [line["loss"] for line in read(folder) if line["step"] <= step]
+        self._loss_sum, self._loss_count = math.fsum(earlier), len(earlier)
+        if self._first_process:
+            self._curve = MetricsLog(folder, from_step=step)
+        self.state.started(step, self._clock())
+        self.state.best_metric = best
+        self._total_steps = total_steps
+        self._pace = [self._clock()]
+        self._activity = "training"
+        self._tell()
+
+    def end(self) -> None:
+        """There are no more steps."""
+        if self._curve is not None:
+            self._curve.close()
+            self._curve = None
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss over all steps, earlier attempts included."""
+        return self._loss_sum / self._loss_count if self._loss_count else math.nan
+
+    def stepped(self, step: int, epoch: float, totals: StepTotals) -> None:
+        """An optimizer step is done.
+
+        Raises:
+            LossDivergedError: Its loss is no longer a finite number.
+            OSError: The loss curve cannot be written.
+        """
+        if not math.isfinite(totals.loss) or not math.isfinite(totals.grad_norm):
+            what = "loss" if not math.isfinite(totals.loss) else "gradient"
+            raise LossDivergedError(
+                f"step {step}: the {what} is no longer a finite number; lower train.learningRate"
+                " (or train.maxGradNorm), or look for broken rows in the data"
+            )
+        self.state.stepped(step, epoch)
+        self.samples += totals.samples
+        self.tokens += totals.tokens
+        self._loss_sum += totals.loss
+        self._loss_count += 1
+        self._pace = [*self._pace[-PACE_STEPS:], self._clock()]
+        line = {
+            "loss": totals.loss,
+            "grad_norm": totals.grad_norm,
+            "learning_rate": totals.learning_rate,
+        }
+        self.metrics |= line
+        if self._curve is not None:
+            self._curve.append(step, {to_camel(name): value for name, value in line.items()})
+        if self._first_process and step % self._log_every_steps == 0:
+            _log.info("%s", self._line(totals))
+        if step == 1 or self._pace[-1] - self._reported >= REPORT_SECONDS:
+            self._tell()
+
+    def logged(self, logs: Mapping[str, object]) -> None:
+        """A trainer logged numbers of its own, averaged since it last did."""
+        own = {"loss", "grad_norm", "learning_rate"}
+        self.metrics |= {
+            name: float(value)
+            for name, value in logs.items()
+            if name not in own and isinstance(value, int | float) and math.isfinite(value)
+        }
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """An evaluation during the run is done."""
+        self.state.evaluated(metrics.get("eval_loss"), self._clock())
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if self._first_process:
+            _log.info("step %d: evaluated: %s", self.state.step, shown)
+        self.logged(metrics)
+        self._tell()
+
+    def saved(self, path: Path) -> None:
+        """A checkpoint is complete."""
+        self.state.saved(path, self._clock())
+        if self._first_process:
+            _log.info("step %d: saved %s", self.state.step, path)
+        self._tell()
+
+    def snapshot(self) -> Snapshot:
+        """Where the run stands."""
+        state, total = self.state, self._total_steps
+        seconds = self._seconds_per_step()
+        elapsed = self._clock() - state.start_time if state.start_time is not None else 0.0
+        return Snapshot(
+            progress=Progress(
+                step=state.step,
+                total_steps=total,
+                epoch=state.epoch,
+                percent=100 * state.step // total if total else None,
+                eta_seconds=round(seconds * (total - state.step)) if seconds and total else None,
+                samples_per_second=self.samples / elapsed if elapsed > 0 else None,
+                tokens_per_second=self.tokens / elapsed if elapsed > 0 else None,
+                activity=self._activity,
+                updated_at=datetime.fromtimestamp(self._clock(), tz=UTC),
+            ),
+            metrics={to_camel(name): value for name, value in self.metrics.items()},
+            checkpoint=self.checkpoint(),
+        )
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest complete checkpoint, as status shows it."""
+        path, saved = self.state.checkpoint_path, self.state.last_save_time
+        if path is None or saved is None:
+            return None
+        step = int(path.name.rpartition("-")[2])
+        return Checkpoint(step=step, path=str(path), saved_at=datetime.fromtimestamp(saved, tz=UTC))
+
+    def _tell(self) -> None:
+        if self._first_process:
+            self._reported = self._clock()
+            self._report(self.snapshot())
+
+    def _seconds_per_step(self) -> float | None:
+        steps = len(self._pace) - 1
+        return (self._pace[-1] - self._pace[0]) / steps if steps > 0 else None
+
+    def _line(self, totals: StepTotals) -> str:
+        seconds = self._seconds_per_step() or 0.0
+        left = (self._total_steps or 0) - self.state.step
+        return (
+            f"step {self.state.step}/{self._total_steps}: loss {totals.loss:.4f},"
+            f" gradient norm {totals.grad_norm:.3g}, learning rate {totals.learning_rate:.3g},"
+            f" {seconds:.2f} s a step, {round(seconds * left)} s to go"
+        )

@@ -1,0 +1,81 @@
+"""Writing the trained model so that plain transformers or PEFT loads it."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from aligntune.core.config.model import ModelConfig
+from aligntune.core.errors import HubPushError, UnauthorizedError
+from aligntune.training.files import publish
+
+
+def save(
+    model: Any,  # noqa: ANN401 - a transformers or PEFT model
+    tokenizer: Any,  # noqa: ANN401
+    card: str,
+    folder: Path,
+) -> Path:
+    """Write weights, tokenizer with chat template, generation config and model card.
+
+    Raises:
+        OSError: The disk is full, or the place cannot be written; nothing is left then.
+    """
+
+    def write(unfinished: Path) -> None:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        model.generation_config.save_pretrained(unfinished)
+        (unfinished / "README.md").write_text(card, "utf-8")
+
+    return publish(folder, write)
+
+
+def merged(adapter: Any, base: ModelConfig, scratch: Path) -> Any:  # noqa: ANN401
+    """A plain model with the adapters merged into weights that are loaded anew in 16 bits.
+
+    The model in training is left as it is; a quantised base would lose precision in a merge.
+
+    Args:
+        adapter: The PEFT model.
+        base: Names the model that the adapters are for.
+        scratch: An empty folder for the adapters on their way.
+    """
+    adapter.save_pretrained(scratch)
+    model = AutoModelForCausalLM.from_pretrained(
+        base.name,
+        revision=base.revision,
+        trust_remote_code=base.trust_remote_code,
+        dtype=torch.bfloat16,
+    )
+    model.generation_config = adapter.generation_config
+    return PeftModel.from_pretrained(model, scratch).merge_and_unload()
+
+
+def push(
+    folder: Path, repo_id: str, *, private: bool, token: str | None, commit_message: str
+) -> str:
+    """Upload a saved model; returns the URL of its page.
+
+    Raises:
+        UnauthorizedError: The hub refuses the token.
+        HubPushError: Anything else went wrong on the way.
+    """
+    hub = HfApi(token=token)
+    try:
+        url = hub.create_repo(repo_id, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            raise UnauthorizedError(
+                f"hub: the token may not write to {repo_id}; use one with write access"
+            ) from error
+        raise HubPushError(f"hub: pushing to {repo_id} failed: {error}; try again") from error
+    except (httpx.HTTPError, OSError) as error:
+        raise HubPushError(f"hub: pushing to {repo_id} failed: {error}; try again") from error
+    return str(url)
