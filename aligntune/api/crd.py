@@ -21,7 +21,7 @@ KEPT = {
 """Keywords that a structural schema takes over as they are."""
 
 COLUMNS = (
-    ("Backend", "string", ".spec.backend"),
+    ("Backend", "string", ".status.summary.backend"),
     ("Task", "string", ".status.summary.task"),
     ("Phase", "string", ".status.phase"),
     ("Step", "string", ".status.summary.progress"),

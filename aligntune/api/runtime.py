@@ -20,15 +20,10 @@ LabelValue = Annotated[str, Field(max_length=63)]
 EnvName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
 ]
+QUANTITY_PATTERN = r"^\+?[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?|e[0-9]+)?$"
 Quantity = Annotated[
-    str | int,
-    Field(
-        union_mode="left_to_right",
-        json_schema_extra={
-            "x-kubernetes-int-or-string": True,
-            "pattern": r"^\+?[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?|e[0-9]+)?$",
-        },
-    ),
+    Annotated[str, Field(pattern=QUANTITY_PATTERN)] | int,
+    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN}),
 ]
 AbsolutePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^/[^:]*$")]
 Resources = Annotated[dict[str, Quantity], Field(max_length=16)]

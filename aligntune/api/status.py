@@ -33,6 +33,8 @@ class StatusCondition(Section):
 class Summary(Section):
     """Ready-made strings for kubectl's columns, which can neither choose nor format."""
 
+    backend: Annotated[str, Field(max_length=64)] = ""
+    """trl or unsloth."""
     task: Annotated[str, Field(max_length=64)] = ""
     """sft, classification, dpo, ppo, grpo or reward."""
     progress: Annotated[str, Field(max_length=64)] = ""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 
 LONGEST_VALUE = 60
+UNION_BRANCHES = {"str", "constrained-str", "int", "float", "bool"}
 Location = tuple[int | str, ...]
 
 
@@ -63,7 +64,7 @@ def _path(location: Location, root: str) -> str:
 
 def _is_union_branch(part: int | str) -> bool:
     """Pydantic puts the branch of a union that it tried, such as `list[...]`, into the location."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "int", "float", "bool"))
+    return isinstance(part, str) and ("[" in part or part in UNION_BRANCHES)
 
 
 def _names(model: type[BaseModel], location: Location) -> list[str]:

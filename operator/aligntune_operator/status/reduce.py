@@ -27,7 +27,6 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     over = phase in (Phase.SUCCEEDED, Phase.FAILED)
     if over and progress:
         progress = progress.model_copy(update={"eta_seconds": None, "activity": "done"})
-    task = observed.spec.task if observed.spec else ""
     return AlignTuneJobStatus(
         observed_generation=observed.object.generation,
         phase=phase,
@@ -37,7 +36,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
             observed.object.generation,
             now,
         ),
-        summary=summarise(task, progress, metrics),
+        summary=summarise(observed.spec, progress, metrics),
         progress=progress,
         metrics=metrics,
         checkpoint=checkpoint,

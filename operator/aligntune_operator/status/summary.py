@@ -1,17 +1,21 @@
 """Strings for kubectl's columns, which can neither choose nor format."""
 
+from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Metrics, Progress
 from aligntune.api.status import Summary
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
-def summarise(task: str, progress: Progress | None, metrics: Metrics) -> Summary:
-    """The columns of a job."""
+def summarise(
+    spec: AlignTuneJobSpec | None, progress: Progress | None, metrics: Metrics
+) -> Summary:
+    """The columns of a job; `spec` is None where it is invalid."""
     progress = progress or Progress()
     steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""
     return Summary(
-        task=task,
+        backend=spec.backend if spec else "",
+        task=spec.task if spec else "",
         progress=steps,
         percent=f"{progress.percent}%" if progress.percent is not None else "",
         loss=f"{metrics['loss']:.4g}" if "loss" in metrics else "",

@@ -1,0 +1,189 @@
+"""A real API server with real controllers, and the operator as a real process against it."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.api.labels import JOB_NAME
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.processes import REPOSITORY, wait_until
+
+CRD = REPOSITORY / "crds"
+DEADLINE_SECONDS = 60
+"""How long anything may take on a busy machine; nothing here measures time."""
+
+
+class Api:
+    """kubectl in one namespace, with JSON in and out."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
+        self._control_plane = control_plane
+        self.namespace = namespace
+
+    def __call__(self, *arguments: str, stdin: object = None) -> str:
+        text = None if stdin is None else json.dumps(stdin)
+        return self._control_plane.kubectl("-n", self.namespace, *arguments, stdin=text)
+
+    def refusal(self, *arguments: str, stdin: object = None) -> str:
+        """What kubectl says when the API server will not."""
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            self(*arguments, stdin=stdin)
+        return str(caught.value.stderr)
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))
+        return found
+
+    def every(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = json.loads(self("get", kind, "-l", selector, "-o", "json"))[
+            "items"
+        ]
+        return items
+
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        self("apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": manifests})
+
+    def status(self, name: str) -> dict[str, Any]:
+        return self.get("aligntunejob", name).get("status", {})
+
+    def phase(self, name: str) -> str:
+        return str(self.status(name).get("phase", ""))
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        conditions = self.status(name).get("conditions", [])
+        return next(
+            (c for c in conditions if c["type"] == kind), {"status": "absent", "reason": ""}
+        )
+
+    def jobs_of(self, name: str) -> list[dict[str, Any]]:
+        return self.every("jobs", f"{JOB_NAME}={name}")
+
+    def pod_of(self, name: str) -> dict[str, Any]:
+        self.until(f"{name} has a pod", lambda: bool(self.every("pods", f"{JOB_NAME}={name}")))
+        return self.every("pods", f"{JOB_NAME}={name}")[0]
+
+    def until(self, what: str, condition: Callable[[], bool]) -> None:
+        wait_until(what, condition, DEADLINE_SECONDS)
+
+    def play_kubelet(self, pod: dict[str, Any], **state: Any) -> None:
+        """Stand-in for the kubelet, which has no place here: writes what it would into a pod."""
+        phase = "Running"
+        if "terminated" in state:
+            phase = "Succeeded" if state["terminated"]["exitCode"] == 0 else "Failed"
+        status = {
+            "phase": phase,
+            "containerStatuses": [
+                {
+                    "name": "trainer",
+                    "image": "trainer",
+                    "imageID": "",
+                    "ready": phase == "Running",
+                    "restartCount": 0,
+                    "state": state,
+                }
+            ],
+        }
+        patch = json.dumps({"status": status})
+        name = pod["metadata"]["name"]
+        self("patch", "pod", name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+class Operator:
+    """`python -m aligntune_operator` as a process of its own."""
+
+    def __init__(self, kubeconfig: Path, log: Path) -> None:
+        self._kubeconfig = kubeconfig
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "aligntune_operator", "--http-port", str(self.port)],
+                env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def port(self) -> int:
+        return 18099
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it with a signal; its exit code."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        code = self._process.wait(30)
+        self._process = None
+        return code
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def metrics(self) -> dict[str, float]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("control-plane") / "state") as running:
+        running.kubectl("apply", "--server-side", "-f", str(CRD))
+        running.kubectl("wait", "--for=condition=Established", "-f", str(CRD))
+        yield running
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def api(control_plane: ControlPlane) -> Api:
+    namespace = f"test-{next(_numbers)}"
+    control_plane.kubectl("create", "namespace", namespace)
+    return Api(control_plane, namespace)
+
+
+@pytest.fixture
+def operator(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Operator]:
+    running = Operator(control_plane.kubeconfig, tmp_path / "operator.log")
+    running.start()
+    yield running
+    if running.running:
+        running.stop(signal.SIGKILL)
+    log = (tmp_path / "operator.log").read_text()
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def manifest() -> Callable[..., dict[str, Any]]:
+    def make(name: str, **spec: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "aligntune.io/v1alpha1",
+            "kind": "AlignTuneJob",
+            "metadata": {"name": name},
+            "spec": {
+                "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+                "runtime": {"gpusPerNode": 0},
+                "storage": {"claimName": "models"},
+            }
+            | spec,
+        }
+
+    return make

@@ -1,0 +1,213 @@
+"""Two validators, one schema: what pydantic refuses the API server refuses too, where it can."""
+
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from pydantic import ValidationError
+
+from aligntune.api.job import Manifest
+from aligntune.core.config.errors import mistakes
+from tests.cluster.control_plane import ControlPlane
+from tests.integration.conftest import Api
+from tests.unit.test_schema import SPEC_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MODEL: dict[str, Any] = {"name": "m"}
+DATA: list[dict[str, Any]] = [{"name": "d"}]
+SFT: dict[str, Any] = {"model": MODEL, "datasets": DATA}
+DPO: dict[str, Any] = {"algo": "dpo", "model": MODEL, "datasets": DATA}
+GRPO: dict[str, Any] = {
+    "algo": "grpo",
+    "model": MODEL,
+    "datasets": DATA,
+    "rewards": [{"name": "length"}],
+}
+CLAIM = {"claimName": "models"}
+PUSH = {"push": {"repoId": "a/b"}, "tokenSecret": {"name": "hf", "key": "token"}}
+
+
+def sft(**sections: Any) -> dict[str, Any]:
+    return {"sft": SFT | sections, "storage": CLAIM}
+
+
+def rl(base: dict[str, Any] = DPO, **sections: Any) -> dict[str, Any]:
+    return {"rl": base | sections, "storage": CLAIM}
+
+
+def runtime(**fields: Any) -> dict[str, Any]:
+    return {"sft": SFT, "storage": CLAIM, "runtime": fields}
+
+
+class Bad(NamedTuple):
+    spec: dict[str, Any]
+    path: str
+    """Where pydantic says the mistake is."""
+    server_says: str = ""
+    """A part of what the API server says, where its words matter."""
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "the smallest": sft(),
+    "classification": sft(task="text_classification", classification={"labels": ["a", "b"]}),
+    "full tuning": sft(model=MODEL | {"tuning": "full"}),
+    "qlora": sft(model=MODEL | {"quantization": {"bits": 4}, "lora": {"r": 8}}),
+    "named target modules": sft(model=MODEL | {"lora": {"targetModules": ["q_proj", "v_proj"]}}),
+    "a stream": sft(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 10}),
+    "a mixture": sft(datasets=[{"name": "a", "weight": 2}, {"name": "b", "weight": 1.5}]),
+    "evaluation": sft(evaluation={"splitRatio": 0.1, "everySteps": 5, "earlyStoppingPatience": 2}),
+    "integers where numbers are asked": sft(train={"epochs": 1, "learningRate": 1}),
+    "explicit nulls": sft(classification=None) | {"rl": None, "policy": {"startTimeoutSeconds": None}},
+    "dpo": rl(),
+    "dpo with settings": rl(dpo={"beta": 0.2, "loss": "ipo"}),
+    "grpo": rl(GRPO, grpo={"numGenerations": 4}, generation={"maxNewTokens": 64}),
+    "ppo": rl(GRPO, algo="ppo", ppo={"kl": {"target": 6}}),
+    "reward model in place of functions": rl(GRPO, rewards=[], rewardModel={"name": "r"}),
+    "a reward model's training": rl(algo="reward"),
+    "reward parameters of any shape": rl(
+        GRPO, rewards=[{"name": "regex", "params": {"pattern": "a+", "flags": [1, {"x": None}]}}]
+    ),
+    "ephemeral": sft() | {"storage": {"ephemeral": True}},
+    "pushed instead of stored": {"sft": SFT, "hub": PUSH},
+    "a whole runtime": runtime(
+        nodes=2,
+        gpusPerNode=8,
+        resources={"requests": {"cpu": 4, "memory": "32Gi"}, "limits": {"memory": "1.5Gi"}},
+        env=[{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        envFrom=[{"secretRef": {"name": "s"}}],
+        volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "e", "emptyDir": {}}],
+        volumeMounts=[{"name": "data", "mountPath": "/data", "readOnly": True}],
+        affinity={"nodeAffinity": {}},
+        sharedMemory="1Gi",
+    ),
+    "a policy": sft() | {"policy": {"maxRestarts": 0, "onStall": "Fail", "podRetentionSeconds": 0}},
+}  # fmt: skip
+
+EXACTLY_ONE = "set exactly one of sft (supervised) and rl"
+BAD: dict[str, Bad] = {
+    "neither method": Bad({"storage": CLAIM}, "spec", EXACTLY_ONE),
+    "both methods": Bad(sft() | rl(), "spec", EXACTLY_ONE),
+    "nowhere to put the model": Bad({"sft": SFT}, "spec.storage", "would be lost"),
+    "claim and ephemeral": Bad(
+        sft() | {"storage": {"claimName": "c", "ephemeral": True}}, "spec.storage", "exactly one"
+    ),
+    "push without a token": Bad(
+        {"sft": SFT, "hub": {"push": {"repoId": "a/b"}}}, "spec.hub", "set hub.tokenSecret"
+    ),
+    "an unknown backend": Bad(sft() | {"backend": "axolotl"}, "spec.backend", "Unsupported value"),
+    "an unknown algorithm": Bad(rl(algo="kto"), "spec.rl.algo"),
+    "another algorithm's section": Bad(rl(ppo={}), "spec.rl.ppo", "ppo settings need algo: ppo"),
+    "generation in dpo": Bad(rl(generation={}), "spec.rl.generation", "remove generation"),
+    "grpo without rewards": Bad(rl(GRPO, rewards=[]), "spec.rl.rewards", "something to reward"),
+    "rewards in dpo": Bad(rl(rewards=[{"name": "length"}]), "spec.rl.rewards", "preference pairs"),
+    "no model": Bad({"sft": {"datasets": DATA}, "storage": CLAIM}, "spec.sft.model", "Required"),
+    "an empty name": Bad(sft(model={"name": ""}), "spec.sft.model.name"),
+    "no data": Bad(sft(datasets=[]), "spec.sft.datasets"),
+    "too many sources": Bad(sft(datasets=DATA * 33), "spec.sft.datasets"),
+    "quantised full tuning": Bad(
+        sft(model=MODEL | {"tuning": "full", "quantization": {}}),
+        "spec.sft.model.quantization", "cannot be trained in full",
+    ),
+    "adapters in full tuning": Bad(
+        sft(model=MODEL | {"tuning": "full", "lora": {}}), "spec.sft.model.lora", "no effect"
+    ),
+    "3 bits": Bad(sft(model=MODEL | {"quantization": {"bits": 3}}), "spec.sft.model.quantization.bits"),
+    "a word for a number": Bad(sft(train={"learningRate": "2e-4"}), "spec.sft.train.learningRate"),
+    "a fraction for a count": Bad(sft(train={"maxSteps": 1.5}), "spec.sft.train.maxSteps"),
+    "a truth for a count": Bad(sft(train={"maxSteps": True}), "spec.sft.train.maxSteps"),
+    "beta of zero": Bad(rl(dpo={"beta": 0}), "spec.rl.dpo.beta"),
+    "dropout of one": Bad(sft(model=MODEL | {"lora": {"dropout": 1}}), "spec.sft.model.lora.dropout"),
+    "a negative weight": Bad(sft(datasets=[{"name": "d", "weight": -1}]), "spec.sft.datasets[0].weight"),
+    "a stream without an end": Bad(
+        sft(datasets=[{"name": "d", "streaming": True}]), "spec.sft.datasets", "set train.maxSteps"
+    ),
+    "a share of a stream": Bad(
+        sft(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 1},
+            evaluation={"splitRatio": 0.1}),
+        "spec.sft.evaluation", "cannot be held out",
+    ),
+    "a sample of a stream": Bad(
+        sft(datasets=[{"name": "d", "streaming": True, "maxSamples": 1}], train={"maxSteps": 1}),
+        "spec.sft.datasets[0].maxSamples",
+    ),
+    "patience without evaluations": Bad(
+        sft(evaluation={"earlyStoppingPatience": 2}), "spec.sft.evaluation.earlyStoppingPatience"
+    ),
+    "two sources of evaluation": Bad(
+        sft(evaluation={"splitRatio": 0.1, "datasets": [{"name": "e"}]}),
+        "spec.sft.evaluation.splitRatio",
+    ),
+    "classification settings in sft": Bad(
+        sft(classification={}), "spec.sft.classification", "need task: text_classification"
+    ),
+    "a host path": Bad(
+        runtime(volumes=[{"name": "h", "hostPath": {"path": "/"}}]), "spec.runtime.volumes[0].hostPath"
+    ),
+    "a volume of nothing": Bad(runtime(volumes=[{"name": "v"}]), "spec.runtime.volumes[0]", "exactly one"),
+    "two sources of a variable": Bad(
+        runtime(env=[{"name": "A", "value": "a", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]),
+        "spec.runtime.env[0].valueFrom", "value or valueFrom",
+    ),
+    "a variable of no name": Bad(runtime(env=[{"name": "a b"}]), "spec.runtime.env[0].name"),
+    "a quantity of nothing": Bad(
+        runtime(resources={"requests": {"cpu": "lots"}}), "spec.runtime.resources.requests.cpu"
+    ),
+    "a relative mount": Bad(
+        runtime(volumeMounts=[{"name": "v", "mountPath": "data"}]),
+        "spec.runtime.volumeMounts[0].mountPath",
+    ),
+    "no nodes": Bad(runtime(nodes=0), "spec.runtime.nodes"),
+    "a path out of the claim": Bad(
+        sft() | {"storage": {"claimName": "c", "subPath": "../other"}}, "spec.storage.subPath"
+    ),
+    "an unknown field": Bad(sft(trian={}), "spec.sft.trian", 'unknown field "spec.sft.trian"'),
+    "an unknown section": Bad(sft() | {"resources": {}}, "spec.resources", 'unknown field "spec.resources"'),
+}  # fmt: skip
+
+
+def job(spec: dict[str, Any], name: str = "job") -> dict[str, Any]:
+    return {
+        "apiVersion": "aligntune.io/v1alpha1",
+        "kind": "AlignTuneJob",
+        "metadata": {"name": name},
+        "spec": copy.deepcopy(spec),
+    }
+
+
+def paths(document: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        Manifest.parse(document)
+    return [mistake.path for mistake in mistakes(caught.value, Manifest)]
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_both_accept(api: Api, case: str) -> None:
+    Manifest.parse(job(GOOD[case]))
+    api("create", "--dry-run=server", "-f", "-", stdin=job(GOOD[case]))
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_both_refuse(api: Api, case: str) -> None:
+    bad = BAD[case]
+    assert bad.path in paths(job(bad.spec))
+    said = api.refusal("create", "--dry-run=server", "-f", "-", stdin=job(bad.spec))
+    assert bad.server_says in said
+
+
+@pytest.mark.parametrize("name", ["a" * 51, "a.b"])
+def test_both_refuse_a_name_that_pods_could_not_carry(api: Api, name: str) -> None:
+    assert paths(job(sft(), name)) == ["metadata.name"]
+    said = api.refusal("create", "--dry-run=server", "-f", "-", stdin=job(sft(), name))
+    assert "at most 50 lower case letters" in said
+
+
+def test_kubectl_explains_every_field(control_plane: ControlPlane) -> None:
+    explained: Callable[[str], str] = lambda path: control_plane.kubectl(  # noqa: E731
+        "explain", f"aligntunejob.{path}", "--recursive=false"
+    )
+    for path in ("spec.sft.train.learningRate", "spec.rl.dpo.beta", "spec.policy.onStall"):
+        assert " ".join(SPEC_FIELDS[path]["description"].split()[:6]) in " ".join(
+            explained(path).split()
+        )
