@@ -46,7 +46,7 @@ verify: setup ## Lint, types, contracts; regenerate everything and see that noth
 
 generate: setup ## Regenerate the CRD and the reference pages.
 	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 golden: setup ## Rewrite the golden files; review the diff.
 	$(BIN)/pytest -q tests/golden --rewrite-golden

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
 from aligntune.api.labels import GROUP, KIND, PLURAL, VERSION
 from aligntune.api.status import AlignTuneJobStatus
+from aligntune.core.config.base import Section
 
 Schema = dict[str, Any]
 
@@ -124,7 +125,7 @@ def _alternatives(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     )
 
 
-def model_schema(model: type[AlignTuneJobSpec] | type[AlignTuneJobStatus]) -> Schema:
+def model_schema(model: type[Section]) -> Schema:
     """The structural schema of a whole model."""
     schema = model.model_json_schema(by_alias=True)
     return structural(schema, schema.get("$defs", {}))
