@@ -8,10 +8,11 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster import cgroups, images, node, packages
+from tests.cluster import cgroups, images, packages
 from tests.cluster.binaries import PACKAGES, binary
 from tests.cluster.control_plane import Kubernetes, succeeds
 from tests.cluster.network import Link
+from tests.cluster.node import HIDDEN, NODE, cgroup
 from tests.cluster.processes import wait_until
 
 
@@ -22,12 +23,12 @@ class Cluster(Kubernetes):
     is as it was before, but for empty control groups, which `stop` removes.
     """
 
-    node = node.NAME
+    node = NODE
 
     def __init__(self, state: Path, *, outlive_parent: bool = False) -> None:
         super().__init__(state, outlive_parent=outlive_parent)
         self._link = Link(self.state)
-        self._cgroup = node.cgroup(self.state)
+        self._cgroup = cgroup(self.state)
 
     def start(self) -> None:
         """Like the base, and returns when the node is ready and has the trainer image.
@@ -37,11 +38,11 @@ class Cluster(Kubernetes):
         """
         if os.geteuid() != 0:
             raise RuntimeError(
-                "A node needs root: use sudo, or start the control plane only (--control-plane-only)."
+                "A node needs root: use sudo, or start only a control plane (--control-plane-only)."
             )
-        if any(self.state.is_relative_to(folder) for folder in node.HIDDEN):
+        if any(self.state.is_relative_to(folder) for folder in HIDDEN):
             raise RuntimeError(
-                f"{self.state} is below {' or '.join(node.HIDDEN)}, which the node replaces by its "
+                f"{self.state} is below {' or '.join(HIDDEN)}, which the node replaces by its "
                 "own: name another folder with --state."
             )
         packages.require()

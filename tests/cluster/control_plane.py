@@ -105,15 +105,18 @@ class ControlPlane(Kubernetes):
 
 def wipe(state: Path) -> None:
     """Empties a state folder, and refuses one that holds anything else."""
+    state.mkdir(parents=True, exist_ok=True)
     marker = state / MARKER
-    if state.exists() and any(state.iterdir()) and not marker.exists():
+    if any(state.iterdir()) and not marker.exists():
         raise RuntimeError(
             f"{state} is not empty and holds no cluster: name another folder with --state."
         )
-    if state.exists():
-        shutil.rmtree(state)
-    state.mkdir(parents=True)
     marker.touch()
+    for entry in state.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry != marker:
+            entry.unlink()
 
 
 def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:

@@ -14,12 +14,12 @@ import yaml
 
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
-from tests.cluster.control_plane import Endpoint, start_components
+from tests.cluster.control_plane import SERVICE_RANGE, Endpoint, start_components
 from tests.cluster.images import PAUSE
 from tests.cluster.network import NODE_ADDRESS, POD_RANGE, UPLINK, Link, identity, ip
 from tests.cluster.processes import Processes
 
-NAME = "node"
+NODE = "node"
 CLUSTER_DOMAIN = "cluster.local"
 
 HIDDEN = ("/run", "/var")
@@ -34,6 +34,11 @@ KERNEL_SETTINGS = {
     "kernel/keys/root_maxbytes": 25_000_000,
 }
 """What the kubelet would set for the whole machine. It is shown files that say so already."""
+
+
+def cgroup(state: Path) -> str:
+    """Name of the control group under which this cluster's pods run."""
+    return f"aligntune-{identity(state)}"
 
 
 def run(state: Path) -> None:
@@ -86,6 +91,9 @@ def _set_up_network(link: Link) -> None:
     ip("address", "add", f"{NODE_ADDRESS}/32", "dev", "lo")
     ip("address", "add", f"{link.cluster_address}/30", "dev", UPLINK)
     ip("link", "set", UPLINK, "up")
+    # A Service's address has no rules for a moment. The host drops what is sent there, so that
+    # clients try again, as on a real node; with no route at all they would fail at once.
+    ip("route", "add", SERVICE_RANGE, "via", link.host_address)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
@@ -131,7 +139,7 @@ conf_dir = "{networks}"
 
 def _start_kubelet(state: Path, processes: Processes, authority: Authority, server: str) -> None:
     serving = authority.issue("kubelet-serving", NODE_ADDRESS)
-    client = authority.issue("kubelet", user=f"system:node:{NAME}", group="system:nodes")
+    client = authority.issue("kubelet", user=f"system:node:{NODE}", group="system:nodes")
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -166,7 +174,7 @@ def _start_kubelet(state: Path, processes: Processes, authority: Authority, serv
         binary("kubelet"),
         f"--config={file}",
         f"--kubeconfig={authority.kubeconfig(state / 'kubelet.kubeconfig', server, client)}",
-        f"--hostname-override={NAME}",
+        f"--hostname-override={NODE}",
         f"--node-ip={NODE_ADDRESS}",
     )
 
@@ -177,7 +185,7 @@ def _start_kube_proxy(state: Path, processes: Processes, authority: Authority, s
         "kube-proxy",
         binary("kube-proxy"),
         f"--kubeconfig={authority.kubeconfig(state / 'kube-proxy.kubeconfig', server, client)}",
-        f"--hostname-override={NAME}",
+        f"--hostname-override={NODE}",
         "--proxy-mode=iptables",
         f"--cluster-cidr={POD_RANGE}",
         # Limits on tracked connections belong to the whole machine: left alone.
@@ -201,11 +209,6 @@ def _start_coredns(state: Path, processes: Processes) -> None:
 """
     )
     processes.start("coredns", binary("coredns"), "-conf", config)
-
-
-def cgroup(state: Path) -> str:
-    """Name of the control group under which this cluster's pods run."""
-    return f"aligntune-{identity(state)}"
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ class Processes:
         self._tie = [] if outlive_parent else ["setpriv", "--pdeathsig", "KILL", "--"]
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *command: str | Path) -> int:
-        """Starts a process in the background and returns its id."""
+    def start(self, name: str, *command: str | Path) -> None:
+        """Starts a process in the background."""
         logs = self._state / "logs"
         logs.mkdir(exist_ok=True)
         with (logs / f"{name}.log").open("wb") as log:
@@ -56,7 +56,6 @@ class Processes:
                 start_new_session=True,
             )
         self._children[name] = child
-        return child.pid
 
     def wait_until(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Like the function, but raises RuntimeError as soon as a process started here ends."""
