@@ -11,6 +11,7 @@ import kopf
 from prometheus_client import CollectorRegistry
 from pydantic_settings import CliApp
 
+from aligntune.api import labels
 from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import ApiError, Cluster
@@ -55,37 +56,30 @@ async def run(settings: Settings) -> None:
     server = await serve(settings.http_port, prometheus, lambda: True, ready.is_set)
     try:
         await synchronise(cluster, cache, settings.namespaces)
-        background = [
-            asyncio.create_task(work_forever(queue, controller, cache, metrics))
-            for _ in range(settings.workers)
-        ]
-        background.append(
-            asyncio.create_task(
-                poll_forever(
-                    cache,
-                    queue.add,
-                    partial(_ask, connection, metrics),
-                    interval_seconds=settings.poll_interval_seconds,
-                    concurrency=settings.poll_concurrency,
-                )
+        async with asyncio.TaskGroup() as group:
+            polling = poll_forever(
+                cache,
+                queue.add,
+                partial(_ask, connection, metrics),
+                interval_seconds=settings.poll_interval_seconds,
+                concurrency=settings.poll_concurrency,
             )
-        )
-        ready.set()
-        watching = asyncio.create_task(
-            kopf.operator(
+            workers = (
+                work_forever(queue, controller, cache, metrics) for _ in range(settings.workers)
+            )
+            background = [group.create_task(task) for task in (polling, *workers)]
+            ready.set()
+            await kopf.operator(
                 registry=registry,
                 settings=kopf_settings,
                 standalone=True,
+                # Else kopf looks up a user name, and an arbitrary user id has none.
+                identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
             )
-        )
-        done, _ = await asyncio.wait([watching, *background], return_when=asyncio.FIRST_COMPLETED)
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-        for task in done - set(background):
-            task.result()
+            for task in background:
+                task.cancel()
     finally:
         await server.cleanup()
         await connection.session.close()

@@ -1,0 +1,126 @@
+"""A whole cluster with a kubelet, the operator on it, and a namespace as tenants have one."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import cache
+from tests.cluster.cluster import Cluster
+from tests.cluster.processes import REPOSITORY
+from tests.cluster.volumes import PACKAGES, SOURCE, environment_volumes, pod_volumes, volume_mounts
+
+STATE = REPOSITORY / ".cache" / "e2e"
+NAMESPACE = "research"
+ENVIRONMENT = (SOURCE, PACKAGES)
+"""Claims that hold what a full trainer image would: the test image is small, see volumes.py."""
+
+
+class Tenant:
+    """A namespace in which Pod Security `restricted` is enforced, seen through kubectl."""
+
+    def __init__(self, cluster: Cluster, models: Path) -> None:
+        self._cluster = cluster
+        self.models = models
+
+    def __call__(self, *arguments: str, stdin: object = None) -> str:
+        text = None if stdin is None else json.dumps(stdin)
+        return self._cluster.kubectl("-n", NAMESPACE, *arguments, stdin=text)
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        """Applies a job, with the environment mounted that a full image would bring."""
+        runtime = manifest["spec"].setdefault("runtime", {})
+        runtime.setdefault("volumes", []).extend(
+            volume for volume in pod_volumes() if volume["name"] in ENVIRONMENT
+        )
+        runtime.setdefault("volumeMounts", []).extend(
+            mount for mount in volume_mounts() if mount["name"] in ENVIRONMENT
+        )
+        self("apply", "-f", "-", stdin=manifest)
+
+    def status(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("get", "atj", name, "-o", "json"))
+        return found.get("status", {})
+
+    def pod(self, name: str) -> str:
+        return self("get", "pods", "-l", f"aligntune.io/job-name={name}", "-o", "name").strip()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    running = Cluster(STATE)
+    running.start()
+    try:
+        crds = str(REPOSITORY / "crds")
+        running.kubectl("apply", "--server-side", "-f", crds)
+        running.kubectl("wait", "--for=condition=Established", "-f", crds)
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def tenant(cluster: Cluster) -> Tenant:
+    subprocess.run([sys.executable, REPOSITORY / "examples" / "prepare.py"], check=True)
+    models = STATE / "models"
+    for namespace in (NAMESPACE, "aligntune-system"):
+        cluster.kubectl("create", "namespace", namespace)
+        cluster.kubectl(
+            "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
+        )
+        volumes = environment_volumes(namespace, models, cache.folder().parent)
+        items = {"apiVersion": "v1", "kind": "List", "items": volumes}
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(items))
+    return Tenant(cluster, models)
+
+
+@pytest.fixture
+def operator_pod(cluster: Cluster) -> Iterator[None]:
+    file = str(Path(__file__).with_name("operator.yaml"))
+    deployment = ("-n", "aligntune-system", "deployment/aligntune-operator")
+    cluster.kubectl("apply", "-f", file)
+    cluster.kubectl("rollout", "status", *deployment, "--timeout=120s")
+    yield
+    log = cluster.kubectl("logs", *deployment)
+    cluster.kubectl("delete", "-f", file)
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture
+def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
+    log = tmp_path / "operator.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aligntune_operator", "--http-port", "0",
+             "--trl-image", "aligntune/trainer:test", "--poll-interval-seconds", "2"],
+            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+            stdout=out,
+            stderr=out,
+        )  # fmt: skip
+    yield
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0, log.read_text()
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def example(name: str) -> dict[str, Any]:
+    """A manifest from examples/."""
+    found: dict[str, Any] = yaml.safe_load((REPOSITORY / "examples" / f"{name}.yaml").read_text())
+    return found
+
+
+def api_server(cluster: Cluster, folder: Path) -> tuple[str, str]:
+    """URL of the API server, and a file with the certificate of its authority."""
+    kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
+    [entry] = kubeconfig["clusters"]
+    authority = folder / "ca.crt"
+    authority.write_bytes(base64.b64decode(entry["cluster"]["certificate-authority-data"]))
+    return entry["cluster"]["server"], str(authority)

@@ -1,0 +1,93 @@
+"""A real Prometheus, Debian's, that scrapes a pod through the API server."""
+
+import json
+import subprocess
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster import cache
+from tests.cluster.processes import wait_until
+
+
+def program() -> Path:
+    """The binary out of Debian's package; nothing is installed and no service starts."""
+
+    def fetch(file: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run(["apt-get", "update", "-qq"], check=True)
+            subprocess.run(["apt-get", "download", "-qq", "prometheus"], cwd=folder, check=True)
+            [package] = Path(folder).glob("*.deb")
+            subprocess.run(["dpkg", "-x", package, f"{folder}/root"], check=True)
+            file.write_bytes(Path(f"{folder}/root/usr/bin/prometheus").read_bytes())
+            file.chmod(0o755)
+
+    return cache.once("prometheus/prometheus", fetch)
+
+
+class Prometheus:
+    """A running server."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The instant vector of a PromQL expression."""
+        query = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"{self._url}/api/v1/query?{query}", timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+            return found
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5):
+                return True
+        except OSError:
+            return False
+
+
+@contextmanager
+def scraping(
+    folder: Path, server: str, ca: str, token: str, path: str, port: int
+) -> Iterator[Prometheus]:
+    """Scrapes one path of the API server every second."""
+    url = urllib.parse.urlsplit(server)
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            {
+                "job_name": "trainer",
+                "scheme": "https",
+                "metrics_path": path,
+                "authorization": {"credentials": token},
+                "tls_config": {"ca_file": ca},
+                "static_configs": [{"targets": [url.netloc]}],
+            }
+        ],
+    }
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump(config))
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                program(),
+                f"--config.file={file}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        prometheus = Prometheus(port)
+        wait_until("Prometheus is ready", prometheus.ready, 60)
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,0 +1,135 @@
+"""A real model, fine-tuned on real data by kubectl apply, on a real kubelet."""
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.binaries import binary
+from tests.cluster.cluster import Cluster
+from tests.cluster.processes import wait_until
+from tests.e2e.conftest import NAMESPACE, Tenant, api_server, example
+from tests.e2e.prometheus import scraping
+
+FINISH_SECONDS = 900
+"""How long a job may take on a busy machine; nothing here measures time."""
+
+
+class PhaseWatch:
+    """`kubectl get --watch` in the background: every phase in its order."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.phases: list[str] = []
+        self._process = subprocess.Popen(
+            [binary("kubectl"), "--kubeconfig", cluster.kubeconfig, "-n", NAMESPACE,
+             "get", "atj", name, "--watch", "-o", "jsonpath={.status.phase}{'\\n'}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            phase = line.strip()
+            if phase and phase != (self.phases or [""])[-1]:
+                self.phases.append(phase)
+
+    def stop(self) -> list[str]:
+        self._process.terminate()
+        self._process.wait(10)
+        self._thread.join(10)
+        return self.phases
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("tenant", "operator_pod")
+def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_path: Path) -> None:
+    tenant.apply(example("sft-chat"))
+    watch = PhaseWatch(cluster, "sft-chat")
+
+    def progress() -> dict[str, Any]:
+        return tenant.status("sft-chat").get("progress", {})
+
+    wait_until("a step is seen", lambda: progress().get("step", 0) > 0, FINISH_SECONDS)
+    seen = tenant.status("sft-chat")
+    assert seen["phase"] == "Running"
+    assert seen["progress"]["totalSteps"] == 60
+    assert seen["metrics"]["loss"] > 0
+    check_scraped(cluster, tenant, tmp_path)
+
+    tenant("wait", "--for=condition=Complete", "atj/sft-chat", f"--timeout={FINISH_SECONDS}s")
+    assert watch.stop() == ["Starting", "Running", "Succeeded"]
+    status = tenant.status("sft-chat")
+    assert status["progress"]["step"] == 60
+    assert status["checkpoint"]["step"] == 60
+    assert status["attempts"]["history"][0]["exitCode"] == 0
+
+    from peft import AutoPeftModelForCausalLM
+
+    folder = tenant.models / status["model"]["path"]
+    assert AutoPeftModelForCausalLM.from_pretrained(folder).peft_config
+
+    described = tenant("describe", "atj", "sft-chat")
+    for told in ("Valid", "AttemptStarted", "PodsRunning", "Trained", "Trained 60 steps"):
+        assert told in described
+    line = tenant("get", "atj", "sft-chat").splitlines()[1].split()
+    assert line[:6] == ["sft-chat", "trl", "sft", "Succeeded", "60/60", "100%"]
+
+    tenant("delete", "atj", "sft-chat")
+    wait_until("no pod is left", lambda: tenant.pod("sft-chat") == "", 120)
+    assert folder.is_dir(), "what is on the storage is never deleted"
+
+
+def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
+    """A real Prometheus finds the trainer's numbers at the pod."""
+    tenant("create", "serviceaccount", "monitoring")
+    tenant("create", "role", "monitoring", "--verb=get", "--resource=pods/proxy")
+    tenant("create", "rolebinding", "monitoring", "--role=monitoring",
+           f"--serviceaccount={NAMESPACE}:monitoring")  # fmt: skip
+    token = tenant("create", "token", "monitoring").strip()
+    server, authority = api_server(cluster, folder)
+    pod = tenant.pod("sft-chat").removeprefix("pod/")
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9400/proxy/metrics"
+    with scraping(folder, server, authority, token, path, port=19090) as prometheus:
+        for metric in ("aligntune_train_step", "aligntune_train_loss"):
+            wait_until(f"{metric} is scraped", lambda m=metric: bool(prometheus.query(m)), 60)
+            [series] = prometheus.query(metric)
+            assert float(series["value"][1]) > 0
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("tenant", "operator_process")
+class TestFailures:
+    """Told by an operator outside the cluster."""
+
+    def test_a_wrong_model_name_is_told_as_such(self, tenant: Tenant) -> None:
+        manifest = example("sft-chat")
+        manifest["metadata"]["name"] = "wrong-name"
+        manifest["spec"]["sft"]["model"]["name"] = "/cache/models/SmolLM3"
+        tenant.apply(manifest)
+        tenant("wait", "--for=condition=Failed", "atj/wrong-name", f"--timeout={FINISH_SECONDS}s")
+        failure = tenant.status("wrong-name")["failure"]
+        assert failure["reason"] == "ModelNotFound"
+        assert "/cache/models/SmolLM3" in failure["message"]
+        assert failure["exitCode"] == 66
+        assert failure["retryable"] is False
+        assert "ModelNotFound" in tenant("describe", "atj", "wrong-name")
+
+    def test_a_job_that_needs_more_memory_than_its_limit_is_told_as_such(
+        self, tenant: Tenant
+    ) -> None:
+        manifest = example("sft-chat")
+        manifest["metadata"]["name"] = "too-big"
+        manifest["spec"]["runtime"]["resources"] = {"limits": {"memory": "700Mi"}}
+        tenant.apply(manifest)
+        tenant("wait", "--for=condition=Failed", "atj/too-big", f"--timeout={FINISH_SECONDS}s")
+        status = tenant.status("too-big")
+        assert status["failure"]["reason"] == "OutOfMemory"
+        assert "memory" in status["failure"]["message"]
+        outcome = next(tenant.models.glob("too-big-*/attempt-1/outcome.json"))
+        assert json.loads(outcome.read_text())["reason"] == "OutOfMemory"
