@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from http import HTTPStatus
 
 import aiohttp
 from pydantic import ValidationError
@@ -43,9 +44,13 @@ async def ask(session: aiohttp.ClientSession, url: str, pod: PodState, now: date
     """
     try:
         async with session.get(url, timeout=ANSWER_TIMEOUT, allow_redirects=False) as response:
-            body = await response.content.read(LONGEST_ANSWER)
-            if response.status != 200 or not response.content.at_eof():  # noqa: PLR2004
+            if response.status != HTTPStatus.OK:
                 return Poll(pod.uid, now, error=f"The pod answered with {response.status}.")
+            body = await _read(response)
+        if len(body) > LONGEST_ANSWER:
+            return Poll(
+                pod.uid, now, error=f"The pod's answer is larger than {LONGEST_ANSWER} bytes."
+            )
         snapshot = Snapshot.model_validate_json(body)
     except (aiohttp.ClientError, TimeoutError) as error:
         return Poll(pod.uid, now, error=f"The pod does not answer ({type(error).__name__}).")
@@ -54,6 +59,16 @@ async def ask(session: aiohttp.ClientSession, url: str, pod: PodState, now: date
     if snapshot.pod_uid != pod.uid:
         return Poll(pod.uid, now, error="Another pod answered at this pod's address.")
     return Poll(pod.uid, now, snapshot)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, or as much of it as shows that it is too long."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > LONGEST_ANSWER:
+            break
+    return bytes(body)
 
 
 async def poll_forever(

@@ -15,14 +15,16 @@ import yaml
 from tests.cluster import cache
 from tests.cluster.processes import wait_until
 
+APT = ("apt-get", "-o", "APT::Sandbox::User=root")
+
 
 def program() -> Path:
     """The binary out of Debian's package; nothing is installed and no service starts."""
 
     def fetch(file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(["apt-get", "update", "-qq"], check=True)
-            subprocess.run(["apt-get", "download", "-qq", "prometheus"], cwd=folder, check=True)
+            subprocess.run([*APT, "update", "-qq"], check=True)
+            subprocess.run([*APT, "download", "-qq", "prometheus"], cwd=folder, check=True)
             [package] = Path(folder).glob("*.deb")
             subprocess.run(["dpkg", "-x", package, f"{folder}/root"], check=True)
             file.write_bytes(Path(f"{folder}/root/usr/bin/prometheus").read_bytes())

@@ -1,0 +1,93 @@
+"""A pod's endpoint is a tenant's: whatever it answers, the operator takes no harm and no lie."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from aligntune_operator.observe import Key, PodState, Poll
+from aligntune_operator.progress import LONGEST_ANSWER, ask, pod_address, proxy_address
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+POD = PodState("pod", "pod-uid", 1, "job-uid", 0, ip="10.0.0.1")
+
+AskFor = Callable[[web.StreamResponse], Awaitable[Poll]]
+
+
+@pytest.fixture
+async def ask_for() -> AsyncIterator[AskFor]:
+    """Serves one answer on loopback and asks for it."""
+    answer: list[web.StreamResponse] = []
+
+    async def handle(_request: web.Request) -> web.StreamResponse:
+        return answer[0]
+
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", handle)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+
+    async def asked(response: web.StreamResponse) -> Poll:
+        answer[:] = [response]
+        async with aiohttp.ClientSession() as session:
+            return await ask(session, f"http://127.0.0.1:{port}/progress", POD, NOW)
+
+    yield asked
+    await runner.cleanup()
+
+
+async def test_a_snapshot_of_this_pod_is_taken(ask_for: AskFor) -> None:
+    answer = {"podUid": "pod-uid", "progress": {"step": 3}, "metrics": {"loss": 1.5}}
+    poll = await ask_for(web.json_response(answer))
+    assert poll.error == ""
+    assert poll.snapshot is not None
+    assert (poll.snapshot.progress.step, poll.snapshot.metrics) == (3, {"loss": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("response", "sentence"),
+    [
+        (web.json_response({"podUid": "other", "progress": {"step": 3}}), "Another pod answered"),
+        (web.json_response({"podUid": "pod-uid", "progress": {"step": -1}}), "no progress report"),
+        (web.json_response({"podUid": "pod-uid", "extra": 1}), "no progress report"),
+        (web.Response(text="<html>"), "no progress report"),
+        (web.Response(body=b"\xff\xfe"), "no progress report"),
+        (web.Response(text='{"podUid": "' + "x" * LONGEST_ANSWER + '"}'), "larger than"),
+        (web.Response(status=500), "answered with 500"),
+        (web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "with 302"),
+    ],
+    ids=["other-pod", "negative-step", "unknown-field", "html", "bytes", "huge", "500", "redirect"],
+)
+async def test_anything_else_is_an_error_in_a_sentence(
+    ask_for: AskFor, response: web.Response, sentence: str
+) -> None:
+    poll = await ask_for(response)
+    assert poll.snapshot is None
+    assert sentence in poll.error
+
+
+async def test_metrics_that_no_json_can_hold_are_dropped(ask_for: AskFor) -> None:
+    answer = '{"podUid": "pod-uid", "metrics": {"loss": NaN, "gradNorm": 1e999, "rate": 0.1}}'
+    poll = await ask_for(web.Response(text=answer))
+    assert poll.snapshot is not None
+    assert poll.snapshot.metrics == {"rate": 0.1}
+
+
+async def test_nobody_at_the_address_is_an_error_in_a_sentence() -> None:
+    async with aiohttp.ClientSession() as session:
+        poll = await ask(session, "http://127.0.0.1:1/progress", POD, NOW)
+    assert "does not answer" in poll.error
+
+
+def test_the_address_is_the_pods_own_or_the_api_servers_proxy() -> None:
+    key = Key("research", "chat")
+    assert pod_address(key, POD) == "http://10.0.0.1:9400/progress"
+    proxy = proxy_address("https://api:6443")
+    assert proxy(key, POD) == (
+        "https://api:6443/api/v1/namespaces/research/pods/pod:9400/proxy/progress"
+    )
