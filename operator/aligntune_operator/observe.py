@@ -93,6 +93,11 @@ class PodState:
     """The termination message."""
 
     @property
+    def started(self) -> bool:
+        """Whether the trainer runs or has run."""
+        return self.running or self.exit_code is not None or self.ended
+
+    @property
     def ended(self) -> bool:
         """Whether nothing runs in it any more."""
         return self.phase in ("Succeeded", "Failed")

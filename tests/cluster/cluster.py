@@ -54,6 +54,7 @@ class Cluster(Kubernetes):
 
     def stop(self) -> None:
         super().stop()
+        self._link.detach()
         wait_until(f"interface {self._link.name} is gone", self._link.detached, seconds=30)
         cgroups.remove(self._cgroup)
 

@@ -16,7 +16,8 @@ _LINKS = IPv4Address("10.243.0.0")
 class Link:
     """A pair of interfaces from the host into one cluster, told apart by the state folder.
 
-    It disappears with the cluster's network namespace.
+    It disappears with the cluster's network namespace, which the kernel may take a minute to
+    clear away; `detach` does not wait for that.
     """
 
     def __init__(self, state: Path) -> None:
@@ -30,6 +31,10 @@ class Link:
         ip("link", "add", self.name, "type", "veth", "peer", "name", UPLINK, "netns", str(pid))
         ip("address", "add", f"{self.host_address}/30", "dev", self.name)
         ip("link", "set", self.name, "up")
+
+    def detach(self) -> None:
+        """Removes the pair, if the kernel has not done so."""
+        subprocess.run(["ip", "link", "delete", self.name], check=False, capture_output=True)
 
     def detached(self) -> bool:
         return not Path("/sys/class/net", self.name).exists()

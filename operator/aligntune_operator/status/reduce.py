@@ -58,7 +58,7 @@ def _phase(observed: Observed, now: datetime) -> tuple[Phase, Failure | None]:
         return (Phase.SUCCEEDED, None) if job.complete else (Phase.FAILED, classify(job, pods))
     if spec.suspend or job is None:
         return (Phase.SUSPENDED if spec.suspend else Phase.PENDING), None
-    started = sum(pod.running or pod.ended for pod in pods)
+    started = sum(pod.started for pod in pods)
     return (Phase.RUNNING if started == spec.runtime.nodes else Phase.STARTING), None
 
 
