@@ -61,4 +61,5 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 	$(BIN)/pytest tests/e2e
 
 bench: setup ## Measure the trainer against a plain TRL script, and the operator.
-	$(BIN)/python -m bench
+	$(BIN)/python bench/operator.py
+	$(BIN)/python bench/trainer.py
