@@ -29,7 +29,7 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
     streaming = isinstance(source, DatasetConfig) and source.streaming
     try:
         rows: Rows = datasets.load_dataset(
-            **_location(source, where), split=source.split, streaming=streaming
+            **location(source, where), split=source.split, streaming=streaming
         )
         if isinstance(rows, IterableDataset) and rows.column_names is None:
             rows = rows._resolve_features()  # noqa: SLF001 - a stream says its columns only so
@@ -48,12 +48,18 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
     return rows
 
 
-def _location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str, Any]:
-    """What `load_dataset` needs to find the source."""
+def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str, Any]:
+    """What `load_dataset` needs to find the source.
+
+    Raises:
+        DataError: It is a file or folder that is not there or of no known format.
+    """
     path = Path(source.name).expanduser()
     if path.is_file():
         if path.suffix not in FORMATS:
             raise DataError(f"{where}: files that can be read end in {', '.join(FORMATS)}")
+        if not path.stat().st_size:
+            raise DataError(f"{where}: the file is empty")
         # A single file is whatever split is asked for; `train[:10%]` still takes a part of it.
         split = source.split.split("[")[0]
         return {"path": FORMATS[path.suffix], "data_files": {split: str(path)}}

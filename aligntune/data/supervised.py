@@ -10,7 +10,7 @@ from datasets.fingerprint import Hasher
 
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
-from aligntune.core.errors import DataError
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.mixing import draw
 from aligntune.data.rendering import IGNORED, Renderer
@@ -73,6 +73,7 @@ def load(
 
     Raises:
         DataError: A source is missing or unreadable, fits no shape, or has nothing to learn.
+        ConfigError: Evaluation is asked for, and there are no rows for it.
     """
     seed = config.train.seed
     sources = [
@@ -91,6 +92,10 @@ def load(
         else:
             train, held_out, counts = _epoch(config, sources, renderer, cache_key)
         held_out += [_encode(source, renderer, cache_key)[0] for source in others]
+    if config.evaluation.every_steps is not None and not held_out:
+        raise ConfigError(
+            "evaluation.everySteps: there is nothing to evaluate on; set splitRatio or datasets"
+        )
     _log_sample(renderer, sources[0])
     for count in counts:
         _log.info(
@@ -111,6 +116,11 @@ def load_one(name: str, split: str, renderer: Renderer, cache_key: Sequence[obje
     """
     source = _open(EvaluationDataset(name=name, split=split), "dataset", seed=0)
     return _encode(source, renderer, cache_key)[0]
+
+
+def some(rows: Rows, most: int) -> Rows:
+    """The first rows, at most `most`."""
+    return rows.take(min(most, len(rows)) if isinstance(rows, Dataset) else most)
 
 
 def _open(source: DatasetConfig | EvaluationDataset, place: str, seed: int) -> _Source:

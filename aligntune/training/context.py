@@ -29,6 +29,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """This process's number on its machine, and so its GPU's."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def world_size() -> int:
     """How many processes train together, as the launcher set it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -57,6 +57,13 @@ class RunLoop(LoadsOptimizerOnCPU):
             self.state.best_metric,
         )
 
+    def _run_epoch(self, **epoch: Any) -> None:  # noqa: ANN401
+        """Where the last step was done before, transformers would do one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**epoch)
+
     def training_step(
         self,
         model: Any,  # noqa: ANN401

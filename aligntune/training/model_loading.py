@@ -16,6 +16,7 @@ from transformers import (
 
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import ConfigError, ModelNotFoundError, UnauthorizedError
+from aligntune.training.context import local_rank
 from aligntune.training.precision import DTYPES, Compute, Machine, storage
 
 LONGEST_DEFAULT = 1024
@@ -33,7 +34,7 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str) -> PreTrainedT
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
         ConfigError: It cannot tell which characters a token stands for.
     """
-    tokenizer = _from_pretrained(AutoTokenizer, config)
+    tokenizer = _from_pretrained(AutoTokenizer, config, **_code_and_revision(config))
     if not tokenizer.is_fast:
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
     if tokenizer.eos_token is None:
@@ -52,23 +53,31 @@ def load_model(config: ModelConfig, computed_in: Compute, machine: Machine) -> P
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
         ConfigError: Its quantisation or kernel cannot be had on this machine.
     """
-    settings: dict[str, Any] = {"dtype": storage(config, computed_in)}
-    if config.attention != "auto":
-        settings["attn_implementation"] = config.attention
     if config.quantization is not None:
         if not machine.gpu:
             raise ConfigError("model.quantization: needs a GPU; remove it or add one")
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=config.quantization.bits == 4,  # noqa: PLR2004
-            load_in_8bit=config.quantization.bits == 8,  # noqa: PLR2004
+        require("bitsandbytes", "model.quantization")
+    if config.attention == "flash_attention_2":
+        require("flash_attn", "model.attention: flash_attention_2")
+    return _from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
+
+
+def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]:
+    """What transformers is asked for, besides the model's name."""
+    arguments: dict[str, Any] = {"dtype": storage(config, computed_in)}
+    if config.attention != "auto":
+        arguments["attn_implementation"] = config.attention
+    if config.quantization is not None:
+        four = config.quantization.bits == 4  # noqa: PLR2004
+        arguments["device_map"] = {"": local_rank()}
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=four,
+            load_in_8bit=not four,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=DTYPES[computed_in],
         )
-        require("bitsandbytes", "model.quantization")
-    if config.attention == "flash_attention_2":
-        require("flash_attn", "model.attention: flash_attention_2")
-    return _from_pretrained(AutoModelForCausalLM, config, **settings)
+    return arguments | _code_and_revision(config)
 
 
 def lora_config(config: LoraConfig) -> PeftLoraConfig:
@@ -103,7 +112,11 @@ def require(package: str, setting: str) -> None:
         raise ConfigError(f"{setting}: needs the package {package}, which is not installed here")
 
 
-def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:  # noqa: ANN401
+def _code_and_revision(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+
+
+def _from_pretrained(auto: Any, config: ModelConfig, **arguments: Any) -> Any:  # noqa: ANN401
     """Load with an Auto class; the many ways in which that fails become two."""
     name = config.name
     path = Path(name).expanduser()
@@ -115,12 +128,7 @@ def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:  #
             f"model.name {name!r}: there is no such folder; check the path and its mount"
         )
     try:
-        return auto.from_pretrained(
-            path if path.is_dir() else name,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            **settings,
-        )
+        return auto.from_pretrained(path if path.is_dir() else name, **arguments)
     except OSError as error:
         raise _explained(error, config) from error
 

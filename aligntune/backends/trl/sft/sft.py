@@ -18,7 +18,7 @@ from aligntune.core.sft.config import SFTConfig
 from aligntune.core.sft.trainer_base import Question, SFTTrainerBase
 from aligntune.core.train_result import TrainResult
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE, Renderer
-from aligntune.data.supervised import SupervisedData, load, load_one
+from aligntune.data.supervised import SupervisedData, load, load_one, some
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
 from aligntune.training.files import claim
@@ -241,7 +241,7 @@ class TRLSFTTrainer(SFTTrainerBase):
                 TRAINING_ROWS_MEASURED,
             )
             prefix = "train"
-            rows = loop.train_dataset.take(TRAINING_ROWS_MEASURED)
+            rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
         measured = loop.evaluate(rows, metric_key_prefix=prefix)
         metrics = {
             f"{prefix}_{name}": measured[key]

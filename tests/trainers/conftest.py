@@ -1,0 +1,101 @@
+"""A tiny model and data that train in milliseconds, made anew for each session."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.core.sft.config import SFTConfig
+from tests.trainers.tiny import MakeConfig, merge, sums, write_jsonl
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+_HOME = tempfile.TemporaryDirectory(prefix="aligntune-tests-")
+# Libraries read these when they are imported, and processes that tests start inherit them.
+os.environ |= {
+    "CI": "1",  # TRL phones home otherwise
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HOME": _HOME.name,
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",  # threads of a tiny model only wait for each other
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight Llama of 60 thousand parameters with a tokenizer of its own."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    corpus = [f"user\n{row['prompt']}\nassistant\n{row['completion']}" for row in sums(500)]
+    backend.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHATML
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl (96 rows) and test.jsonl (16 rows)."""
+    folder = tmp_path_factory.mktemp("sums")
+    write_jsonl(folder / "train.jsonl", sums(96))
+    write_jsonl(folder / "test.jsonl", sums(16, seed=1))
+    return folder
+
+
+@pytest.fixture
+def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> MakeConfig:
+    """Makes a config of a quick run; keyword arguments are sections to lay over it."""
+
+    def make(**sections: Any) -> SFTConfig:
+        base = {
+            "model": {"name": str(tiny_model)},
+            "datasets": [{"name": str(tiny_data)}],
+            "train": {"max_steps": 10, "per_device_batch_size": 4, "learning_rate": 1e-3},
+            "logging": {"every_steps": 5},
+            "output_dir": str(tmp_path / "out"),
+        }
+        return SFTConfig.model_validate(merge(base, sections))
+
+    return make

@@ -1,0 +1,146 @@
+"""Going on from a checkpoint: exactly, only from a complete one, only in the same run."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.api.exit_codes import ExitCode
+from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+from aligntune.core.errors import ConfigError
+from aligntune.core.sft.config import SFTConfig
+from aligntune.training.checkpoints import MANIFEST
+from tests.trainers.tiny import (
+    MakeConfig,
+    curve,
+    launch,
+    losses,
+    merge,
+    wait_for_step,
+    write_run,
+)
+
+
+@pytest.fixture
+def finished(config: MakeConfig) -> SFTConfig:
+    """A run of 10 steps whose checkpoints at 4, 8 and 10 are all there."""
+    settings = config(checkpoint={"every_steps": 4, "keep": 3})
+    TRLSFTTrainer(settings).train()
+    assert _steps(settings) == [4, 8, 10]
+    return settings
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(finished: SFTConfig) -> None:
+    folder = Path(finished.output_dir)
+    uninterrupted = curve(folder)
+    shutil.rmtree(folder / "checkpoint-10")
+    weights = (folder / "checkpoint-8" / "adapter_model.safetensors").read_bytes()
+    result = TRLSFTTrainer(finished).train()
+    assert result.step == 10
+    assert curve(folder) == uninterrupted
+    assert (folder / "checkpoint-8" / "adapter_model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda newest: (newest / MANIFEST).unlink(),
+        lambda newest: os.truncate(newest / "optimizer.pt", 100),
+        lambda newest: (newest / "rng_state.pth").unlink(),
+        lambda newest: (newest / MANIFEST).write_text("{"),
+    ],
+    ids=["manifest missing", "file truncated", "file missing", "manifest cut off"],
+)
+def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(
+    finished: SFTConfig, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(finished.output_dir)
+    uninterrupted = curve(folder)
+    damage(folder / "checkpoint-10")
+    trainer = TRLSFTTrainer(finished)
+    with caplog.at_level("INFO"):
+        trainer.train()
+    assert f"going on from {folder / 'checkpoint-8'}" in caplog.text
+    assert f"{folder / 'checkpoint-10'} is not used" in caplog.text
+    assert curve(folder) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"train": {"learning_rate": 0.5}}, "train.learningRate was 0.001, now 0.5"),
+        ({"model": {"lora": {"r": 4}}}, "model.lora was None"),
+        ({"distributed": {"strategy": "zero2"}}, "strategy is ddp, now zero2"),
+    ],
+)
+def test_a_checkpoint_of_another_config_is_refused_unless_forced(
+    finished: SFTConfig, change: dict[str, Any], sentence: str
+) -> None:
+    other = SFTConfig.model_validate(merge(finished.model_dump(by_alias=False), change))
+    with pytest.raises(ConfigError, match=sentence):
+        TRLSFTTrainer(other).train()
+    if "train" in change:
+        forced = other.model_copy(
+            update={"checkpoint": other.checkpoint.model_copy(update={"resume": "force"})}
+        )
+        assert TRLSFTTrainer(forced).train().step == 10
+
+
+def test_never_starts_anew_and_leaves_no_checkpoint_of_the_past(finished: SFTConfig) -> None:
+    anew = finished.model_copy(
+        update={"checkpoint": finished.checkpoint.model_copy(update={"resume": "never"})}
+    )
+    before = (Path(anew.output_dir) / "checkpoint-4" / MANIFEST).stat().st_mtime_ns
+    TRLSFTTrainer(anew).train()
+    assert _steps(anew) == [4, 8, 10]
+    assert (Path(anew.output_dir) / "checkpoint-4" / MANIFEST).stat().st_mtime_ns > before
+
+
+def test_a_chosen_checkpoint_can_be_loaded_and_one_saved_by_hand(finished: SFTConfig) -> None:
+    uninterrupted = curve(Path(finished.output_dir))
+    trainer = TRLSFTTrainer(finished)
+    trainer.load_checkpoint(Path(finished.output_dir) / "checkpoint-4")
+    trainer.train()
+    assert curve(Path(finished.output_dir)) == uninterrupted
+    assert trainer.save_checkpoint() == Path(finished.output_dir) / "checkpoint-10"
+
+
+def test_only_the_newest_checkpoints_are_kept(config: MakeConfig) -> None:
+    settings = config(checkpoint={"every_steps": 2, "keep": 2})
+    TRLSFTTrainer(settings).train()
+    assert _steps(settings) == [8, 10]
+
+
+def test_two_ranks_stop_together_and_resume_exactly(config: MakeConfig, tmp_path: Path) -> None:
+    """SIGTERM reaches one rank only; both save, exit 143, and go on as if nothing had been."""
+    whole = config(train={"max_steps": 60, "per_device_batch_size": 2})
+    parts = whole.model_copy(update={"output_dir": whole.output_dir + "-parts"})
+    run = write_run(tmp_path / "parts.json", parts, processesPerNode=2)
+
+    complete = write_run(tmp_path / "whole.json", whole, processesPerNode=2)
+    assert [rank.wait() for rank in launch(complete, tmp_path, 2)] == [0, 0]
+
+    ranks = launch(run, tmp_path, 2)
+    wait_for_step(Path(parts.output_dir), 7)
+    ranks[1].terminate()
+    assert [rank.wait() for rank in ranks] == [ExitCode.PREEMPTED, ExitCode.PREEMPTED]
+    stopped = len(curve(Path(parts.output_dir)))
+    assert 7 <= stopped < 60
+    assert _steps(parts) == [stopped]
+
+    assert [rank.wait() for rank in launch(run, tmp_path, 2)] == [0, 0]
+    assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
+
+    with pytest.raises(ConfigError, match="trained by 2 processes, now 1"):
+        TRLSFTTrainer(parts).train()
+    plain = config(train={"max_steps": 60}, output_dir=whole.output_dir + "-plain")
+    TRLSFTTrainer(plain).train()
+    expected = losses(Path(plain.output_dir))
+    assert losses(Path(whole.output_dir)) == pytest.approx(expected, rel=1e-3)
+
+
+def _steps(settings: SFTConfig) -> list[int]:
+    return sorted(int(p.name[11:]) for p in Path(settings.output_dir).glob("checkpoint-*"))

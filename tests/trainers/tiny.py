@@ -1,0 +1,125 @@
+"""What the trainers' tests build on: rows, configs, losses, and a rank in a process of its own."""
+
+import json
+import multiprocessing
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aligntune.core.sft.config import SFTConfig
+
+MakeConfig = Callable[..., SFTConfig]
+
+
+def sums(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Questions and answers that a tiny model can learn something about."""
+    chance = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        one, other = chance.randint(0, 9), chance.randint(0, 9)
+        question = f"What is {one} plus {other}?"
+        rows.append({"prompt": question, "completion": f"It is {one + other}."})
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = base.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        merged[key] = merge(below, value) if both else value
+    return merged
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The loss curve of a run; fails where a step is missing or double."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return lines
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in curve(folder)]
+
+
+def write_run(path: Path, config: SFTConfig, **run: Any) -> Path:
+    """The file that a rank reads."""
+    document = {"backend": "trl", "sft": config.model_dump(mode="json")} | run
+    path.write_text(json.dumps(document), "utf-8")
+    return path
+
+
+class Rank:
+    """A rank in a process of its own, forked from one that has imported TRL already."""
+
+    def __init__(self, run: Path, log: Path, env: dict[str, str] | None = None) -> None:
+        _FORKS.set_forkserver_preload(["aligntune.backends.trl.sft.sft", "aligntune.pod.rank"])
+        self._log = log
+        self._process = _FORKS.Process(target=_train, args=(str(run), str(log), env or {}))
+        self._process.start()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._process.kill()
+
+    def wait(self) -> int:
+        """Its exit code; what it printed becomes part of a failing test's report."""
+        self._process.join(timeout=120)
+        sys.stdout.write(self.output)
+        assert self._process.exitcode is not None, "the rank did not end within two minutes"
+        return self._process.exitcode
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text() if self._log.is_file() else ""
+
+
+def launch(run: Path, folder: Path, world_size: int = 1) -> list[Rank]:
+    """All ranks of a run, as the launcher starts them."""
+    if world_size == 1:
+        return [Rank(run, folder / "rank-0.log")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Rank(run, folder / f"rank-{n}.log", common | {"RANK": str(n), "LOCAL_RANK": str(n)})
+        for n in range(world_size)
+    ]
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    path = folder / "metrics.jsonl"
+    while not path.is_file() or path.read_text().count("\n") < step:
+        assert time.monotonic() < deadline, f"no step {step} within a minute"
+        time.sleep(0.005)  # noqa: TID251 - between two looks at a file
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+
+
+def _train(run: str, log: str, env: dict[str, str]) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(env)
+    from aligntune.pod.rank import train
+
+    sys.exit(train(run))
