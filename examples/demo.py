@@ -1,7 +1,7 @@
 """The demo: a real fine-tuning run on this machine, and what it changed. `make demo` runs it.
 
-Prepares a real model and real conversations, runs `sft-chat.yaml` as `aligntune run` does, draws the
-loss curve, and asks the model the same questions before and after tuning.
+Prepares a real model and real conversations, runs `sft-chat.yaml` as `aligntune run` does, draws
+the loss curve, and asks the model the same questions before and after tuning.
 """
 
 import json

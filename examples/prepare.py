@@ -11,7 +11,7 @@ Writes into FOLDER (default: `${XDG_CACHE_HOME:-~/.cache}/aligntune`) and prints
 
 What is already there is left alone; a folder appears only when it is complete.
 """
-# ruff: noqa: INP001, S105 - a script to read and run; special tokens are no passwords
+# ruff: noqa: S105 - a script to read and run; special tokens are no passwords
 
 import hashlib
 import importlib.util

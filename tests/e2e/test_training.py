@@ -49,7 +49,9 @@ class PhaseWatch:
 @pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("tenant", "operator_pod")
 def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_path: Path) -> None:
-    tenant.apply(example("sft-chat"))
+    manifest = example("sft-chat")
+    steps = manifest["spec"]["sft"]["train"]["maxSteps"]
+    tenant.apply(manifest)
     watch = PhaseWatch(cluster, "sft-chat")
 
     def progress() -> dict[str, Any]:
@@ -58,15 +60,15 @@ def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_
     wait_until("a step is seen", lambda: progress().get("step", 0) > 0, FINISH_SECONDS)
     seen = tenant.status("sft-chat")
     assert seen["phase"] == "Running"
-    assert seen["progress"]["totalSteps"] == 60
+    assert seen["progress"]["totalSteps"] == steps
     assert seen["metrics"]["loss"] > 0
     check_scraped(cluster, tenant, tmp_path)
 
     tenant("wait", "--for=condition=Complete", "atj/sft-chat", f"--timeout={FINISH_SECONDS}s")
     assert watch.stop() == ["Starting", "Running", "Succeeded"]
     status = tenant.status("sft-chat")
-    assert status["progress"]["step"] == 60
-    assert status["checkpoint"]["step"] == 60
+    assert status["progress"]["step"] == steps
+    assert status["checkpoint"]["step"] == steps
     assert status["attempts"]["history"][0]["exitCode"] == 0
 
     from peft import AutoPeftModelForCausalLM
@@ -75,10 +77,10 @@ def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_
     assert AutoPeftModelForCausalLM.from_pretrained(folder).peft_config
 
     described = tenant("describe", "atj", "sft-chat")
-    for told in ("Valid", "AttemptStarted", "PodsRunning", "Trained", "Trained 60 steps"):
+    for told in ("Valid", "AttemptStarted", "PodsRunning", "Trained", f"Trained {steps} steps"):
         assert told in described
     line = tenant("get", "atj", "sft-chat").splitlines()[1].split()
-    assert line[:6] == ["sft-chat", "trl", "sft", "Succeeded", "60/60", "100%"]
+    assert line[:6] == ["sft-chat", "trl", "sft", "Succeeded", f"{steps}/{steps}", "100%"]
 
     tenant("delete", "atj", "sft-chat")
     wait_until("no pod is left", lambda: tenant.pod("sft-chat") == "", 120)
