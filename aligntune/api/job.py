@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, task_name
+from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush, task_name
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.rl.config import RLSpec
@@ -38,15 +38,6 @@ class StorageSpec(Section):
         if (self.claim_name is None) != self.ephemeral:
             raise broken(CLAIM_OR_EPHEMERAL)
         return self
-
-
-class HubPush(Section):
-    """Publishing the trained model."""
-
-    repo_id: Annotated[str, Field(min_length=1, max_length=256)]
-    """Repository on the hub, such as `acme/support-bot`."""
-    private: bool = True
-    """Create it as a private repository. On: publishing is a decision."""
 
 
 class HubSpec(Section):

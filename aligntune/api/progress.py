@@ -113,6 +113,8 @@ class Outcome(Section):
     """The newest complete checkpoint."""
     model_path: Annotated[str, Field(max_length=4096)] | None = None
     """Folder of the trained model, below the storage's root."""
+    model_url: Annotated[str, Field(max_length=2048)] | None = None
+    """Page of the published model."""
     log_tail: Annotated[str, Field(max_length=2048)] = ""
     """The last log lines of the rank that failed, with tokens scrubbed."""
 

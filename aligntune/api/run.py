@@ -27,6 +27,15 @@ class JobIdentity(Section):
     """metadata.uid. Empty: not on a cluster."""
 
 
+class HubPush(Section):
+    """Publishing the trained model."""
+
+    repo_id: Annotated[str, Field(min_length=1, max_length=256)]
+    """Repository on the hub, such as `acme/support-bot`."""
+    private: bool = True
+    """Create it as a private repository. On: publishing is a decision."""
+
+
 class RunConfig(Section):
     """All that one attempt needs to know."""
 
@@ -46,6 +55,8 @@ class RunConfig(Section):
     """Ranks in each pod."""
     master_address: Annotated[str, Field(max_length=253)] = "127.0.0.1"
     """Host of rank 0, for torch.distributed. 127.0.0.1: one pod."""
+    push: HubPush | None = None
+    """Where the trained model is published, with the token in HF_TOKEN. Unset: nowhere."""
     storage_root: Annotated[str, Field(max_length=4096)] = ""
     """The folder that paths in status are relative to. Empty: they are as given."""
     stall_timeout_seconds: Annotated[int, Field(ge=1)] | None = None

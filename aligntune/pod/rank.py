@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.progress import Outcome, Snapshot
-from aligntune.api.run import RunConfig
+from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.config.errors import mistakes
 from aligntune.core.errors import ConfigError
@@ -62,7 +62,18 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
             return progress.outcome("Preempted", Cause.PREEMPTED, message)
         if run.method.evaluation.split_ratio or run.method.evaluation.datasets:
             trainer.evaluate()
-        return progress.outcome("Succeeded", model=trainer.save_model())
+        model = trainer.save_model()
+        url = _publish(model, run.push) if run.push and rank() == 0 else None
+        return progress.outcome("Succeeded", model=model, url=url)
+
+
+def _publish(model: Path, push: HubPush) -> str:
+    """Uploads the saved model, with the token in HF_TOKEN; returns the URL of its page."""
+    from aligntune.training.saving import push as upload
+
+    return upload(
+        model, push.repo_id, private=push.private, token=None, commit_message="Upload model"
+    )
 
 
 class _Progress:
@@ -88,6 +99,7 @@ class _Progress:
         reason: Cause | None = None,
         message: str = "",
         model: Path | None = None,
+        url: str | None = None,
     ) -> Outcome:
         """How this rank ended, with where it stood."""
         return Outcome(
@@ -100,6 +112,7 @@ class _Progress:
             metrics=self._last.metrics,
             checkpoint=self._last.checkpoint,
             model_path=self._below_root(model) if model else None,
+            model_url=url,
         )
 
     def _below_root(self, path: Path) -> str:

@@ -43,6 +43,7 @@ def run_config(
         nodes=runtime.nodes,
         processes_per_node=runtime.processes,
         master_address=_master(key, uid, attempt) if runtime.nodes > 1 else "127.0.0.1",
+        push=spec.hub.push,
         storage_root=storage_root,
         stall_timeout_seconds=spec.policy.stall_timeout_seconds,
         on_stall=spec.policy.on_stall,

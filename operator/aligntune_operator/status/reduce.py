@@ -23,7 +23,9 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     progress = _progress(before.progress, snapshot, outcome)
     metrics = _metrics(before.metrics, snapshot, outcome)
     checkpoint = _checkpoint(before.checkpoint, snapshot, outcome)
-    model = TrainedModel(path=outcome.model_path) if phase == Phase.SUCCEEDED and outcome else None
+    model = None
+    if phase == Phase.SUCCEEDED and outcome:
+        model = TrainedModel(path=outcome.model_path, url=outcome.model_url)
     over = phase in (Phase.SUCCEEDED, Phase.FAILED)
     if over and progress:
         progress = progress.model_copy(update={"eta_seconds": None, "activity": "done"})
