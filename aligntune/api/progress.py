@@ -1,11 +1,15 @@
-"""What a running attempt says of itself, and how it ended: the lines, endpoint and files."""
+"""What a running attempt says of itself, and how it ended: the lines, endpoint and files.
 
-import math
-from datetime import datetime
+A pod is a tenant's, and what it says goes into the status: every value here is bounded at least as
+closely as there, so that no answer can make a status that the API server would not take.
+"""
+
+import re
+import sys
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field
 
 from aligntune.api.causes import Cause
 from aligntune.core.config.base import Section
@@ -22,63 +26,86 @@ Activity = Literal[
 ]
 
 MAX_METRICS = 64
+METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,63}")
+LONGEST_ETA = 10**9
+"""Seconds, about 30 years: no run is waited for so long."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""As far as every JSON reader counts exactly."""
+AttemptNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+ProcessExitCode = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+"""An int32, as in a pod's status."""
 
 
 def _reportable(metrics: Any) -> Any:  # noqa: ANN401  a validator sees what was passed in
-    """Leave out NaN, infinity and all beyond the first `MAX_METRICS`: a number that cannot be
-    reported must not end a training run.
+    """Leave out what cannot be reported, and all beyond the first `MAX_METRICS`: a number that is
+    not finite, or a name that is none, must not end a training run.
     """
     if not isinstance(metrics, dict):
         return metrics
-    finite = (
+    reportable = (
         (name, value)
         for name, value in metrics.items()
-        if not isinstance(value, float) or math.isfinite(value)
+        if isinstance(name, str)
+        and METRIC_NAME.fullmatch(name)
+        and (not isinstance(value, int | float) or abs(value) <= sys.float_info.max)
     )
-    return dict(islice(finite, MAX_METRICS))
+    return dict(islice(reportable, MAX_METRICS))
+
+
+def _foreseeable(seconds: Any) -> Any:  # noqa: ANN401  a validator sees what was passed in
+    return None if isinstance(seconds, int) and seconds > LONGEST_ETA else seconds
 
 
 Metrics = Annotated[dict[str, float], BeforeValidator(_reportable), Field(max_length=MAX_METRICS)]
+Eta = Annotated[Annotated[int, Field(ge=0, le=LONGEST_ETA)] | None, BeforeValidator(_foreseeable)]
 
 
-class Progress(Section):
+class StatusSection(Section):
+    """A part of the status. Fields that a newer version wrote are passed over when it is read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Progress(StatusSection):
     """How far the run is."""
 
-    step: Annotated[int, Field(ge=0)] = 0
+    step: Count = 0
     """Optimizer steps done, over all attempts."""
-    total_steps: Annotated[int, Field(ge=0)] | None = None
+    total_steps: Count | None = None
     """Optimizer steps of the whole run. Unset: not known yet."""
     epoch: Annotated[float, Field(ge=0)] | None = None
     """Passes over the data done."""
     percent: Annotated[int, Field(ge=0, le=100)] | None = None
     """Share of the steps done."""
-    eta_seconds: Annotated[int, Field(ge=0)] | None = None
-    """Expected seconds to the last step, at this attempt's pace."""
+    eta_seconds: Eta = None
+    """Expected seconds to the last step, at this attempt's pace. Unset: not known, or above 30
+    years."""
     samples_per_second: Annotated[float, Field(ge=0)] | None = None
     """Sequences trained on per second, over all processes."""
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """Tokens trained on per second, without padding, over all processes."""
     activity: Activity = "starting"
     """What the trainer is doing."""
-    updated_at: datetime | None = None
+    updated_at: AwareDatetime | None = None
     """When the trainer last said so."""
 
 
-class Checkpoint(Section):
+class Checkpoint(StatusSection):
     """The newest complete checkpoint."""
 
-    step: Annotated[int, Field(ge=0)]
+    step: Count
     """The step after which it was saved."""
     path: Annotated[str, Field(max_length=4096)]
     """Its folder, below the storage's root."""
-    saved_at: datetime
+    saved_at: AwareDatetime
     """When it was complete."""
 
 
 class Snapshot(Section):
     """What `/progress` answers."""
 
-    attempt: Annotated[int, Field(ge=1)] = 1
+    attempt: AttemptNumber = 1
     """Number of the attempt."""
     pod_uid: Annotated[str, Field(max_length=64)] = ""
     """UID of the pod that answers."""
@@ -88,7 +115,7 @@ class Snapshot(Section):
     """The newest value of each metric, by its camelCase name; finite numbers only."""
     checkpoint: Checkpoint | None = None
     """The newest complete checkpoint."""
-    stalled_seconds: Annotated[int, Field(ge=0)] | None = None
+    stalled_seconds: Count | None = None
     """Seconds without a step, once they exceed the job's limit. Unset: not stalled."""
 
 
@@ -101,11 +128,11 @@ class Outcome(Section):
     """Why it failed or was preempted."""
     message: Annotated[str, Field(max_length=2048)] = ""
     """One sentence for a person: what is wrong, where, how to fix it."""
-    exit_code: int
+    exit_code: ProcessExitCode
     """The exit code that goes with it."""
-    step: Annotated[int, Field(ge=0)] = 0
+    step: Count = 0
     """Optimizer steps done."""
-    total_steps: Annotated[int, Field(ge=0)] | None = None
+    total_steps: Count | None = None
     """Optimizer steps of the whole run."""
     metrics: Metrics = {}
     """The last value of each metric."""

@@ -1,19 +1,24 @@
 """The status of an AlignTuneJob: everything the operator tells."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from aligntune.api.causes import Cause
 from aligntune.api.conditions import Phase
-from aligntune.api.progress import Checkpoint, Metrics, Progress
-from aligntune.core.config.base import Section
+from aligntune.api.progress import (
+    Checkpoint,
+    Count,
+    Metrics,
+    ProcessExitCode,
+    Progress,
+    StatusSection,
+)
 
 Text = Annotated[str, Field(max_length=4096)]
 
 
-class StatusCondition(Section):
+class StatusCondition(StatusSection):
     """A metav1.Condition."""
 
     type: Annotated[str, Field(max_length=316)]
@@ -24,13 +29,13 @@ class StatusCondition(Section):
     """Why, in one CamelCase word."""
     message: Annotated[str, Field(max_length=32_768)]
     """Why, in a sentence."""
-    last_transition_time: datetime
+    last_transition_time: AwareDatetime
     """When `status` last changed."""
-    observed_generation: int | None = None
+    observed_generation: Count | None = None
     """The metadata.generation that this speaks of."""
 
 
-class Summary(Section):
+class Summary(StatusSection):
     """Ready-made strings for kubectl's columns, which can neither choose nor format."""
 
     backend: Annotated[str, Field(max_length=64)] = ""
@@ -47,43 +52,43 @@ class Summary(Section):
     """Expected time to the last step."""
 
 
-class Attempt(Section):
+class Attempt(StatusSection):
     """One attempt that is over."""
 
-    attempt: int
+    attempt: Count
     """Its number."""
     job: Annotated[str, Field(max_length=253)]
     """Name of its Job."""
     reason: Annotated[str, Field(max_length=64)]
     """How it ended: Succeeded, or the cause."""
-    exit_code: int | None = None
+    exit_code: ProcessExitCode | None = None
     """Exit code of the pod that ended it."""
     pod: Annotated[str, Field(max_length=253)] | None = None
     """The pod that ended it."""
-    from_step: int | None = None
+    from_step: Count | None = None
     """The step it began at."""
-    to_step: int | None = None
+    to_step: Count | None = None
     """The step it reached."""
-    start: datetime | None = None
+    start: AwareDatetime | None = None
     """When its Job was created."""
-    end: datetime | None = None
+    end: AwareDatetime | None = None
     """When it ended."""
 
 
-class Attempts(Section):
+class Attempts(StatusSection):
     """The attempts so far."""
 
-    current: int = 0
+    current: Count = 0
     """Number of the newest attempt."""
-    restarts: int = 0
+    restarts: Count = 0
     """Restarts that count against policy.maxRestarts."""
-    preemptions: int = 0
+    preemptions: Count = 0
     """Restarts that were nobody's fault."""
     history: Annotated[list[Attempt], Field(max_length=10)] = []
     """The last attempts that are over, oldest first."""
 
 
-class Failure(Section):
+class Failure(StatusSection):
     """Why the last attempt failed."""
 
     reason: Cause
@@ -92,7 +97,7 @@ class Failure(Section):
     """One sentence: what is wrong, where, how to fix it."""
     pod: Annotated[str, Field(max_length=253)] | None = None
     """The pod that failed first."""
-    exit_code: int | None = None
+    exit_code: ProcessExitCode | None = None
     """Its exit code."""
     retryable: bool
     """Whether another attempt makes sense."""
@@ -100,7 +105,7 @@ class Failure(Section):
     """Its last log lines, with tokens scrubbed."""
 
 
-class TrainedModel(Section):
+class TrainedModel(StatusSection):
     """The result."""
 
     path: Annotated[str, Field(max_length=4096)] | None = None
@@ -109,10 +114,10 @@ class TrainedModel(Section):
     """Its page on the hub."""
 
 
-class AlignTuneJobStatus(Section):
+class AlignTuneJobStatus(StatusSection):
     """All that is known of the job."""
 
-    observed_generation: int | None = None
+    observed_generation: Count | None = None
     """The metadata.generation that this status speaks of."""
     phase: Phase = Phase.PENDING
     """Where the job is, in one word."""
@@ -142,7 +147,7 @@ class AlignTuneJobStatus(Section):
     """Why the last attempt failed."""
     model: TrainedModel | None = None
     """The result."""
-    start_time: datetime | None = None
+    start_time: AwareDatetime | None = None
     """When the first attempt's Job was created."""
-    completion_time: datetime | None = None
+    completion_time: AwareDatetime | None = None
     """When the job finished."""

@@ -1,17 +1,24 @@
 """The models are the only description of a job: every field is described, bounded, in the CRD."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from aligntune.api.crd import custom_resource_definition
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.run import RunConfig
-from aligntune.api.status import AlignTuneJobStatus
+from aligntune.api.status import AlignTuneJobStatus, TrainedModel
 
 SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -66,3 +73,160 @@ def test_neither_config_nor_operator_loads_a_training_library() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def violations(schema: dict[str, Any], value: Any, path: str = "status") -> Iterator[str]:
+    """Where a JSON value is not what the API server takes."""
+    if not fits(schema, value):
+        yield path
+    if isinstance(value, dict):
+        for name, child in value.items():
+            known = schema.get("properties", {}).get(name) or schema["additionalProperties"]
+            yield from violations(known, child, f"{path}.{name}")
+    if isinstance(value, list):
+        for child in value:
+            yield from violations(schema["items"], child, f"{path}[]")
+
+
+def fits(schema: dict[str, Any], value: Any) -> bool:
+    match value:
+        case dict():
+            return len(value) <= schema.get("maxProperties", math.inf)
+        case list():
+            return len(value) <= schema.get("maxItems", math.inf)
+        case str():
+            time = schema.get("format") == "date-time"
+            return (
+                value in schema.get("enum", [value])
+                and len(value) <= schema.get("maxLength", math.inf)
+                and not (time and datetime.fromisoformat(value).tzinfo is None)
+            )
+        case _:
+            low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+            int64 = schema["type"] != "integer" or -(2**63) <= value < 2**63
+            return math.isfinite(value) and int64 and low <= value <= high
+
+
+hostile_counts = st.integers(-1, 2**54) | st.sampled_from([10**40, 10**400, 1.0, True, "3", None])
+hostile_numbers = (
+    st.floats() | st.sampled_from([10**400, -(10**400), "1", "nan", True]) | hostile_counts
+)
+hostile_times = st.sampled_from(
+    ["2026-11-01T00:00:00", "2026-11-01T00:00:00+23:59", "0001-01-01T00:00:00Z", 0, 1e20, "soon"]
+)
+hostile_names = st.sampled_from(["loss", "eval/loss", "", "1", "a" * 65, "ä", "a\n"]) | st.text()
+hostile_metrics = st.dictionaries(hostile_names, hostile_numbers, max_size=3)
+checkpoints = st.fixed_dictionaries(
+    {"step": hostile_counts, "path": st.sampled_from(["c", "x" * 5000]), "savedAt": hostile_times}
+)
+snapshots = st.fixed_dictionaries(
+    {},
+    optional={
+        "attempt": hostile_counts,
+        "progress": st.fixed_dictionaries(
+            {},
+            optional={
+                "step": hostile_counts,
+                "totalSteps": hostile_counts,
+                "epoch": hostile_numbers,
+                "percent": hostile_counts,
+                "etaSeconds": hostile_counts,
+                "tokensPerSecond": hostile_numbers,
+                "activity": st.sampled_from(["training", "x" * 100]),
+                "updatedAt": hostile_times,
+                "unheardOf": hostile_counts,
+            },
+        ),
+        "metrics": hostile_metrics,
+        "checkpoint": checkpoints,
+    },
+)
+outcomes = st.fixed_dictionaries(
+    {"result": st.just("Succeeded"), "exitCode": hostile_counts},
+    optional={
+        "step": hostile_counts,
+        "totalSteps": hostile_counts,
+        "metrics": hostile_metrics,
+        "checkpoint": checkpoints,
+        "modelPath": st.sampled_from(["m", "x" * 5000]),
+    },
+)
+
+
+@given(snapshots)
+def test_a_snapshot_that_is_accepted_fits_into_the_status(document: dict[str, Any]) -> None:
+    try:
+        told = Snapshot.model_validate_json(json.dumps(document))
+    except ValidationError:
+        return
+    fits_into_the_status(
+        AlignTuneJobStatus(progress=told.progress, metrics=told.metrics, checkpoint=told.checkpoint)
+    )
+
+
+@given(outcomes)
+def test_an_outcome_that_is_accepted_fits_into_the_status(document: dict[str, Any]) -> None:
+    try:
+        told = Outcome.model_validate_json(json.dumps(document))
+    except ValidationError:
+        return
+    fits_into_the_status(
+        AlignTuneJobStatus(
+            progress={"step": told.step, "totalSteps": told.total_steps},
+            metrics=told.metrics,
+            checkpoint=told.checkpoint,
+            attempts={
+                "history": [{"attempt": 1, "job": "j", "reason": "r", "exitCode": told.exit_code}]
+            },
+            model=TrainedModel(path=told.model_path),
+        )
+    )
+
+
+def fits_into_the_status(status: AlignTuneJobStatus) -> None:
+    written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert not list(violations(SCHEMA["properties"]["status"], written))
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]{0,63}", name) for name in status.metrics)
+    assert AlignTuneJobStatus.model_validate(json.loads(json.dumps(written))) == status
+
+
+def test_one_bad_number_does_not_cost_the_report() -> None:
+    metrics = '{"loss": 1, "a b": 2, "big": 1e999, "' + "x" * 65 + '": 3}'
+    told = Snapshot.model_validate_json(
+        '{"progress": {"step": 7, "etaSeconds": 5000000000}, "metrics": ' + metrics + "}"
+    )
+    assert told.metrics == {"loss": 1}
+    assert (told.progress.step, told.progress.eta_seconds) == (7, None)
+
+
+@pytest.mark.parametrize("value", [10**40, -1, 2**53 + 1])
+def test_a_step_that_no_run_reaches_is_refused(value: int) -> None:
+    with pytest.raises(ValidationError):
+        Snapshot.model_validate({"progress": {"step": value}})
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Snapshot.model_validate_json('{"progress": {"updatedAt": "2026-11-01T00:00:00"}}')
+
+
+def test_a_newer_versions_status_is_read_without_what_is_new_in_it() -> None:
+    document = {
+        "phase": "Running",
+        "tomorrow": 1,
+        "progress": {"step": 3, "tomorrow": 1},
+        "attempts": {"current": 2, "history": [{"attempt": 1, "job": "j", "reason": "r", "x": 1}]},
+    }
+    status = AlignTuneJobStatus.model_validate(document)
+    assert (status.attempts.current, status.progress and status.progress.step) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"phase": "Dreaming"}, {"failure": {"reason": "Bored", "message": "", "retryable": True}}],
+)
+def test_a_phase_or_cause_of_another_version_is_not_taken_for_one_of_ours(
+    document: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError):
+        AlignTuneJobStatus.model_validate(document)
