@@ -11,7 +11,11 @@ from aligntune.core.rl.config import RLSpec
 from aligntune.core.sft.config import SFTSpec
 
 NAME_MAX_LENGTH = 50
-"""Longest metadata.name: a Job's name adds a hash and the attempt, a pod's name a suffix."""
+"""Longest metadata.name. The host name of a pod is NAME-HASH-ATTEMPT-INDEX and has at most 63
+characters: 50 + 1 + 5 + 1 + 2 + 1 + 3, so 99 attempts of 1000 pods, or 999 of 100."""
+
+TEN_YEARS = 315_360_000
+"""Seconds; no wait is longer, and every time reckoned with is one that a date can tell."""
 
 SUB_PATH_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
 
@@ -61,14 +65,14 @@ class PolicySpec(Section):
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
     """Seconds between SIGTERM and SIGKILL, for one checkpoint. 120: a 7B model to network
     storage."""
-    active_deadline_seconds: Annotated[int, Field(ge=1)] | None = None
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=TEN_YEARS)] | None = None
     """Longest time the job may run, in seconds. Unset: no limit."""
-    start_timeout_seconds: Annotated[int, Field(ge=1)] | None = None
+    start_timeout_seconds: Annotated[int, Field(ge=1, le=TEN_YEARS)] | None = None
     """Longest wait for every pod to run, in seconds. Unset: no limit."""
-    pod_retention_seconds: Annotated[int, Field(ge=0)] = 86_400
+    pod_retention_seconds: Annotated[int, Field(ge=0, le=TEN_YEARS)] = 86_400
     """Seconds after the end until the Job and its pods are removed; the AlignTuneJob stays.
     86400: logs for a day."""
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] | None = None
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=TEN_YEARS)] | None = None
     """Seconds after the end until the AlignTuneJob itself is deleted. Unset: never."""
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
+from aligntune.api.runtime import Nodes
 from aligntune.core.config.base import Rule, Section, broken
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig, SFTSpec
@@ -49,7 +50,7 @@ class RunConfig(Section):
     """Which AlignTuneJob this is."""
     attempt: Annotated[int, Field(ge=1)] = 1
     """Number of the attempt."""
-    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    nodes: Nodes = 1
     """Pods of the gang."""
     processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """Ranks in each pod."""

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 
+Nodes = Annotated[int, Field(ge=1, le=1000)]
 DnsLabel = Annotated[
     str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 ]
@@ -49,7 +50,7 @@ class Toleration(Section):
     """The taint's value. Unset: empty."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect. Unset: any."""
-    toleration_seconds: int | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """How long a NoExecute taint is tolerated, in seconds. Unset: for ever."""
 
 
@@ -249,7 +250,7 @@ class RuntimeSpec(Section):
     """The trainer image. Empty: the operator's default for the backend."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled. Unset: Kubernetes' default for its tag."""
-    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    nodes: Nodes = 1
     """Pods of the gang. 1: one machine."""
     gpus_per_node: Annotated[int, Field(ge=0, le=64)] = 1
     """GPUs of each pod, and its training processes. 0: CPU only."""

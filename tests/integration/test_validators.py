@@ -158,6 +158,10 @@ BAD: dict[str, Bad] = {
         runtime(volumeMounts=[{"name": "v", "mountPath": "data"}]),
         "spec.runtime.volumeMounts[0].mountPath",
     ),
+    "a retention beyond all dates": Bad(
+        sft() | {"policy": {"podRetentionSeconds": 10**12}}, "spec.policy.podRetentionSeconds"
+    ),
+    "more nodes than a name has room for": Bad(runtime(nodes=1001), "spec.runtime.nodes"),
     "no nodes": Bad(runtime(nodes=0), "spec.runtime.nodes"),
     "a path out of the claim": Bad(
         sft() | {"storage": {"claimName": "c", "subPath": "../other"}}, "spec.storage.subPath"

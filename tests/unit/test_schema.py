@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aligntune.api.crd import custom_resource_definition
-from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
 from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.api.status import AlignTuneJobStatus, TrainedModel
+from aligntune_operator.render.names import job_name
 
 SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -48,8 +49,22 @@ def test_every_field_that_a_tenant_fills_is_bounded(path: str) -> None:
             assert "maxItems" in field
         case "string":
             assert {"maxLength", "enum"} & field.keys()
+        case "integer" | "number":
+            assert {"minimum", "maximum"} <= field.keys() or "enum" in field
         case "object" if isinstance(field.get("additionalProperties"), dict):
             assert "maxProperties" in field
+
+
+def test_the_longest_host_name_of_a_pod_is_one_that_dns_takes() -> None:
+    name, nodes = "a" * NAME_MAX_LENGTH, SPEC_FIELDS["spec.runtime.nodes"]["maximum"]
+    assert len(f"{job_name(name, uid='u', attempt=99)}-{nodes - 1}") == 63
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SPEC_FIELDS if path.startswith("spec.policy.") and "Seconds" in path]
+)
+def test_no_wait_is_too_long_for_a_date(path: str) -> None:
+    datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=SPEC_FIELDS[path]["maximum"])
 
 
 def test_the_api_server_is_told_no_defaults_so_that_git_and_cluster_stay_equal() -> None:

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 
+RowCount = Annotated[int, Field(ge=1, le=10**12)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
 
 STREAMING_NEEDS_UNIFORM_CAP = Rule(
@@ -59,7 +60,7 @@ class DatasetConfig(Section):
     set has. A single file is its own `train`."""
     weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     """Relative probability that the next row comes from this source, when there are several."""
-    max_samples: Annotated[int, Field(ge=1)] | None = None
+    max_samples: RowCount | None = None
     """Use at most this many rows, drawn with the run's seed. Unset: all."""
     columns: ColumnsConfig | None = None
     """Roles of the columns. Unset: recognised by shape, and logged."""

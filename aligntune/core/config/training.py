@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.data import RowCount
 
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
@@ -59,7 +60,7 @@ class EvaluationDataset(Section):
     """The hub data set's configuration (subset). Unset: its default."""
     split: Annotated[str, Field(min_length=1, max_length=128)] = "test"
     """Which split to read. test: the usual name of held-out rows."""
-    max_samples: Annotated[int, Field(ge=1)] | None = None
+    max_samples: RowCount | None = None
     """Use at most this many rows. Unset: all."""
 
 

@@ -55,7 +55,7 @@ class KLConfig(Section):
     target: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Adapt the coefficient to keep KL near this value, in nats per response (Ziegler et al. 2019,
     arXiv:1909.08593). Unset: the coefficient stays fixed."""
-    horizon: Annotated[int, Field(ge=1)] = 10_000
+    horizon: Annotated[int, Field(ge=1, le=10**9)] = 10_000
     """Episodes over which the coefficient adapts. 10000: the paper's."""
 
 
@@ -125,7 +125,7 @@ class GenerationConfig(Section):
     """Softmax temperature. 1.0: samples from the very distribution that is trained."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling. 1: off, as truncation biases the ratio."""
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0, le=10**7)] = 0
     """Sample among this many tokens only. 0: all."""
     vllm: Literal["off", "colocate", "server"] = "off"
     """Generate with vLLM in the trainer's process or at `vllmUrl`. off: plain transformers."""
