@@ -5,7 +5,6 @@ import logging
 import random
 import sys
 from datetime import UTC, datetime
-from functools import partial
 
 import kopf
 from prometheus_client import CollectorRegistry
@@ -14,14 +13,15 @@ from pydantic_settings import CliApp
 from aligntune.api import labels
 from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
-from aligntune_operator.cluster import ApiError, Cluster
+from aligntune_operator.cluster import ApiError, Cluster, GoneError
 from aligntune_operator.controller import Controller, work_forever
 from aligntune_operator.metrics import Metrics
-from aligntune_operator.observe import Key, PodState, Poll
-from aligntune_operator.progress import ask, pod_address, poll_forever, proxy_address
+from aligntune_operator.observe import Key
+from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
+from aligntune_operator.relist import relist, relist_forever
 from aligntune_operator.server import serve
-from aligntune_operator.session import Connection, NoClusterError, connect
+from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings
 
 
@@ -30,21 +30,12 @@ def now() -> datetime:
     return datetime.now(UTC)  # noqa: TID251 - this is the outermost shell
 
 
-async def synchronise(cluster: Cluster, cache: Cache, namespaces: tuple[str, ...]) -> None:
-    """Learns of every Job and pod before anything is decided: a missing one would be created."""
-    for namespace in namespaces or (None,):
-        async for job in cluster.list("apis/batch/v1", "jobs", namespace):
-            cache.job_seen(job)
-        async for pod in cluster.list("api/v1", "pods", namespace):
-            cache.pod_seen(pod)
-
-
 async def run(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT, or until the cluster refuses the operator's credentials."""
     kopf_settings = handlers.kopf_settings()
     connection = connect(kopf_settings)
     cache: Cache = Cache()
-    queue: KeyedQueue[Key] = KeyedQueue(random.Random())  # noqa: S311 - jitter is no secret
+    queue = KeyedQueue[Key](random.Random())  # noqa: S311 - jitter is no secret
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__)
     cluster = Cluster(connection.session, connection.server, metrics.request)
@@ -53,21 +44,20 @@ async def run(settings: Settings) -> None:
     handlers.register(registry, cache, queue, connection)
     ready = asyncio.Event()
 
-    server = await serve(settings.http_port, prometheus, lambda: True, ready.is_set)
+    server = await serve(settings.http_port, prometheus, ready.is_set)
     try:
-        await synchronise(cluster, cache, settings.namespaces)
+        await relist(cluster, cache, settings.namespaces, queue.add)
         async with asyncio.TaskGroup() as group:
             polling = poll_forever(
                 cache,
                 queue.add,
-                partial(_ask, connection, metrics),
+                asker(connection, now, metrics.polled),
                 interval_seconds=settings.poll_interval_seconds,
                 concurrency=settings.poll_concurrency,
             )
-            workers = (
-                work_forever(queue, controller, cache, metrics) for _ in range(settings.workers)
-            )
-            background = [group.create_task(task) for task in (polling, *workers)]
+            relisting = relist_forever(cluster, cache, settings.namespaces, queue.add)
+            workers = (work_forever(queue, controller, metrics) for _ in range(settings.workers))
+            background = [group.create_task(task) for task in (polling, relisting, *workers)]
             ready.set()
             await kopf.operator(
                 registry=registry,
@@ -83,13 +73,7 @@ async def run(settings: Settings) -> None:
     finally:
         await server.cleanup()
         await connection.session.close()
-
-
-async def _ask(connection: Connection, metrics: Metrics, key: Key, pod: PodState) -> Poll:
-    address = pod_address if connection.in_cluster else proxy_address(connection.server)
-    poll = await ask(connection.session, address(key, pod), pod, now())
-    metrics.polls.labels("error" if poll.error else "ok").inc()
-    return poll
+        await connection.pods.close()
 
 
 def main() -> int:
@@ -100,6 +84,11 @@ def main() -> int:
     )
     try:
         asyncio.run(run(settings))
+    except GoneError:
+        sys.stderr.write(
+            "aligntune-operator: the cluster has no AlignTuneJobs: apply crds/ first\n"
+        )
+        return 1
     except (NoClusterError, ApiError) as error:
         sys.stderr.write(f"aligntune-operator: {error}\n")
         return 1

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TypeVar
+from dataclasses import replace
+from typing import Generic, TypeVar
 
 from aligntune.api import labels
 from aligntune_operator.observe import (
     AlignTuneJobState,
+    Hindrance,
     JobState,
     Key,
     Object,
@@ -19,84 +21,134 @@ from aligntune_operator.observe import (
     pod_state,
 )
 
-State = TypeVar("State", JobState, PodState)
+State = TypeVar("State", AlignTuneJobState, JobState, PodState)
 
 
-class Cache:
-    """Holds trimmed states; fed by watches and by the answers to the operator's own writes.
+class Store(Generic[State]):
+    """Objects of one kind by UID, and the UIDs of each AlignTuneJob.
 
-    Both may tell of the same change, in either order, so an older version never replaces a newer
-    one. Resource versions of one kind compare as integers since Kubernetes 1.35 (KEP-5504), and
-    did on every etcd-backed server before.
+    Watches and the answers to the operator's own writes may tell of the same change, in either
+    order, so an older version never replaces a newer one. Resource versions of one kind compare as
+    integers since Kubernetes 1.35 (KEP-5504), and did on every etcd-backed server before.
     """
 
     def __init__(self) -> None:
-        self._objects: dict[Key, AlignTuneJobState] = {}
-        self._jobs: defaultdict[Key, dict[str, JobState]] = defaultdict(dict)
-        self._pods: defaultdict[Key, dict[str, PodState]] = defaultdict(dict)
+        self._by_uid: dict[str, tuple[Key, State]] = {}
+        self._uids: defaultdict[Key, set[str]] = defaultdict(set)
+
+    def seen(self, key: Key, state: State) -> None:
+        """Takes in a state, also where it now belongs to another AlignTuneJob."""
+        known = self._by_uid.get(state.uid)
+        if known is not None and known[1].resource_version > state.resource_version:
+            return
+        self.gone(state.uid)
+        self._by_uid[state.uid] = (key, state)
+        self._uids[key].add(state.uid)
+
+    def gone(self, uid: str) -> None:
+        """Forgets an object, if it is known."""
+        known = self._by_uid.pop(uid, None)
+        if known is None:
+            return
+        self._uids[known[0]].discard(uid)
+        if not self._uids[known[0]]:
+            del self._uids[known[0]]
+
+    def of(self, key: Key) -> Iterator[State]:
+        """The objects that belong to an AlignTuneJob."""
+        return (self._by_uid[uid][1] for uid in self._uids.get(key, ()))
+
+    def items(self) -> list[tuple[Key, State]]:
+        """Every object with the AlignTuneJob that it belongs to."""
+        return list(self._by_uid.values())
+
+    def retain(self, namespace: str | None, uids: set[str], version: int) -> set[Key]:
+        """Forgets what a complete list of that version did not show; returns whom it belonged to.
+
+        Args:
+            namespace: The one that was listed; None for all.
+            uids: Those that the list showed.
+            version: The list's resource version; objects seen since are newer.
+        """
+        vanished = {
+            uid: key
+            for uid, (key, state) in self._by_uid.items()
+            if uid not in uids
+            and state.resource_version <= version
+            and namespace in (None, key.namespace)
+        }
+        for uid in vanished:
+            self.gone(uid)
+        return set(vanished.values())
+
+
+class Cache:
+    """All that decisions are made from."""
+
+    def __init__(self) -> None:
+        self.objects: Store[AlignTuneJobState] = Store()
+        self.jobs: Store[JobState] = Store()
+        self.pods: Store[PodState] = Store()
         self._polls: dict[Key, Poll] = {}
-        self._refusals: dict[Key, str] = {}
+        self._hindrances: dict[Key, Hindrance] = {}
 
     def object_seen(self, body: Object) -> Key:
         """Takes in an AlignTuneJob."""
         state = align_tune_job_state(body)
-        known = self._objects.get(state.key)
-        if known is None or known.resource_version <= state.resource_version:
-            self._objects[state.key] = state
+        self.objects.seen(state.key, state)
         return state.key
-
-    def object_written(self, body: Object) -> None:
-        """Takes in the answer to a write, unless the object was deleted before it came."""
-        known = self._objects.get(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
-        if known is not None and known.uid == body["metadata"]["uid"]:
-            self.object_seen(body)
-
-    def object_gone(self, body: Object) -> Key:
-        """Forgets an AlignTuneJob, unless another of the same name has taken its place."""
-        key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
-        known = self._objects.get(key)
-        if known is not None and known.uid == body["metadata"]["uid"]:
-            self.forget(key)
-        return key
-
-    def forget(self, key: Key) -> None:
-        """Forgets an AlignTuneJob that is not there any more."""
-        self._objects.pop(key, None)
-        self._polls.pop(key, None)
-        self._refusals.pop(key, None)
 
     def job_seen(self, body: Object) -> Key:
         """Takes in a Job."""
-        key, state = _parent(body), job_state(body)
-        known = self._jobs[key].get(state.name)
-        if known is None or known.resource_version <= state.resource_version:
-            self._jobs[key][state.name] = state
+        key = _parent(body)
+        self.jobs.seen(key, job_state(body))
         return key
 
     def pod_seen(self, body: Object) -> Key:
         """Takes in a pod."""
-        key, state = _parent(body), pod_state(body)
-        known = self._pods[key].get(state.name)
-        if known is None or known.resource_version <= state.resource_version:
-            self._pods[key][state.name] = state
+        key = _parent(body)
+        self.pods.seen(key, pod_state(body))
+        return key
+
+    def object_gone(self, body: Object) -> Key:
+        """Forgets an AlignTuneJob, but not another of the same name that has taken its place."""
+        key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+        self.objects.gone(body["metadata"]["uid"])
+        self._polls.pop(key, None)
+        self._hindrances.pop(key, None)
         return key
 
     def job_gone(self, body: Object) -> Key:
         """Forgets a Job."""
-        return _remove(self._jobs, body)
+        self.jobs.gone(body["metadata"]["uid"])
+        return _parent(body)
 
     def pod_gone(self, body: Object) -> Key:
         """Forgets a pod."""
-        return _remove(self._pods, body)
+        self.pods.gone(body["metadata"]["uid"])
+        return _parent(body)
+
+    def object_written(self, body: Object) -> None:
+        """Takes in the answer to a write, unless the object was deleted before it came."""
+        state = align_tune_job_state(body)
+        if any(known.uid == state.uid for known in self.objects.of(state.key)):
+            self.objects.seen(state.key, state)
 
     def polled(self, key: Key, poll: Poll) -> None:
-        """Takes in what a progress endpoint said, if its job is still there."""
-        if key in self._objects:
+        """Takes in what a progress endpoint said, and since when it says nothing."""
+        before = self._polls.get(key)
+        if poll.error:
+            same = before is not None and before.pod_uid == poll.pod_uid
+            since = before.silent_since if before is not None and same else None
+            poll = replace(poll, silent_since=since or poll.at)
+        if any(self.objects.of(key)):
             self._polls[key] = poll
 
-    def refused(self, key: Key, message: str) -> None:
-        """Remembers, or with an empty message forgets, why the API server refused the Job."""
-        self._refusals[key] = message
+    def hindered(self, key: Key, hindrance: Hindrance | None) -> None:
+        """Remembers why the Job could not be created, or with None that it could."""
+        self._hindrances.pop(key, None)
+        if hindrance is not None:
+            self._hindrances[key] = hindrance
 
     def observe(self, key: Key) -> Observed | None:
         """All that is known of one AlignTuneJob; None if there is none of that name.
@@ -104,41 +156,38 @@ class Cache:
         Jobs of an earlier AlignTuneJob of the same name, which the garbage collector is about to
         remove, are left out.
         """
-        state = self._objects.get(key)
+        state = self._object(key)
         if state is None:
             return None
-        jobs = tuple(job for job in self._jobs.get(key, {}).values() if job.owner_uid == state.uid)
         return observe(
             state,
-            jobs,
-            tuple(self._pods.get(key, {}).values()),
+            tuple(self._jobs_of(state)),
+            tuple(self.pods.of(key)),
             self._polls.get(key),
-            self._refusals.get(key, ""),
+            self._hindrances.get(key),
         )
 
     def statuses(self) -> Iterator[AlignTuneJobState]:
         """Every AlignTuneJob."""
-        return iter(tuple(self._objects.values()))
+        return (state for _, state in self.objects.items())
 
     def running_pods(self) -> Iterator[tuple[Key, PodState]]:
         """The pod of each job that can be asked for progress: the running one of index 0."""
-        for key, state in tuple(self._objects.items()):
-            ours = {j.uid for j in self._jobs.get(key, {}).values() if j.owner_uid == state.uid}
-            for pod in self._pods.get(key, {}).values():
+        for key, state in self.objects.items():
+            ours = {job.uid for job in self._jobs_of(state)}
+            for pod in self.pods.of(key):
                 if pod.job_uid in ours and pod.running and pod.index == 0 and pod.ip:
                     yield key, pod
+
+    def _object(self, key: Key) -> AlignTuneJobState | None:
+        """The AlignTuneJob of that name: the newest, while the end of another is not seen yet."""
+        states = self.objects.of(key)
+        return max(states, key=lambda state: state.resource_version, default=None)
+
+    def _jobs_of(self, state: AlignTuneJobState) -> Iterator[JobState]:
+        return (job for job in self.jobs.of(state.key) if job.owner_uid == state.uid)
 
 
 def _parent(body: Object) -> Key:
     metadata = body["metadata"]
     return Key(metadata["namespace"], metadata["labels"][labels.JOB_NAME])
-
-
-def _remove(states: dict[Key, dict[str, State]], body: Object) -> Key:
-    key, name = _parent(body), body["metadata"]["name"]
-    known = states.get(key, {})
-    if name in known and known[name].uid == body["metadata"]["uid"]:
-        del known[name]
-    if not known:
-        states.pop(key, None)
-    return key

@@ -1,9 +1,9 @@
 """The API server: every request of the operator besides kopf's watches, and the only writes."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -50,6 +50,19 @@ ERRORS: Mapping[int, type[ApiError]] = {
     INVALID: RefusedError,
     BAD_REQUEST: RefusedError,
 }
+
+
+class Kind(NamedTuple):
+    """A kind of object that the operator lists."""
+
+    api: str
+    plural: str
+    selector: Mapping[str, str]
+
+
+ALIGN_TUNE_JOBS = Kind(f"apis/{labels.API_VERSION}", labels.PLURAL, {})
+JOBS = Kind("apis/batch/v1", "jobs", {"labelSelector": labels.JOB_NAME})
+PODS = Kind("api/v1", "pods", {"labelSelector": labels.JOB_NAME})
 
 Observer = Callable[[str, str, int], None]
 """Told of each request: verb, resource, status code."""
@@ -143,17 +156,27 @@ class Cluster:
             "POST", f"api/v1/namespaces/{state.key.namespace}/events", "events", body
         )
 
-    async def list(self, api: str, plural: str, namespace: str | None) -> AsyncIterator[Object]:
-        """Every Job or pod that belongs to an AlignTuneJob, in chunks."""
+    async def list(self, kind: Kind, namespace: str | None, take: Callable[[Object], None]) -> int:
+        """Hands every object of a kind to `take`, in chunks.
+
+        Args:
+            kind: What to list.
+            namespace: Where; None for everywhere.
+            take: Called with each object.
+
+        Returns:
+            The resource version that the list is of.
+        """
         scope = f"namespaces/{namespace}/" if namespace else ""
-        params = {"labelSelector": labels.JOB_NAME, "limit": str(LIST_CHUNK)}
+        path = f"{kind.api}/{scope}{kind.plural}"
+        params = {"limit": str(LIST_CHUNK), **kind.selector}
         while True:
-            page = await self._request("GET", f"{api}/{scope}{plural}", plural, params=params)
+            page = await self._request("GET", path, kind.plural, params=params)
             for item in page["items"]:
-                yield item
+                take(item)
             token = page["metadata"].get("continue")
             if not token:
-                return
+                return int(page["metadata"]["resourceVersion"])
             params["continue"] = token
 
     async def _create(self, api: str, plural: str, manifest: Object) -> Object:
@@ -162,7 +185,10 @@ class Cluster:
         try:
             return await self._request("POST", path, plural, manifest, params=MANAGER)
         except ConflictError:
-            found = await self._request("GET", f"{path}/{metadata['name']}", plural)
+            try:
+                found = await self._request("GET", f"{path}/{metadata['name']}", plural)
+            except GoneError:
+                found = {"metadata": {}}
             theirs, ours = owner(found), owner(manifest)
             being_deleted = "deletionTimestamp" in found["metadata"]
             if being_deleted or not theirs or not ours or theirs["uid"] != ours["uid"]:

@@ -9,7 +9,7 @@ from aligntune.api.job import AlignTuneJobSpec
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import ApiError, Cluster, ConflictError, GoneError, RefusedError
 from aligntune_operator.metrics import Metrics
-from aligntune_operator.observe import AlignTuneJobState, Key, Observed
+from aligntune_operator.observe import AlignTuneJobState, Hindrance, Key, Observed
 from aligntune_operator.plan import Action, CreateJob, DeleteAlignTuneJob, DeleteJob, Wait, plan
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.render.job import job as render_job
@@ -25,7 +25,10 @@ REFUSED_RETRY = timedelta(seconds=30)
 
 
 class Controller:
-    """Level-triggered: reconciling twice changes nothing, and dying at any await loses nothing."""
+    """Level-triggered: reconciling twice changes nothing.
+
+    Dying at any await loses nothing, except an Event whose status was just written.
+    """
 
     def __init__(
         self, cache: Cache, cluster: Cluster, settings: Settings, clock: Callable[[], datetime]
@@ -48,13 +51,14 @@ class Controller:
         if observed is None:
             return None
         now = self._clock()
-        waits = [
-            wait
-            for action in plan(observed, now)
-            if (wait := await self._act(observed, action, now))
-        ]
+        try:
+            waits = [await self._act(observed, action, now) for action in plan(observed, now)]
+        except ApiError:
+            # The status says what is in the way.
+            await self._write_status(key, now)
+            raise
         await self._write_status(key, now)
-        return min(waits, default=None)
+        return min((wait for wait in waits if wait is not None), default=None)
 
     async def _act(self, observed: Observed, action: Action, now: datetime) -> timedelta | None:
         key = observed.object.key
@@ -64,9 +68,15 @@ class Controller:
             case CreateJob(attempt) if observed.spec is not None:
                 return await self._start(observed.object, observed.spec, attempt)
             case DeleteJob(name, uid):
-                await self._cluster.delete_job(key, name, uid)
+                try:
+                    await self._cluster.delete_job(key, name, uid)
+                except GoneError:
+                    self._cache.jobs.gone(uid)
             case DeleteAlignTuneJob(uid):
-                await self._cluster.delete_align_tune_job(key, uid)
+                try:
+                    await self._cluster.delete_align_tune_job(key, uid)
+                except GoneError:
+                    self._cache.objects.gone(uid)
         return None
 
     async def _start(
@@ -80,9 +90,12 @@ class Controller:
                 render_job(key, uid, spec, attempt, self._settings)
             )
         except RefusedError as error:
-            self._cache.refused(key, error.message)
+            self._cache.hindered(key, Hindrance(refused=True, message=error.message))
             return REFUSED_RETRY
-        self._cache.refused(key, "")
+        except ApiError as error:
+            self._cache.hindered(key, Hindrance(refused=False, message=error.message))
+            raise
+        self._cache.hindered(key, None)
         self._cache.job_seen(created)
         return None
 
@@ -90,10 +103,17 @@ class Controller:
         observed = self._cache.observe(key)
         if observed is None or observed.object.deleting:
             return
+        if observed.object.unreadable:
+            logger.warning("%s: left alone: its status is of another version of this operator", key)
+            return
         before, after = observed.object.status, reduce_status(observed, now)
         if after == before:
             return
-        self._cache.object_written(await self._cluster.write_status(observed.object, after))
+        try:
+            self._cache.object_written(await self._cluster.write_status(observed.object, after))
+        except GoneError:
+            self._cache.objects.gone(observed.object.uid)
+            return
         for event in events(before, after):
             try:
                 await self._cluster.create_event(observed.object, event, now)
@@ -101,9 +121,7 @@ class Controller:
                 logger.warning("%s: an Event could not be written: %s", key, error)
 
 
-async def work_forever(
-    queue: KeyedQueue[Key], controller: Controller, cache: Cache, metrics: Metrics
-) -> None:
+async def work_forever(queue: KeyedQueue[Key], controller: Controller, metrics: Metrics) -> None:
     """One worker: takes keys from the queue and reconciles them, for ever."""
     while True:
         key = await queue.get()
@@ -114,12 +132,10 @@ async def work_forever(
             failed = False
             if wait is not None:
                 queue.add_after(key, wait.total_seconds())
-        except ConflictError:
+        except ConflictError as error:
             # The watch brings the newer version; the backoff is for the case that it is late.
+            logger.info("%s: %s", key, error)
             queue.retry(key)
-        except GoneError:
-            cache.forget(key)
-            failed = False
         except ApiError as error:
             metrics.reconcile_errors.inc()
             seconds = queue.retry(key, error.retry_after)

@@ -12,7 +12,7 @@ from aligntune.api.conditions import Phase
 from aligntune.api.progress import Progress
 from aligntune_operator.cache import Cache
 
-JOB_LABELS = ("namespace", "job")
+JOB_LABELS = ("namespace", "aligntunejob")
 
 
 class Metrics:
@@ -48,6 +48,10 @@ class Metrics:
             "aligntune_operator_queue_length", "Jobs that wait for a worker.", registry=registry
         ).set_function(queue_length)
         registry.register(JobCollector(cache))
+
+    def polled(self, result: str) -> None:
+        """Counts a progress endpoint that was asked."""
+        self.polls.labels(result).inc()
 
     def request(self, verb: str, resource: str, code: int) -> None:
         """Counts a request to the API server."""

@@ -43,6 +43,8 @@ class AlignTuneJobState:
     deleting: bool
     spec: Mapping[str, Any]
     status: AlignTuneJobStatus
+    unreadable: bool = False
+    """The status is of a version that this one cannot read: nothing may be concluded from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,12 @@ class JobState:
     ended: datetime | None = None
 
     @property
-    def finished(self) -> bool:
-        """Whether the Job is Complete or Failed; its pods have all ended then."""
-        return self.complete or self.failed_reason is not None
+    def over(self) -> bool:
+        """Whether the attempt has ended by itself; its pods have all ended then.
+
+        A Job that is being deleted fails because its pods are stopped, which is no end of its own.
+        """
+        return self.complete or (self.failed_reason is not None and not self.deleting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,16 @@ class Poll:
     at: datetime
     snapshot: Snapshot | None = None
     error: str = ""
+    silent_since: datetime | None = None
+    """The first of the failures in a row of which this is the last; None for an answer."""
+
+
+class Hindrance(NamedTuple):
+    """Why the Job could not be created when it was last tried."""
+
+    refused: bool
+    """The API server will not have it; otherwise the next try may pass."""
+    message: str
 
 
 @dataclass(frozen=True)
@@ -134,8 +149,8 @@ class Observed:
     jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()
     poll: Poll | None = None
-    refusal: str = ""
-    """What the API server said when it last refused to create the Job; empty if it did not."""
+    hindrance: Hindrance | None = None
+    """Why the Job could not be created; None if it could, or was not tried."""
 
     @property
     def accepted(self) -> bool:
@@ -154,13 +169,19 @@ class Observed:
         pods = (pod for pod in self.pods if job is not None and pod.job_uid == job.uid)
         return tuple(sorted(pods, key=lambda pod: pod.index))
 
+    @property
+    def current_poll(self) -> Poll | None:
+        """The last answer of a pod of the newest attempt; another pod's does not count."""
+        current = {pod.uid for pod in self.current_pods}
+        return self.poll if self.poll is not None and self.poll.pod_uid in current else None
+
 
 def observe(
     state: AlignTuneJobState,
     jobs: tuple[JobState, ...] = (),
     pods: tuple[PodState, ...] = (),
     poll: Poll | None = None,
-    refusal: str = "",
+    hindrance: Hindrance | None = None,
 ) -> Observed:
     """Puts the parts together, and validates the spec as the trainer will."""
     try:
@@ -177,7 +198,7 @@ def observe(
         check_supported(spec.backend, spec.method)
     except UnsupportedError as error:
         return Observed(state, spec, unsupported=str(error), jobs=jobs, pods=pods)
-    return Observed(state, spec, jobs=jobs, pods=pods, poll=poll, refusal=refusal)
+    return Observed(state, spec, jobs=jobs, pods=pods, poll=poll, hindrance=hindrance)
 
 
 def owner(body: Object) -> Object | None:
@@ -187,12 +208,13 @@ def owner(body: Object) -> Object | None:
 
 
 def align_tune_job_state(body: Object) -> AlignTuneJobState:
-    """Trims an AlignTuneJob. A status that this version cannot read counts as empty."""
+    """Trims an AlignTuneJob."""
     metadata = body["metadata"]
+    status, unreadable = AlignTuneJobStatus(), False
     try:
         status = AlignTuneJobStatus.model_validate(body.get("status") or {})
     except ValidationError:
-        status = AlignTuneJobStatus()
+        unreadable = True
     return AlignTuneJobState(
         key=Key(metadata["namespace"], metadata["name"]),
         uid=metadata["uid"],
@@ -202,6 +224,7 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
         deleting="deletionTimestamp" in metadata,
         spec=body["spec"],
         status=status,
+        unreadable=unreadable,
     )
 
 

@@ -46,7 +46,7 @@ def plan(observed: Observed, now: datetime) -> list[Action]:
 
     Carried out and observed again, the same state plans nothing new.
     """
-    if observed.object.deleting or observed.spec is None:
+    if observed.object.deleting or observed.object.unreadable or observed.spec is None:
         return []
     if finished(observed.object.status):
         return list(_clean_up(observed, observed.spec.policy, now))
@@ -57,7 +57,7 @@ def _next_attempt(observed: Observed, spec: AlignTuneJobSpec) -> Iterator[Action
     job = observed.job
     if job is None and not spec.suspend:
         yield CreateJob(observed.object.status.attempts.current + 1)
-    elif job is not None and job.ended is not None:
+    elif job is not None and job.over and job.ended is not None:
         # The status is due as soon as the pods' last words are seen, or given up on.
         yield Wait(job.ended + WITNESS_PATIENCE)
     elif job is not None and spec.suspend and not job.deleting:

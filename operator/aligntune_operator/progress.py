@@ -1,7 +1,9 @@
 """Progress is pulled: each running pod is asked for its snapshot, at a bounded rate."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 
@@ -12,10 +14,17 @@ from aligntune.api import env
 from aligntune.api.progress import Snapshot
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, PodState, Poll
+from aligntune_operator.session import Connection
 
 LONGEST_ANSWER = 64 * 1024
 ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
+LOOK_SECONDS = 0.5
+"""How often it is looked which pods are due."""
+MOST_DOUBLINGS = 3
+"""A silent pod is asked at least every eighth interval."""
+
+AskPod = Callable[[Key, PodState], Awaitable[Poll]]
 Address = Callable[[Key, PodState], str]
 """URL of a pod's progress endpoint."""
 
@@ -34,6 +43,28 @@ def proxy_address(server: str) -> Address:
         return f"{server}/api/v1/namespaces/{key.namespace}/pods/{pod_port}/proxy/progress"
 
     return address
+
+
+def asker(
+    connection: Connection, clock: Callable[[], datetime], asked: Callable[[str], None]
+) -> AskPod:
+    """How pods are asked: in the cluster with a session that holds no credential.
+
+    Args:
+        connection: How the API server, and from inside the pods, are reached.
+        clock: Tells the time.
+        asked: Told `ok` or `error` of each question.
+    """
+    inside = connection.in_cluster
+    session = connection.pods if inside else connection.session
+    address = pod_address if inside else proxy_address(connection.server)
+
+    async def ask_pod(key: Key, pod: PodState) -> Poll:
+        poll = await ask(session, address(key, pod), pod, clock())
+        asked("error" if poll.error else "ok")
+        return poll
+
+    return ask_pod
 
 
 async def ask(session: aiohttp.ClientSession, url: str, pod: PodState, now: datetime) -> Poll:
@@ -74,23 +105,43 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 async def poll_forever(
     cache: Cache,
     changed: Callable[[Key], None],
-    ask_pod: Callable[[Key, PodState], Awaitable[Poll]],
+    ask_pod: AskPod,
     *,
     interval_seconds: float,
     concurrency: int,
 ) -> None:
-    """Asks every running job once per interval, spread over it, and queues each job asked."""
-    slots = asyncio.Semaphore(concurrency)
+    """Asks every running job once per interval, and queues each job asked.
 
-    async def poll(key: Key, pod: PodState) -> None:
-        async with slots:
-            cache.polled(key, await ask_pod(key, pod))
-        changed(key)
-
+    A pod that does not answer is asked less and less often, and waits for nobody but itself: one
+    tenant's silent pods do not slow the others' progress.
+    """
     loop = asyncio.get_running_loop()
-    while True:
-        began = loop.time()
-        async with asyncio.TaskGroup() as asking:
-            for key, pod in cache.running_pods():
-                asking.create_task(poll(key, pod))
-        await asyncio.sleep(max(began + interval_seconds - loop.time(), 0))
+    slots = asyncio.Semaphore(concurrency)
+    schedule: dict[str, Schedule] = {}
+
+    async def poll(key: Key, pod: PodState, turn: Schedule) -> None:
+        async with slots:
+            answer = await ask_pod(key, pod)
+        cache.polled(key, answer)
+        changed(key)
+        turn.failures = turn.failures + 1 if answer.error else 0
+        turn.due = loop.time() + interval_seconds * 2 ** min(turn.failures, MOST_DOUBLINGS)
+
+    async with asyncio.TaskGroup() as polls:
+        while True:
+            running = list(cache.running_pods())
+            schedule = {pod.uid: schedule.get(pod.uid, Schedule()) for _, pod in running}
+            for key, pod in running:
+                turn = schedule[pod.uid]
+                if turn.due <= loop.time():
+                    turn.due = math.inf  # until it has answered
+                    polls.create_task(poll(key, pod, turn))
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+@dataclass
+class Schedule:
+    """When a pod is asked next."""
+
+    due: float = 0.0
+    failures: int = 0

@@ -20,6 +20,9 @@ class Connection(NamedTuple):
     """How the API server is reached."""
 
     session: aiohttp.ClientSession
+    """Carries the operator's credentials: for the API server alone."""
+    pods: aiohttp.ClientSession
+    """Carries none: for the pods of tenants."""
     server: str
     in_cluster: bool
 
@@ -50,8 +53,11 @@ def connect(settings: kopf.OperatorSettings) -> Connection:
         headers={} if account else info.as_http_headers(),
         middlewares=(rotating_token(TOKEN_FILE, time.monotonic),) if account else (),
         trust_env=bool(info.trust_env),
+        # A pod behind the API server's proxy could set cookies in the server's name.
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
-    return Connection(session, info.server.rstrip("/"), in_cluster=account is not None)
+    pods = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    return Connection(session, pods, info.server.rstrip("/"), in_cluster=account is not None)
 
 
 def rotating_token(file: Path, clock: Callable[[], float]) -> aiohttp.ClientMiddlewareType:

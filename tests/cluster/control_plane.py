@@ -121,13 +121,17 @@ def wipe(state: Path) -> None:
 
 def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:
     """Runs kubectl of the cluster's own version."""
-    return subprocess.run(
-        [binary("kubectl"), "--kubeconfig", kubeconfig, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    try:
+        return subprocess.run(
+            [binary("kubectl"), "--kubeconfig", kubeconfig, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except subprocess.CalledProcessError as error:
+        error.add_note(str(error.stderr))
+        raise
 
 
 def succeeds(kubeconfig: Path, *arguments: str) -> bool:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from aligntune.api.progress import Snapshot
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import (
+    Hindrance,
     Observed,
     Poll,
     align_tune_job_state,
@@ -61,8 +62,11 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
             at=datetime.fromisoformat(poll["at"]),
             snapshot=Snapshot.parse(poll["snapshot"]) if "snapshot" in poll else None,
             error=poll.get("error", ""),
+            silent_since=datetime.fromisoformat(poll["silentSince"])
+            if "silentSince" in poll
+            else None,
         ),
-        seen.get("refusal", ""),
+        Hindrance(**seen["hindrance"]) if "hindrance" in seen else None,
     ), datetime.fromisoformat(seen.get("now", "2026-11-01T12:00:01Z"))
 
 

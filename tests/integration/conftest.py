@@ -169,6 +169,7 @@ def operator(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Operator]:
         running.stop(signal.SIGKILL)
     log = (tmp_path / "operator.log").read_text()
     assert "Traceback" not in log, log
+    assert " 422: " not in log, log
 
 
 @pytest.fixture

@@ -206,6 +206,62 @@ def test_suspending_removes_the_pods_and_resuming_starts_the_next_attempt(
 
 
 @pytest.mark.usefixtures("operator")
+def test_suspending_a_pod_that_trains_waits_for_its_checkpoint_and_is_no_failure(
+    api: Api, manifest: Make
+) -> None:
+    api(
+        "create",
+        "-f",
+        "-",
+        stdin={"apiVersion": "v1", "kind": "Node", "metadata": {"name": api.namespace}},
+    )
+    api.apply(manifest("chat"))
+    pod = api.pod_of("chat")
+    bind = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": pod["metadata"]["name"]},
+        "target": {"kind": "Node", "name": api.namespace},
+    }
+    url = f"/api/v1/namespaces/{api.namespace}/pods/{pod['metadata']['name']}/binding"
+    api("create", "--raw", url, "-f", "-", stdin=bind)
+    api.play_kubelet(pod, running=RUNNING)
+    api.until("running", lambda: api.phase("chat") == "Running")
+
+    api.apply(manifest("chat", suspend=True))
+    api.until("stopping", lambda: api.condition("chat", "Reconciling")["reason"] == "Stopping")
+    assert api.condition("chat", "Suspended")["status"] == "False"
+    preempted = {"result": "Preempted", "reason": "Preempted", "exitCode": 143, "step": 7}
+    api.play_kubelet(pod, terminated=ended(143, preempted))
+    name = pod["metadata"]["name"]
+    api("delete", "pod", name, "--grace-period=0", "--force")
+    api.until("suspended", lambda: api.phase("chat") == "Suspended")
+    assert api.condition("chat", "Failed")["status"] == "False"
+
+    api.apply(manifest("chat"))
+    api.until("started again", lambda: api.status("chat")["attempts"]["current"] == 2)
+    assert api.phase("chat") == "Starting"
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_job_deleted_by_hand_is_followed_by_the_next_attempt(api: Api, manifest: Make) -> None:
+    api.apply(manifest("chat"))
+    api.until("started", lambda: api.phase("chat") == "Starting")
+    [job] = api.jobs_of("chat")
+    api("delete", "job", job["metadata"]["name"], "--cascade=foreground")
+    api.until("started again", lambda: api.status("chat")["attempts"]["current"] == 2)
+
+
+@pytest.mark.usefixtures("operator")
+def test_an_edited_job_that_is_over_can_still_be_waited_for(api: Api, manifest: Make) -> None:
+    api.apply(manifest("chat"))
+    api.play_kubelet(api.pod_of("chat"), terminated=ended(0, "{}"))
+    api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
+    api.apply(manifest("chat", policy={"podRetentionSeconds": 7200}))
+    api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
+
+
+@pytest.mark.usefixtures("operator")
 def test_applying_the_same_manifest_again_changes_nothing(api: Api, manifest: Make) -> None:
     api.apply(manifest("chat"))
     api.until("started", lambda: api.phase("chat") == "Starting")

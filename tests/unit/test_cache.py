@@ -1,9 +1,13 @@
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aligntune.api.progress import Snapshot
 from aligntune_operator.cache import Cache
-from aligntune_operator.observe import Key
+from aligntune_operator.observe import Key, Poll
+from aligntune_operator.plan import plan
 
 KEY = Key("ns", "chat")
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 def align_tune_job(uid: str = "uid", version: int = 1, **status: Any) -> dict[str, Any]:
@@ -16,7 +20,10 @@ def align_tune_job(uid: str = "uid", version: int = 1, **status: Any) -> dict[st
             "generation": 1,
             "creationTimestamp": "2026-11-01T12:00:00Z",
         },
-        "spec": {},
+        "spec": {
+            "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+            "storage": {"ephemeral": True},
+        },
         "status": status,
     }
 
@@ -83,9 +90,50 @@ def test_forged_labels_do_no_harm() -> None:
     assert list(cache.running_pods()) == []
 
 
-def test_a_status_of_another_version_counts_as_empty() -> None:
+def test_a_status_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job(phase="Dreaming", invented={"a": 1}))
+    cache.object_seen(align_tune_job(phase="Dreaming"))
     observed = cache.observe(KEY)
     assert observed is not None
-    assert observed.object.status.phase == "Pending"
+    assert observed.object.unreadable
+    assert plan(observed, NOW) == []
+
+
+def test_a_job_whose_label_was_changed_belongs_to_one_align_tune_job_only() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job())
+    cache.job_seen(child("chat-1", version=1))
+    cache.job_seen(child("chat-1", version=2, **{"aligntune.io/job-name": "other"}))
+    observed = cache.observe(KEY)
+    assert observed is not None
+    assert observed.jobs == ()
+
+
+def test_what_a_whole_list_does_not_show_is_gone_unless_it_is_newer() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job())
+    cache.job_seen(child("chat-1", version=5))
+    cache.job_seen(child("chat-2", version=15))
+    assert cache.jobs.retain("other", set(), 10) == set()
+    assert cache.jobs.retain(None, set(), 10) == {KEY}
+    observed = cache.observe(KEY)
+    assert observed is not None
+    assert [job.name for job in observed.jobs] == ["chat-2"]
+
+
+def test_the_first_failure_of_a_row_is_remembered_until_an_answer() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job())
+
+    def since(poll: Poll) -> datetime | None:
+        cache.polled(KEY, poll)
+        observed = cache.observe(KEY)
+        assert observed is not None
+        assert observed.poll is not None
+        return observed.poll.silent_since
+
+    later = NOW + timedelta(seconds=40)
+    assert since(Poll("pod", NOW, error="silent")) == NOW
+    assert since(Poll("pod", later, error="silent")) == NOW
+    assert since(Poll("another", later, error="silent")) == later
+    assert since(Poll("another", later, Snapshot())) is None

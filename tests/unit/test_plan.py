@@ -116,6 +116,23 @@ def test_a_job_that_is_over_stays_over_whatever_is_seen_later(
 
 
 @given(observations(), times)
+def test_verdicts_speak_of_the_newest_generation_also_after_the_end(
+    observed: Observed, now: datetime
+) -> None:
+    status = reduce_status(observed, now)
+    edited = replace(observed, object=replace(observed.object, status=status, generation=2))
+    later = reduce_status(edited, now)
+    assert {c.observed_generation for c in later.conditions} == {later.observed_generation} == {2}
+
+
+@given(observations(), times)
+def test_stopping_the_pods_of_a_job_is_never_its_failure(observed: Observed, now: datetime) -> None:
+    jobs = tuple(replace(job, deleting=True, complete=False) for job in observed.jobs)
+    status = reduce_status(replace(observed, jobs=jobs), now)
+    assert status.phase not in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+@given(observations(), times)
 def test_a_plan_that_was_carried_out_plans_nothing_new(observed: Observed, now: datetime) -> None:
     for action in plan(observed, now):
         if isinstance(action, CreateJob):

@@ -1,14 +1,30 @@
 """A pod's endpoint is a tenant's: whatever it answers, the operator takes no harm and no lie."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from aligntune.api.env import PROGRESS_PORT
+from aligntune.api.progress import Snapshot
+from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, PodState, Poll
-from aligntune_operator.progress import LONGEST_ANSWER, ask, pod_address, proxy_address
+from aligntune_operator.progress import (
+    LONGEST_ANSWER,
+    ask,
+    asker,
+    pod_address,
+    poll_forever,
+    proxy_address,
+)
+from aligntune_operator.session import Connection, rotating_token
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 POD = PodState("pod", "pod-uid", 1, "job-uid", 0, ip="10.0.0.1")
@@ -84,6 +100,31 @@ async def test_nobody_at_the_address_is_an_error_in_a_sentence() -> None:
     assert "does not answer" in poll.error
 
 
+async def test_a_pod_never_sees_the_operators_credentials(tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Authorization"))
+        return web.json_response({"podUid": "pod-uid"})
+
+    token = tmp_path / "token"
+    token.write_text("secret")
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", handle)])
+    async with (
+        TestServer(app, port=PROGRESS_PORT) as server,
+        aiohttp.ClientSession(middlewares=(rotating_token(token, time.monotonic),)) as session,
+        aiohttp.ClientSession() as pods,
+    ):
+        url = f"http://{server.host}:{server.port}"
+        pod = replace(POD, ip=server.host)
+        for in_cluster in (True, False):
+            connection = Connection(session, pods, url, in_cluster=in_cluster)
+            poll = await asker(connection, lambda: NOW, seen.append)(Key("ns", "chat"), pod)
+            assert poll.error == ""
+    assert seen == [None, "ok", "Bearer secret", "ok"]
+
+
 def test_the_address_is_the_pods_own_or_the_api_servers_proxy() -> None:
     key = Key("research", "chat")
     assert pod_address(key, POD) == "http://10.0.0.1:9400/progress"
@@ -91,3 +132,30 @@ def test_the_address_is_the_pods_own_or_the_api_servers_proxy() -> None:
     assert proxy(key, POD) == (
         "https://api:6443/api/v1/namespaces/research/pods/pod:9400/proxy/progress"
     )
+
+
+async def test_one_tenants_silent_pod_does_not_slow_the_others() -> None:
+    """Stand-in: a cache of two running pods, one of which never answers in time."""
+
+    class TwoPods(Cache):
+        def running_pods(self) -> Iterator[tuple[Key, PodState]]:
+            yield Key("silent", "job"), replace(POD, uid="silent")
+            yield Key("fine", "job"), replace(POD, uid="fine")
+
+    asked: list[str] = []
+    done = asyncio.Event()
+
+    async def ask_pod(key: Key, pod: PodState) -> Poll:
+        asked.append(key.namespace)
+        if key.namespace == "silent":
+            await asyncio.sleep(3600)
+        if asked.count("fine") >= 3:
+            done.set()
+        return Poll(pod.uid, NOW, Snapshot())
+
+    polling = asyncio.create_task(
+        poll_forever(TwoPods(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=8)
+    )
+    await asyncio.wait_for(done.wait(), 30)
+    polling.cancel()
+    assert asked.count("silent") == 1

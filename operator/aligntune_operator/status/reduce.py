@@ -1,7 +1,8 @@
 """The status of an AlignTuneJob: a pure function of what was observed."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice
 
 from aligntune.api import conditions as reasons
 from aligntune.api.conditions import Condition, Phase, Reason
@@ -12,12 +13,25 @@ from aligntune_operator.status.conditions import Verdict, finished, merge
 from aligntune_operator.status.failure import classify
 from aligntune_operator.status.summary import summarise
 
+IDLE: dict[str, object] = {
+    "eta_seconds": None,
+    "samples_per_second": None,
+    "tokens_per_second": None,
+}
+"""What is not so while nothing trains."""
+
+MOST_METRICS = 64
+"""Metrics in a status, as its schema allows; the newest stay."""
+
+SILENCE_PATIENCE = timedelta(seconds=30)
+"""How long an endpoint may be silent before a condition says so: one lost packet is no news."""
+
 
 def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     """What the resource should say; a finished job says the same for ever."""
     before = observed.object.status
     if finished(before):
-        return before.model_copy(update={"observed_generation": observed.object.generation})
+        return _at_generation(before, observed.object.generation)
     phase, failure = _phase(observed, now)
     snapshot, outcome = _last_word(observed)
     progress = _progress(before.progress, snapshot, outcome)
@@ -27,8 +41,9 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     if phase == Phase.SUCCEEDED and outcome:
         model = TrainedModel(path=outcome.model_path, url=outcome.model_url)
     over = phase in (Phase.SUCCEEDED, Phase.FAILED)
-    if over and progress:
-        progress = progress.model_copy(update={"eta_seconds": None, "activity": "done"})
+    if progress and phase != Phase.RUNNING:
+        activity = "done" if over else "starting"
+        progress = progress.model_copy(update=IDLE | {"activity": activity})
     return AlignTuneJobStatus(
         observed_generation=observed.object.generation,
         phase=phase,
@@ -50,16 +65,27 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     )
 
 
+def _at_generation(status: AlignTuneJobStatus, generation: int) -> AlignTuneJobStatus:
+    """The same verdicts on a spec in which only what may change has changed."""
+    conditions = [
+        condition.model_copy(update={"observed_generation": generation})
+        for condition in status.conditions
+    ]
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
 def _phase(observed: Observed, now: datetime) -> tuple[Phase, Failure | None]:
     job, pods, spec = observed.job, observed.current_pods, observed.spec
     if spec is None or not observed.accepted:
         return Phase.PENDING, None
-    if job is not None and job.finished:
+    if job is not None and job.over:
         if _awaits_witnesses(observed, now):
             return observed.object.status.phase, None
         return (Phase.SUCCEEDED, None) if job.complete else (Phase.FAILED, classify(job, pods))
-    if spec.suspend or job is None:
+    if job is None:
         return (Phase.SUSPENDED if spec.suspend else Phase.PENDING), None
+    if job.deleting:
+        return observed.object.status.phase, None
     started = sum(pod.started for pod in pods)
     return (Phase.RUNNING if started == spec.runtime.nodes else Phase.STARTING), None
 
@@ -74,9 +100,8 @@ def _awaits_witnesses(observed: Observed, now: datetime) -> bool:
 
 def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:
     """The newest report of the current attempt; another pod's does not count."""
-    pods = observed.current_pods
-    poll = observed.poll
-    snapshot = poll.snapshot if poll and poll.pod_uid in {pod.uid for pod in pods} else None
+    pods, poll = observed.current_pods, observed.current_poll
+    snapshot = poll.snapshot if poll else None
     outcome = next((pod.outcome for pod in pods if pod.ended and pod.outcome), None)
     return snapshot, outcome
 
@@ -84,10 +109,15 @@ def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:
 def _progress(
     before: Progress | None, snapshot: Snapshot | None, outcome: Outcome | None
 ) -> Progress | None:
-    progress = snapshot.progress if snapshot else before
+    known = before or Progress()
+    if snapshot is not None:
+        told = snapshot.progress
+        # Until it has read its checkpoint, a new attempt does not know how far the last one came.
+        knows = told.total_steps is not None or told.step > 0
+        fresh = {"activity": told.activity, "updated_at": told.updated_at}
+        known = told if knows else known.model_copy(update=IDLE | fresh)
     if outcome is None:
-        return progress
-    known = progress or Progress()
+        return known if before or snapshot else None
     # A rank that fails early may not know how far the run had come before.
     step = outcome.step or known.step
     total = outcome.total_steps or known.total_steps
@@ -96,7 +126,9 @@ def _progress(
 
 
 def _metrics(before: Metrics, snapshot: Snapshot | None, outcome: Outcome | None) -> Metrics:
-    return before | (snapshot.metrics if snapshot else {}) | (outcome.metrics if outcome else {})
+    new = (snapshot.metrics if snapshot else {}) | (outcome.metrics if outcome else {})
+    older = {name: value for name, value in before.items() if name not in new}
+    return dict(islice((new | older).items(), MOST_METRICS))
 
 
 def _checkpoint(
@@ -144,15 +176,16 @@ def _verdicts(
 ) -> Mapping[Condition, Verdict]:
     over = phase in (Phase.SUCCEEDED, Phase.FAILED)
     end = _end_reason(phase, failure, outcome)
-    refused = not observed.accepted or bool(observed.refusal)
     accepted = _accepted(observed)
+    reconciling: Verdict
+    stalled: Verdict
+    refused = accepted[0] is False
     if refused:
         reconciling, stalled = (False, accepted[1]), (True, accepted[1])
     elif phase == Phase.FAILED:
         reconciling, stalled = (False, end), (True, end)
     else:
-        settled = over or phase in (Phase.RUNNING, Phase.SUSPENDED)
-        reconciling = (not settled, reasons.UP_TO_DATE if settled else reasons.STARTING)
+        reconciling = _reconciling(observed, phase)
         stalled = (False, reasons.WORKING)
     return {
         Condition.ACCEPTED: accepted,
@@ -175,9 +208,21 @@ def _accepted(observed: Observed) -> Verdict:
         return False, reasons.INVALID_SPEC(errors="; ".join(observed.errors))
     if observed.unsupported:
         return False, reasons.UNSUPPORTED(error=observed.unsupported)
-    if observed.refusal:
-        return False, reasons.REFUSED(error=observed.refusal)
+    hindrance = observed.hindrance
+    # What trains may be changed while this is False, so only before the first attempt.
+    if hindrance and hindrance.refused and observed.object.status.attempts.current == 0:
+        return False, reasons.REFUSED(error=hindrance.message)
     return True, reasons.VALID(backend=observed.spec.backend, task=observed.spec.task)
+
+
+def _reconciling(observed: Observed, phase: Phase) -> Verdict:
+    job, hindrance = observed.job, observed.hindrance
+    if job is not None and job.deleting and not job.over:
+        return True, reasons.STOPPING
+    if phase == Phase.PENDING and hindrance is not None:
+        return True, reasons.HINDERED(error=hindrance.message)
+    settled = phase in (Phase.SUCCEEDED, Phase.RUNNING, Phase.SUSPENDED)
+    return not settled, reasons.UP_TO_DATE if settled else reasons.STARTING
 
 
 def _running(observed: Observed, phase: Phase) -> Verdict:
@@ -198,10 +243,10 @@ def _running(observed: Observed, phase: Phase) -> Verdict:
 
 
 def _progress_unknown(observed: Observed, phase: Phase) -> Verdict:
-    poll = observed.poll
+    poll = observed.current_poll
     if phase != Phase.RUNNING or poll is None:
         return False, reasons.NOT_REPORTING
-    if poll.error:
+    if poll.silent_since is not None and poll.at - poll.silent_since >= SILENCE_PATIENCE:
         return True, reasons.ENDPOINT_SILENT(error=poll.error)
     return False, reasons.ENDPOINT_ANSWERS
 
