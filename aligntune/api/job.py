@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush, task_name
-from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec
+from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.rl.config import RLSpec
 from aligntune.core.sft.config import SFTSpec
@@ -16,8 +16,6 @@ characters: 50 + 1 + 5 + 1 + 2 + 1 + 3, so 99 attempts of 1000 pods, or 999 of 1
 
 TEN_YEARS = 315_360_000
 """Seconds; no wait is longer, and every time reckoned with is one that a date can tell."""
-
-SUB_PATH_PATTERN = r"^([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?$"
 
 CLAIM_OR_EPHEMERAL = Rule(
     "(has(self.claimName)) != (has(self.ephemeral) && self.ephemeral)",
@@ -32,7 +30,7 @@ class StorageSpec(Section):
 
     claim_name: ObjectName | None = None
     """A PersistentVolumeClaim in the job's namespace. Unset: see ephemeral."""
-    sub_path: Annotated[str, Field(max_length=1024, pattern=SUB_PATH_PATTERN)] = ""
+    sub_path: SubPath = ""
     """Folder in the claim. Empty: one of the job's own, from its name and UID."""
     ephemeral: bool = False
     """Say that the output may vanish with the pod. Off: losing a model is never a default."""

@@ -23,3 +23,11 @@ COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label that an Indexed Job gives its pods: the pod's index in the gang."""
 TRAINER_CONTAINER = "trainer"
 """Name of the container that trains."""
+
+CONFIG_VOLUME = "aligntune-config"
+CACHE_VOLUME = "aligntune-cache"
+STORAGE_VOLUME = "storage"
+TMP_VOLUME = "tmp"
+SHM_VOLUME = "shared-memory"
+RESERVED_VOLUMES = (CONFIG_VOLUME, CACHE_VOLUME, STORAGE_VOLUME, TMP_VOLUME, SHM_VOLUME)
+"""Volumes that every pod has from the operator; a job's own have other names."""

@@ -3,10 +3,12 @@
 Host paths, host namespaces, privileges and security contexts are not among them.
 """
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from aligntune.api.labels import RESERVED_VOLUMES
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 
 Nodes = Annotated[int, Field(ge=1, le=1000)]
@@ -16,37 +18,73 @@ DnsLabel = Annotated[
 ObjectName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
 ]
-LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
-LabelValue = Annotated[str, Field(max_length=63)]
+DOMAIN = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+QUALIFIED_NAME = f"^({DOMAIN}/)?{NAME}$"
+LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=QUALIFIED_NAME)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=f"^({NAME})?$")]
+ExtendedResource = Annotated[str, Field(max_length=317, pattern=f"^{DOMAIN}/{NAME}$")]
 EnvName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
 ]
 QUANTITY_PATTERN = r"^\+?[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?|e[0-9]+)?$"
 Quantity = Annotated[
-    Annotated[str, Field(pattern=QUANTITY_PATTERN)] | int,
-    Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN}),
+    Annotated[str, Field(max_length=32, pattern=QUANTITY_PATTERN)]
+    | Annotated[int, Field(ge=0, le=2**53)],
+    Field(
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": 32,
+            "minimum": 0,
+            "maximum": 2**53,
+        }
+    ),
 ]
 AbsolutePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^/[^:]*$")]
-Resources = Annotated[dict[str, Quantity], Field(max_length=16)]
+FOLDER = r"\.?[A-Za-z0-9_-][A-Za-z0-9._-]*"
+SubPath = Annotated[str, Field(max_length=1024, pattern=f"^({FOLDER}(/{FOLDER})*)?$")]
+
+QUALIFIED_KEYS = Rule(
+    f"self.all(key, key.matches('{QUALIFIED_NAME}'))",
+    "a key is NAME or DOMAIN/NAME; NAME is at most 63 letters, digits, '-', '_' and '.', with a"
+    " letter or digit at both ends",
+)
+V = TypeVar("V")
+
+
+def _qualified(named: dict[str, V]) -> dict[str, V]:
+    if not all(re.fullmatch(QUALIFIED_NAME, key) for key in named):
+        raise broken(QUALIFIED_KEYS)
+    return named
+
+
+# A structural schema says nothing of a map's keys, so a rule does.
+Named = Annotated[
+    dict[str, V],
+    Field(max_length=64, json_schema_extra=cel_rules(QUALIFIED_KEYS)),
+    AfterValidator(_qualified),
+]
+Labels = Named[LabelValue]
 
 
 class ResourceRequirements(Section):
     """Compute resources of each pod, besides its GPUs."""
 
-    requests: Resources = {}
+    requests: Named[Quantity] = {}
     """What the scheduler reserves, such as `{cpu: "4", memory: 32Gi}`. Empty: nothing."""
-    limits: Resources = {}
+    limits: Named[Quantity] = {}
     """What the kernel enforces. Empty: no limit, except for GPUs."""
 
 
 class Toleration(Section):
     """A taint that the pods tolerate, as in `pod.spec.tolerations`."""
 
-    key: Annotated[str, Field(max_length=317)] | None = None
+    key: LabelKey | None = None
     """The taint's key. Unset: any, with operator Exists."""
     operator: Literal["Exists", "Equal"] | None = None
     """How the value is compared. Unset: Equal."""
-    value: Annotated[str, Field(max_length=63)] | None = None
+    value: LabelValue | None = None
     """The taint's value. Unset: empty."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """The taint's effect. Unset: any."""
@@ -197,12 +235,17 @@ ONE_VOLUME_SOURCE = Rule(
     "[" + ", ".join(f"has(self.{s})" for s in VOLUME_SOURCES) + "].filter(x, x).size() == 1",
     "set exactly one of persistentVolumeClaim, configMap, secret and emptyDir",
 )
+RESERVED_VOLUME_NAME = Rule(
+    f"!(self.name in [{', '.join(repr(name) for name in RESERVED_VOLUMES)}])",
+    f"the operator's own volumes are named {', '.join(RESERVED_VOLUMES)}: choose another name",
+    "name",
+)
 
 
 class Volume(Section):
     """A volume of the pod; host paths are not offered."""
 
-    model_config = ConfigDict(json_schema_extra=cel_rules(ONE_VOLUME_SOURCE))
+    model_config = ConfigDict(json_schema_extra=cel_rules(ONE_VOLUME_SOURCE, RESERVED_VOLUME_NAME))
 
     name: DnsLabel
     """The volume's name, for volumeMounts."""
@@ -220,6 +263,8 @@ class Volume(Section):
         sources = (self.persistent_volume_claim, self.config_map, self.secret, self.empty_dir)
         if sum(source is not None for source in sources) != 1:
             raise broken(ONE_VOLUME_SOURCE)
+        if self.name in RESERVED_VOLUMES:
+            raise broken(RESERVED_VOLUME_NAME)
         return self
 
 
@@ -230,7 +275,7 @@ class VolumeMount(Section):
     """The volume's name."""
     mount_path: AbsolutePath
     """Its folder in the container."""
-    sub_path: Annotated[str, Field(max_length=4096)] | None = None
+    sub_path: SubPath | None = None
     """Mount only this folder of the volume. Unset: its root."""
     read_only: bool = False
     """Mount without the right to write. Off: writable."""
@@ -243,8 +288,18 @@ class LocalObjectRef(Section):
     """Its name."""
 
 
+MOUNT_NEEDS_VOLUME = Rule(
+    "!(has(self.volumeMounts)) || self.volumeMounts.all(m, has(self.volumes)"
+    " && self.volumes.exists(v, v.name == m.name))",
+    "a mount names a volume that is not in volumes: add it there",
+    "volumeMounts",
+)
+
+
 class RuntimeSpec(Section):
     """Where the job runs."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(MOUNT_NEEDS_VOLUME))
 
     image: Annotated[str, Field(max_length=1024)] = ""
     """The trainer image. Empty: the operator's default for the backend."""
@@ -256,11 +311,11 @@ class RuntimeSpec(Section):
     """GPUs of each pod, and its training processes. 0: CPU only."""
     processes_per_node: Annotated[int, Field(ge=1, le=64)] | None = None
     """Training processes of each pod. Unset: one per GPU, or one on a CPU."""
-    gpu_resource: Annotated[str, Field(min_length=1, max_length=317)] = "nvidia.com/gpu"
+    gpu_resource: ExtendedResource = "nvidia.com/gpu"
     """The extended resource that counts GPUs. nvidia.com/gpu: NVIDIA's device plugin."""
     resources: ResourceRequirements = ResourceRequirements()
     """Compute resources of each pod, besides its GPUs."""
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    node_selector: Labels = {}
     """Labels that a node must have. Empty: any node."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Taints that the pods tolerate. Empty: none besides the cluster's own."""
@@ -284,14 +339,18 @@ class RuntimeSpec(Section):
     """Further volumes. Empty: none."""
     volume_mounts: Annotated[list[VolumeMount], Field(max_length=32)] = []
     """Where the further volumes appear. Empty: nowhere."""
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    labels: Labels = {}
     """Further labels of the pods. Empty: none."""
-    annotations: Annotated[
-        dict[LabelKey, Annotated[str, Field(max_length=16_384)]], Field(max_length=64)
-    ] = {}
+    annotations: Named[Annotated[str, Field(max_length=16_384)]] = {}
     """Further annotations of the pods. Empty: none."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which data loaders and NCCL use. Unset: the runtime's 64Mi."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if not {mount.name for mount in self.volume_mounts} <= {v.name for v in self.volumes}:
+            raise broken(MOUNT_NEEDS_VOLUME)
+        return self
 
     @property
     def processes(self) -> int:

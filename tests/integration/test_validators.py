@@ -60,6 +60,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "evaluation": sft(evaluation={"splitRatio": 0.1, "everySteps": 5, "earlyStoppingPatience": 2}),
     "integers where numbers are asked": sft(train={"epochs": 1, "learningRate": 1}),
     "explicit nulls": sft(classification=None) | {"rl": None, "policy": {"startTimeoutSeconds": None}},
+    "whole floats where integers are asked": sft(
+        model=MODEL | {"quantization": {"bits": 4.0}}, train={"maxSteps": 10.0}
+    ) | {"runtime": {"resources": {"limits": {"cpu": 2.0}}}},
+    "an RL stream": rl(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 10}),
+    "a vLLM server": rl(GRPO, generation={"vllm": "server", "vllmUrl": "http://v:8000"}),
     "dpo": rl(),
     "dpo with settings": rl(dpo={"beta": 0.2, "loss": "ipo"}),
     "grpo": rl(GRPO, grpo={"numGenerations": 4}, generation={"maxNewTokens": 64}),
@@ -78,7 +83,10 @@ GOOD: dict[str, dict[str, Any]] = {
         env=[{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         envFrom=[{"secretRef": {"name": "s"}}],
         volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "e", "emptyDir": {}}],
-        volumeMounts=[{"name": "data", "mountPath": "/data", "readOnly": True}],
+        volumeMounts=[{"name": "data", "mountPath": "/data", "subPath": "a/.b", "readOnly": True}],
+        labels={"team": "a", "acme.org/cost-centre": "B_1", "empty": ""},
+        nodeSelector={"topology.kubernetes.io/zone": "eu-1"},
+        tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "tolerationSeconds": 0}],
         affinity={"nodeAffinity": {}},
         sharedMemory="1Gi",
     ),
@@ -119,6 +127,28 @@ BAD: dict[str, Bad] = {
     "a truth for a count": Bad(sft(train={"maxSteps": True}), "spec.sft.train.maxSteps"),
     "beta of zero": Bad(rl(dpo={"beta": 0}), "spec.rl.dpo.beta"),
     "dropout of one": Bad(sft(model=MODEL | {"lora": {"dropout": 1}}), "spec.sft.model.lora.dropout"),
+    "a vLLM server nowhere": Bad(
+        rl(GRPO, generation={"vllm": "server"}), "spec.rl.generation.vllmUrl", "go together"
+    ),
+    "a vLLM server that is not used": Bad(
+        rl(GRPO, generation={"vllmUrl": "http://v"}), "spec.rl.generation.vllmUrl", "go together"
+    ),
+    "an RL stream without an end": Bad(
+        rl(datasets=[{"name": "d", "streaming": True}]), "spec.rl.datasets", "set train.maxSteps"
+    ),
+    "a share of an RL stream": Bad(
+        rl(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 1},
+           evaluation={"splitRatio": 0.1}),
+        "spec.rl.evaluation", "cannot be held out",
+    ),
+    "the best of no evaluation": Bad(
+        sft(evaluation={"everySteps": 1, "keepBest": True}),
+        "spec.sft.evaluation.everySteps", "nothing to evaluate on",
+    ),
+    "patience with no evaluation": Bad(
+        sft(evaluation={"everySteps": 1, "earlyStoppingPatience": 2}),
+        "spec.sft.evaluation.everySteps", "nothing to evaluate on",
+    ),
     "a negative weight": Bad(sft(datasets=[{"name": "d", "weight": -1}]), "spec.sft.datasets[0].weight"),
     "a stream without an end": Bad(
         sft(datasets=[{"name": "d", "streaming": True}]), "spec.sft.datasets", "set train.maxSteps"
@@ -151,11 +181,36 @@ BAD: dict[str, Bad] = {
         "spec.runtime.env[0].valueFrom", "value or valueFrom",
     ),
     "a variable of no name": Bad(runtime(env=[{"name": "a b"}]), "spec.runtime.env[0].name"),
+    "a volume of the operator's name": Bad(
+        runtime(volumes=[{"name": "storage", "emptyDir": {}}]),
+        "spec.runtime.volumes[0].name", "choose another name",
+    ),
+    "a mount of no volume": Bad(
+        runtime(volumeMounts=[{"name": "v", "mountPath": "/v"}]),
+        "spec.runtime.volumeMounts", "names a volume that is not in volumes",
+    ),
+    "a mount from outside its volume": Bad(
+        runtime(volumes=[{"name": "v", "emptyDir": {}}],
+                volumeMounts=[{"name": "v", "mountPath": "/v", "subPath": "a/../../b"}]),
+        "spec.runtime.volumeMounts[0].subPath",
+    ),
+    "a label of two words": Bad(runtime(labels={"a b": "c"}), "spec.runtime.labels", "NAME or DOMAIN/NAME"),
+    "an annotation of no name": Bad(runtime(annotations={"a/": "c"}), "spec.runtime.annotations", "NAME or DOMAIN/NAME"),
+    "a node of two words": Bad(runtime(nodeSelector={"a": "b c"}), "spec.runtime.nodeSelector.a"),
+    "a taint of two words": Bad(runtime(tolerations=[{"key": "a b"}]), "spec.runtime.tolerations[0].key"),
+    "a resource of two words": Bad(
+        runtime(resources={"limits": {"nvidia gpu": 1}}), "spec.runtime.resources.limits", "NAME or DOMAIN/NAME"
+    ),
+    "a GPU of two words": Bad(runtime(gpuResource="nvidia gpu"), "spec.runtime.gpuResource"),
+    "a GPU of no vendor": Bad(runtime(gpuResource="gpu"), "spec.runtime.gpuResource"),
+    "less than nothing": Bad(
+        runtime(resources={"requests": {"cpu": -1}}), "spec.runtime.resources.requests.cpu"
+    ),
     "a quantity of nothing": Bad(
         runtime(resources={"requests": {"cpu": "lots"}}), "spec.runtime.resources.requests.cpu"
     ),
     "a relative mount": Bad(
-        runtime(volumeMounts=[{"name": "v", "mountPath": "data"}]),
+        runtime(volumes=[{"name": "v", "emptyDir": {}}], volumeMounts=[{"name": "v", "mountPath": "data"}]),
         "spec.runtime.volumeMounts[0].mountPath",
     ),
     "a retention beyond all dates": Bad(

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+EXACT = 2**53
+"""Up to here a float tells every integer from the next."""
+
 
 class Section(BaseModel):
     """A closed, immutable part of a config.
@@ -29,12 +32,26 @@ class Section(BaseModel):
     def parse(cls, document: object) -> Self:
         """Validates what a YAML or JSON document held, as strictly as the API server would.
 
-        Python callers may pass 5 for 5.0 or "ddp" for an enum; in a document `"5"` is no number.
+        Python callers may pass 5 for 5.0 or "ddp" for an enum; in a document `"5"` is no number,
+        but 5.0 is the integer 5.
 
         Raises:
             pydantic.ValidationError: `errors.mistakes` makes sentences of it.
         """
-        return cls.model_validate_json(json.dumps(document, default=str), strict=True)
+        return cls.model_validate_json(json.dumps(_as_json(document), default=str), strict=True)
+
+
+def _as_json(value: object) -> object:
+    """A document with whole numbers as integers and keys as strings, as JSON has them."""
+    match value:
+        case dict():
+            return {str(key): _as_json(child) for key, child in value.items()}
+        case list():
+            return [_as_json(child) for child in value]
+        case float() if value.is_integer() and abs(value) <= EXACT:
+            return int(value)
+        case _:
+            return value
 
 
 class Rule(NamedTuple):

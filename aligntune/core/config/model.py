@@ -11,6 +11,15 @@ Revision = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class ModelRef(Section):
+    """A model that is used as it is."""
+
+    name: ModelName
+    """A hub name, or a folder in the pod."""
+    revision: Revision = "main"
+    """Branch, tag or commit on the hub. main: the hub's default branch."""
+
+
 class LoraConfig(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), as PEFT implements them."""
 

@@ -74,6 +74,12 @@ BEST_NEEDS_STEPS = Rule(
     "the best model is chosen among evaluations during the run: set everySteps too",
     "keepBest",
 )
+EVALUATION_NEEDS_ROWS = Rule(
+    "!(has(self.everySteps)) || (has(self.splitRatio))"
+    " || (has(self.datasets) && size(self.datasets) > 0)",
+    "there is nothing to evaluate on: set splitRatio or datasets",
+    "everySteps",
+)
 ONE_EVALUATION_SOURCE = Rule(
     "!(has(self.splitRatio) && has(self.datasets) && size(self.datasets) > 0)",
     "rows to evaluate on come from one place: set splitRatio or datasets, not both",
@@ -85,7 +91,9 @@ class EvaluationConfig(Section):
     """Measuring on data that is not trained on."""
 
     model_config = ConfigDict(
-        json_schema_extra=cel_rules(PATIENCE_NEEDS_STEPS, BEST_NEEDS_STEPS, ONE_EVALUATION_SOURCE)
+        json_schema_extra=cel_rules(
+            PATIENCE_NEEDS_STEPS, BEST_NEEDS_STEPS, EVALUATION_NEEDS_ROWS, ONE_EVALUATION_SOURCE
+        )
     )
 
     split_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -109,6 +117,8 @@ class EvaluationConfig(Section):
             raise broken(PATIENCE_NEEDS_STEPS)
         if self.keep_best and self.every_steps is None:
             raise broken(BEST_NEEDS_STEPS)
+        if self.every_steps is not None and self.split_ratio is None and not self.datasets:
+            raise broken(EVALUATION_NEEDS_ROWS)
         if self.split_ratio is not None and self.datasets:
             raise broken(ONE_EVALUATION_SOURCE)
         return self

@@ -6,15 +6,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
-from aligntune.core.config.data import Datasets
-from aligntune.core.config.model import ModelConfig, ModelName, Revision
-from aligntune.core.config.training import (
-    CheckpointConfig,
-    DistributedConfig,
-    EvaluationConfig,
-    LoggingConfig,
-    TrainConfig,
+from aligntune.core.config.method import (
+    STREAM_NEEDS_MAX_STEPS,
+    STREAM_NEEDS_NO_SPLIT,
+    MethodSpec,
 )
+from aligntune.core.config.model import ModelConfig, ModelRef
 
 
 class AlgorithmType(StrEnum):
@@ -116,8 +113,17 @@ class GRPOConfig(Section):
     response length."""
 
 
+VLLM_SERVER_HAS_URL = Rule(
+    "(has(self.vllm) && self.vllm == 'server') == (has(self.vllmUrl))",
+    "vllm: server and vllmUrl go together: set both or neither",
+    "vllmUrl",
+)
+
+
 class GenerationConfig(Section):
     """How answers are sampled in PPO and GRPO."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(VLLM_SERVER_HAS_URL))
 
     max_new_tokens: Annotated[int, Field(ge=1, le=131_072)] = 256
     """Longest answer, in tokens. 256: short reasoning; each token costs a forward pass."""
@@ -132,6 +138,12 @@ class GenerationConfig(Section):
     vllm_url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
     """Base URL of a vLLM server, with `vllm: server`. Unset: none."""
 
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if (self.vllm == "server") != (self.vllm_url is not None):
+            raise broken(VLLM_SERVER_HAS_URL)
+        return self
+
 
 class RewardFunction(Section):
     """One reward function of the weighted sum."""
@@ -145,24 +157,6 @@ class RewardFunction(Section):
     """Keyword arguments of the function. Empty: none."""
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """Longest time for one batch. 60: a batch that takes longer starves the GPU."""
-
-
-class RewardModelConfig(Section):
-    """A sequence classifier that scores answers."""
-
-    name: ModelName
-    """A hub name, or a folder in the pod."""
-    revision: Revision = "main"
-    """Branch, tag or commit on the hub. main: the hub's default branch."""
-
-
-class ReferenceModelConfig(Section):
-    """The frozen model that the policy is held to."""
-
-    name: ModelName
-    """A hub name, or a folder in the pod."""
-    revision: Revision = "main"
-    """Branch, tag or commit on the hub. main: the hub's default branch."""
 
 
 def _section_matches(algo: str) -> Rule:
@@ -193,7 +187,7 @@ REWARDS_NEED_SAMPLING = Rule(
 )
 
 
-class RLSpec(Section):
+class RLSpec(MethodSpec):
     """What a manifest says under `spec.rl`."""
 
     model_config = ConfigDict(
@@ -202,6 +196,8 @@ class RLSpec(Section):
             GENERATION_NEEDS_SAMPLING,
             NEEDS_REWARDS,
             REWARDS_NEED_SAMPLING,
+            STREAM_NEEDS_MAX_STEPS,
+            STREAM_NEEDS_NO_SPLIT,
         )
     )
 
@@ -209,12 +205,10 @@ class RLSpec(Section):
     """`dpo`, `ppo`, `grpo`, or `reward` for the reward model that PPO needs."""
     model: ModelConfig
     """The model that is tuned (the policy)."""
-    reference_model: ReferenceModelConfig | None = None
+    reference_model: ModelRef | None = None
     """The frozen model that the policy is held to. Unset: the model as it was before training."""
-    reward_model: RewardModelConfig | None = None
+    reward_model: ModelRef | None = None
     """A model that scores answers (ppo, grpo). Unset: reward functions alone."""
-    datasets: Datasets
-    """The sources of data, mixed by weight."""
     rewards: Annotated[list[RewardFunction], Field(max_length=16)] = []
     """Reward functions, summed by weight (ppo, grpo). Empty: the reward model alone."""
     dpo: DPOConfig | None = None
@@ -225,16 +219,6 @@ class RLSpec(Section):
     """Settings of `algo: grpo`. Unset: its defaults."""
     generation: GenerationConfig | None = None
     """How answers are sampled (ppo, grpo). Unset: its defaults."""
-    train: TrainConfig = TrainConfig()
-    """Optimisation settings."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    """Measuring on held-out data."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    """Saving where the run stands."""
-    logging: LoggingConfig = LoggingConfig()
-    """Where the numbers of the run go."""
-    distributed: DistributedConfig = DistributedConfig()
-    """How several processes share one model."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

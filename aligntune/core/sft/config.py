@@ -6,15 +6,12 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
-from aligntune.core.config.data import Datasets
-from aligntune.core.config.model import ModelConfig
-from aligntune.core.config.training import (
-    CheckpointConfig,
-    DistributedConfig,
-    EvaluationConfig,
-    LoggingConfig,
-    TrainConfig,
+from aligntune.core.config.method import (
+    STREAM_NEEDS_MAX_STEPS,
+    STREAM_NEEDS_NO_SPLIT,
+    MethodSpec,
 )
+from aligntune.core.config.training import TrainConfig
 
 
 class TaskType(StrEnum):
@@ -56,21 +53,9 @@ CLASSIFICATION_ONLY = Rule(
     "classification settings need task: text_classification",
     "classification",
 )
-STREAM_NEEDS_MAX_STEPS = Rule(
-    "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
-    " || (has(self.train) && has(self.train.maxSteps))",
-    "a stream has no known length: set train.maxSteps",
-    "datasets",
-)
-STREAM_NEEDS_NO_SPLIT = Rule(
-    "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
-    " || !(has(self.evaluation) && has(self.evaluation.splitRatio))",
-    "a share of a stream cannot be held out: name evaluation.datasets instead of splitRatio",
-    "evaluation",
-)
 
 
-class SFTSpec(Section):
+class SFTSpec(MethodSpec):
     """What a manifest says under `spec.sft`."""
 
     model_config = ConfigDict(
@@ -81,32 +66,15 @@ class SFTSpec(Section):
 
     task: TaskType = TaskType.SUPERVISED_FINE_TUNING
     """`supervised_fine_tuning` (next tokens) or `text_classification`."""
-    model: ModelConfig
-    """The model that is tuned."""
-    datasets: Datasets
-    """The sources of data, mixed by weight."""
     train: SFTTrainConfig = SFTTrainConfig()
     """Optimisation settings."""
     classification: ClassificationConfig | None = None
     """Settings of `task: text_classification`. Unset: labels discovered, plain cross-entropy."""
-    evaluation: EvaluationConfig = EvaluationConfig()
-    """Measuring on held-out data."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    """Saving where the run stands."""
-    logging: LoggingConfig = LoggingConfig()
-    """Where the numbers of the run go."""
-    distributed: DistributedConfig = DistributedConfig()
-    """How several processes share one model."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.classification is not None and self.task != TaskType.TEXT_CLASSIFICATION:
             raise broken(CLASSIFICATION_ONLY)
-        if any(source.streaming for source in self.datasets):
-            if self.train.max_steps is None:
-                raise broken(STREAM_NEEDS_MAX_STEPS)
-            if self.evaluation.split_ratio is not None:
-                raise broken(STREAM_NEEDS_NO_SPLIT)
         return self
 
 

@@ -4,15 +4,19 @@ from typing import Any
 
 from aligntune.api import env, labels
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.labels import (
+    CACHE_VOLUME,
+    CONFIG_VOLUME,
+    SHM_VOLUME,
+    STORAGE_VOLUME,
+    TMP_VOLUME,
+)
 from aligntune.api.run import RunConfig
 from aligntune.api.runtime import RuntimeSpec
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import Key
 from aligntune_operator.render.names import base_name
 from aligntune_operator.settings import Settings
-
-CONFIG_VOLUME, CACHE_VOLUME, STORAGE_VOLUME = "aligntune-config", "aligntune-cache", "storage"
-TMP_VOLUME, SHM_VOLUME = "tmp", "shared-memory"
 
 CACHES = {
     "HOME": "",
