@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, cast
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from datasets.fingerprint import Hasher
 
-from aligntune.core.config.data import DatasetConfig
+from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
-from aligntune.core.errors import ConfigError, DataError
+from aligntune.core.errors import DataError
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.mixing import draw
 from aligntune.data.rendering import IGNORED, Renderer
@@ -73,14 +73,14 @@ def load(
 
     Raises:
         DataError: A source is missing or unreadable, fits no shape, or has nothing to learn.
-        ConfigError: Evaluation is asked for, and there are no rows for it.
     """
     seed = config.train.seed
     sources = [
-        _open(source, f"datasets[{index}]", seed) for index, source in enumerate(config.datasets)
+        _open(source, f"datasets[{index}]", seed, source.columns)
+        for index, source in enumerate(config.datasets)
     ]
     others = [
-        _open(source, f"evaluation.datasets[{index}]", seed)
+        _open(source, f"evaluation.datasets[{index}]", seed, config.datasets[0].columns)
         for index, source in enumerate(config.evaluation.datasets)
     ]
     with in_turn():
@@ -92,10 +92,6 @@ def load(
         else:
             train, held_out, counts = _epoch(config, sources, renderer, cache_key)
         held_out += [_encode(source, renderer, cache_key)[0] for source in others]
-    if config.evaluation.every_steps is not None and not held_out:
-        raise ConfigError(
-            "evaluation.everySteps: there is nothing to evaluate on; set splitRatio or datasets"
-        )
     _log_sample(renderer, sources[0])
     for count in counts:
         _log.info(
@@ -108,13 +104,16 @@ def load(
     return SupervisedData(train, concatenate_datasets(held_out) if held_out else None, counts)
 
 
-def load_one(name: str, split: str, renderer: Renderer, cache_key: Sequence[object]) -> Dataset:
-    """One set to evaluate on, by name.
+def load_one(
+    name: str, config: SFTConfig, renderer: Renderer, cache_key: Sequence[object]
+) -> Dataset:
+    """One set to evaluate on: a file, or the split `test` of a folder or hub name.
 
     Raises:
         DataError: As for `load`.
     """
-    source = _open(EvaluationDataset(name=name, split=split), "dataset", seed=0)
+    named = EvaluationDataset(name=name)
+    source = _open(named, "dataset", config.train.seed, config.datasets[0].columns)
     return _encode(source, renderer, cache_key)[0]
 
 
@@ -123,9 +122,10 @@ def some(rows: Rows, most: int) -> Rows:
     return rows.take(min(most, len(rows)) if isinstance(rows, Dataset) else most)
 
 
-def _open(source: DatasetConfig | EvaluationDataset, place: str, seed: int) -> _Source:
+def _open(
+    source: DatasetConfig | EvaluationDataset, place: str, seed: int, columns: ColumnsConfig | None
+) -> _Source:
     rows = read(source, place)
-    columns = source.columns if isinstance(source, DatasetConfig) else None
     recognised = recognise(rows.column_names or [], columns, SUPERVISED, f"{place} {source.name!r}")
     _log.info("data %s is read as %s", source.name, recognised)
     if source.max_samples is not None and isinstance(rows, Dataset):
@@ -183,7 +183,7 @@ def _split(source: _Source, rows: Dataset, ratio: float, seed: int) -> tuple[Dat
 
 def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list[int], list[int]]:
     """Rows and tokens drawn from each source."""
-    sizes = [len(ids) for ids in whole["input_ids"]]
+    sizes = whole["length"][:]
     rows, tokens = [0] * len(lengths), [0] * len(lengths)
     owner = [source for source, length in enumerate(lengths) for _ in range(length)]
     for index in chosen:
@@ -212,7 +212,7 @@ def _encode(
             f"{source.place} {source.name!r}: all {dropped} rows are empty, or what is to be"
             " learned lies beyond model.maxLength; raise it or check the columns"
         )
-    return encoded.select_columns(["input_ids", "labels"]), sum(encoded["truncated"]), dropped
+    return encoded, sum(encoded["truncated"]), dropped
 
 
 def _stream(config: SFTConfig, sources: list[_Source], renderer: Renderer) -> IterableDataset:
@@ -266,6 +266,7 @@ def _encoder(
         return {
             "input_ids": [tokens.input_ids for tokens in kept],
             "labels": [tokens.labels for tokens in kept],
+            "length": [len(tokens.input_ids) for tokens in kept],
             "truncated": [tokens.truncated for tokens in kept],
         }
 

@@ -22,8 +22,9 @@ OURS: dict[type[RunError], Cause] = {
     UnauthorizedError: Cause.UNAUTHORIZED,
     LossDivergedError: Cause.LOSS_DIVERGED,
     HubPushError: Cause.HUB_PUSH_FAILED,
+    RunError: Cause.UNKNOWN,
 }
-"""Our own exceptions; what they say is all there is to say."""
+"""Our own exceptions, the general one last; what they say is all there is to say."""
 
 FULL_DISK_REMEDY = "the disk is full: make the volume larger, or lower checkpoint.keep"
 MEMORY_REMEDY = "the memory is full: raise its limit, or lower train.perDeviceBatchSize"

@@ -129,8 +129,9 @@ class Checkpoints:
         return path
 
     def discard(self, step: int) -> None:
-        """Remove a checkpoint that could not be finished."""
-        _remove(self.path(step))
+        """Remove a checkpoint that could not be finished; another process may have done so."""
+        if broken(self.path(step)):
+            _remove(self.path(step))
 
     def clean(self, kept: Path | None) -> None:
         """Before the first step: remove what is incomplete, and what lies beyond `kept`.

@@ -58,8 +58,9 @@ class RunLoop(LoadsOptimizerOnCPU):
         )
 
     def _run_epoch(self, **epoch: Any) -> None:  # noqa: ANN401
-        """Where the last step was done before, transformers would do one more."""
-        if self.state.global_step >= self.state.max_steps:
+        """Where earlier attempts have done the last step, transformers would do one more."""
+        self.stopped_early = self._patience_is_over()
+        if self.stopped_early or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**epoch)
@@ -129,12 +130,29 @@ class RunLoop(LoadsOptimizerOnCPU):
         best = bool(super()._determine_best_metric(metrics=metrics, trial=trial))
         if best and self._evaluation.keep_best:
             self.control.should_save = True
-        patience = self._evaluation.early_stopping_patience
-        if patience is not None and _since_best(self.state.log_history) >= patience:
+        if self._patience_is_over():
             self.stopped_early = True
             self.control.should_save = True
             self.control.should_training_stop = True
         return best
+
+    def _patience_is_over(self) -> bool:
+        """The lowest loss lies too many evaluations back; the history comes with checkpoints."""
+        patience = self._evaluation.early_stopping_patience
+        losses = [line["eval_loss"] for line in self.state.log_history if "eval_loss" in line]
+        if patience is None or not losses:
+            return False
+        return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+    def load_best_model(self) -> None:
+        """Put the weights of the best evaluation in place of the last."""
+        if self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+
+    def save_checkpoint(self) -> Path:
+        """Write a complete checkpoint now; returns its folder."""
+        self._save_checkpoint(self.model, trial=None)
+        return self._checkpoints.path(self.state.global_step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """Write a checkpoint and, once every process has written its part, its manifest."""
@@ -161,9 +179,3 @@ class _Begin(TrainerCallback):  # type: ignore[misc]  # transformers is not type
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
         self._loop.begin()
-
-
-def _since_best(history: list[dict[str, float]]) -> int:
-    """How many evaluations ago the lowest loss was; the history comes with each checkpoint."""
-    losses = [line["eval_loss"] for line in history if "eval_loss" in line]
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0

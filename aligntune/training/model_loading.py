@@ -1,10 +1,10 @@
 """Loading a model and its tokenizer, and saying clearly why it does not work."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.errors as hub
+from huggingface_hub import constants
 from peft import LoraConfig as PeftLoraConfig
 from transformers import (
     AutoModelForCausalLM,
@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from aligntune.core.config.model import LoraConfig, ModelConfig
-from aligntune.core.errors import ConfigError, ModelNotFoundError, UnauthorizedError
+from aligntune.core.errors import ConfigError, ModelNotFoundError, RunError, UnauthorizedError
 from aligntune.training.context import local_rank
-from aligntune.training.precision import DTYPES, Compute, Machine, storage
+from aligntune.training.machine import DTYPES, Compute, storage
 
 LONGEST_DEFAULT = 1024
 """Tokens per sequence where the config does not say."""
@@ -46,19 +46,12 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str) -> PreTrainedT
     return tokenizer
 
 
-def load_model(config: ModelConfig, computed_in: Compute, machine: Machine) -> PreTrainedModel:
+def load_model(config: ModelConfig, computed_in: Compute) -> PreTrainedModel:
     """The model that is tuned, without adapters yet.
 
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
-        ConfigError: Its quantisation or kernel cannot be had on this machine.
     """
-    if config.quantization is not None:
-        if not machine.gpu:
-            raise ConfigError("model.quantization: needs a GPU; remove it or add one")
-        require("bitsandbytes", "model.quantization")
-    if config.attention == "flash_attention_2":
-        require("flash_attn", "model.attention: flash_attention_2")
     return _from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
 
 
@@ -102,16 +95,6 @@ def longest(config: ModelConfig, model: PreTrainedModel) -> int:
     return min(LONGEST_DEFAULT, limit)
 
 
-def require(package: str, setting: str) -> None:
-    """Refuse a setting whose package is missing.
-
-    Raises:
-        ConfigError: `package` cannot be imported.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"{setting}: needs the package {package}, which is not installed here")
-
-
 def _code_and_revision(config: ModelConfig) -> dict[str, Any]:
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
@@ -152,9 +135,14 @@ def _explained(error: OSError, config: ModelConfig) -> Exception:
                 " HF_TOKEN"
             )
         if isinstance(cause, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
-            return ModelNotFoundError(
-                f"model.name {config.name!r}: it is not in the cache and the hub cannot be"
-                " reached; use a folder, or let the pod reach the hub"
+            if constants.is_offline_mode():
+                return ModelNotFoundError(
+                    f"model.name {config.name!r}: it is not in the cache, and HF_HUB_OFFLINE"
+                    " forbids to ask the hub; use a folder, or unset it"
+                )
+            return RunError(
+                f"model.name {config.name!r}: it is not in the cache, and the hub cannot be"
+                " reached; use a folder, or look at the pod's network"
             )
         cause = cause.__cause__ or cause.__context__
     return error

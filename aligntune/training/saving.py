@@ -1,5 +1,6 @@
 """Writing the trained model so that plain transformers or PEFT loads it."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def save(
     return publish(folder, write)
 
 
-def merged(adapter: Any, base: ModelConfig, scratch: Path) -> Any:  # noqa: ANN401
+def merged(adapter: Any, base: ModelConfig, near: Path) -> Any:  # noqa: ANN401
     """A plain model with the adapters merged into weights that are loaded anew in 16 bits.
 
     The model in training is left as it is; a quantised base would lose precision in a merge.
@@ -44,9 +45,8 @@ def merged(adapter: Any, base: ModelConfig, scratch: Path) -> Any:  # noqa: ANN4
     Args:
         adapter: The PEFT model.
         base: Names the model that the adapters are for.
-        scratch: An empty folder for the adapters on their way.
+        near: Where the adapters may lie on their way.
     """
-    adapter.save_pretrained(scratch)
     model = AutoModelForCausalLM.from_pretrained(
         base.name,
         revision=base.revision,
@@ -54,7 +54,9 @@ def merged(adapter: Any, base: ModelConfig, scratch: Path) -> Any:  # noqa: ANN4
         dtype=torch.bfloat16,
     )
     model.generation_config = adapter.generation_config
-    return PeftModel.from_pretrained(model, scratch).merge_and_unload()
+    with tempfile.TemporaryDirectory(dir=near) as scratch:
+        adapter.save_pretrained(scratch)
+        return PeftModel.from_pretrained(model, scratch).merge_and_unload()
 
 
 def push(

@@ -15,8 +15,8 @@ from aligntune.core.backend_factory import check_supported
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.sources import location
+from aligntune.training.machine import Machine, compute, storage
 from aligntune.training.model_loading import model_arguments
-from aligntune.training.precision import Machine, compute, storage
 from tests.trainers.tiny import MakeConfig, sums, write_jsonl
 
 
@@ -106,6 +106,10 @@ def tracked(variable: str) -> Callable[[SFTConfig], Any]:
 def checkpoints(config: SFTConfig) -> list[str]:
     TRLSFTTrainer(config).train()
     return sorted(p.name for p in Path(config.output_dir).glob("checkpoint-*"))
+
+
+def tensorboard(config: SFTConfig) -> Iterator[Path]:
+    return Path(config.output_dir, "tensorboard").glob("events*")
 
 
 def evaluated(config: SFTConfig) -> int:
@@ -284,7 +288,9 @@ CASES: dict[str, Case] = {
     ),
     "evaluation.datasets.split": Case(held_out(split="train"), evaluated, 96),
     "evaluation.datasets.max_samples": Case(held_out(max_samples=5), evaluated, 5),
-    "evaluation.every_steps": Case({"evaluation": {"every_steps": 3}}, arg("eval_steps"), 3),
+    "evaluation.every_steps": Case(
+        {"evaluation": {"split_ratio": 0.2, "every_steps": 3}}, arg("eval_steps"), 3
+    ),
     "evaluation.per_device_batch_size": Case(
         {"evaluation": {"per_device_batch_size": 9}}, arg("per_device_eval_batch_size"), 9
     ),
@@ -320,7 +326,9 @@ CASES: dict[str, Case] = {
     # logging
     "logging.every_steps": Case({"logging": {"every_steps": 3}}, arg("logging_steps"), 3),
     "logging.trackers": Case(
-        {"logging": {"trackers": ["tensorboard"]}}, arg("report_to"), ["tensorboard"]
+        {"logging": {"trackers": ["tensorboard"]}},
+        lambda config: bool(checkpoints(config) and list(tensorboard(config))),
+        True,
     ),
     "logging.project": Case({"logging": {"project": "mine"}}, tracked("WANDB_PROJECT"), "mine"),
     "logging.run_name": Case({"logging": {"run_name": "mine"}}, arg("run_name"), "mine"),

@@ -318,3 +318,19 @@ def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     trainer.load_checkpoint(Path(settings.output_dir) / "checkpoint-5")
     trainer.train()
     assert losses(Path(settings.output_dir)) == whole
+
+
+def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_changes(
+    config: MakeConfig,
+) -> None:
+    def written(**sections: Any) -> list[tuple[str, int]]:
+        trainer = TRLSFTTrainer(config(**sections))
+        trainer.setup_data()
+        assert trainer._data is not None
+        files = [Path(file["filename"]) for file in trainer._data.train.cache_files]
+        return [(file.name, file.stat().st_mtime_ns) for file in files]
+
+    first = written()
+    assert written() == first
+    assert written(model={"max_length": 50}) != first
+    assert written(train={"loss_on": "all"}) != first

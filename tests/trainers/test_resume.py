@@ -108,6 +108,21 @@ def test_a_chosen_checkpoint_can_be_loaded_and_one_saved_by_hand(finished: SFTCo
     assert trainer.save_checkpoint() == Path(finished.output_dir) / "checkpoint-10"
 
 
+def test_a_run_that_stopped_early_stays_stopped_when_it_is_started_again(
+    config: MakeConfig,
+) -> None:
+    settings = config(
+        model={"tuning": "full"},
+        train={"max_steps": 50, "learning_rate": 0.3, "lr_scheduler": "constant"},
+        evaluation={"split_ratio": 0.2, "every_steps": 2, "early_stopping_patience": 2},
+    )
+    first = TRLSFTTrainer(settings).train()
+    second = TRLSFTTrainer(settings).train()
+    assert first.stopped_early
+    assert second.stopped_early
+    assert (second.step, second.samples_per_second) == (first.step, 0)
+
+
 def test_only_the_newest_checkpoints_are_kept(config: MakeConfig) -> None:
     settings = config(checkpoint={"every_steps": 2, "keep": 2})
     TRLSFTTrainer(settings).train()

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -24,15 +23,20 @@ from aligntune.training.context import RunContext, rank, world_size
 from aligntune.training.files import claim
 from aligntune.training.generation import answer
 from aligntune.training.loop import RunLoop
+from aligntune.training.machine import (
+    Compute,
+    Machine,
+    check_kernels,
+    compute,
+    this_machine,
+)
 from aligntune.training.model_card import model_card
 from aligntune.training.model_loading import (
     load_model,
     load_tokenizer,
     longest,
     lora_config,
-    require,
 )
-from aligntune.training.precision import Compute, Machine, compute, this_machine
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merged, push, save
 from aligntune.training.tracking import point_trackers
@@ -148,11 +152,10 @@ class TRLSFTTrainer(SFTTrainerBase):
         computed_in = compute(config.train.precision, machine)
         claim(Path(config.output_dir))
         point_trackers(config.logging, config.output_dir)
-        if config.train.liger_kernel:
-            require("liger_kernel", "train.ligerKernel")
+        check_kernels(config, machine)
         with self._progress.doing("loading"):
             self._tokenizer = load_tokenizer(config.model, PLAIN_CHAT_TEMPLATE)
-            self._model = load_model(config.model, computed_in, machine)
+            self._model = load_model(config.model, computed_in)
         max_length = longest(config.model, self._model)
         self._arguments = trl_arguments(
             config,
@@ -173,7 +176,7 @@ class TRLSFTTrainer(SFTTrainerBase):
         )
         self._base_revision: str = getattr(self._model.config, "_commit_hash", None) or ""
         self._checkpoints = Checkpoints(config, self._arguments.world_size)
-        _log.info("config: %s", config.model_dump_json(indent=2))
+        _log.info("config: %s", config.model_dump_json(exclude_none=True))
         _log.info(
             "resolved: learning rate %g, longest sequence %d tokens, computed in %s,"
             " weights kept in %s, gradient checkpointing %s, %d processes",
@@ -199,7 +202,7 @@ class TRLSFTTrainer(SFTTrainerBase):
     def train(self) -> TrainResult:
         """Train to the end, from the newest complete checkpoint where there is one."""
         loop = self._need_loop()
-        resumed = self._checkpoint_to_resume()
+        resumed = self._resume_from or self._checkpoints.to_resume()
         loop.accelerator.wait_for_everyone()
         if loop.is_world_process_zero():
             self._checkpoints.clean(resumed)
@@ -210,8 +213,8 @@ class TRLSFTTrainer(SFTTrainerBase):
             loop.train(resume_from_checkpoint=str(resumed) if resumed else None)
         seconds = time.monotonic() - began
         self._progress.end()
-        if self.config.evaluation.keep_best and loop.state.best_model_checkpoint:
-            loop._load_best_model()  # noqa: SLF001 - ours: the class is in this file
+        if self.config.evaluation.keep_best and not loop.preempted:
+            loop.load_best_model()
         return TrainResult(
             step=self.state.step,
             total_steps=loop.state.max_steps,
@@ -233,7 +236,7 @@ class TRLSFTTrainer(SFTTrainerBase):
         prefix = "eval"
         rows: Any = loop.eval_dataset
         if dataset is not None:
-            rows = load_one(dataset, "test", self._renderer, self._cache_key)
+            rows = load_one(dataset, self.config, self._renderer, self._cache_key)
         elif rows is None:
             _log.warning(
                 "no rows are held out (evaluation.splitRatio, evaluation.datasets): up to %d"
@@ -258,10 +261,10 @@ class TRLSFTTrainer(SFTTrainerBase):
         self._need_model()
         folder = Path(path) if path is not None else Path(self.config.output_dir) / "model"
         if self._arguments.process_index == 0:
-            with self._progress.doing("saving"), tempfile.TemporaryDirectory() as scratch:
+            with self._progress.doing("saving"):
                 model: Any = self._model
                 if merge and self.config.model.tuning == "lora":
-                    model = merged(model, self.config.model, Path(scratch))
+                    model = merged(model, self.config.model, folder.parent)
                 save(model, self._tokenizer, self._card(), folder)
         if self._loop is not None:
             self._loop.accelerator.wait_for_everyone()
@@ -278,23 +281,18 @@ class TRLSFTTrainer(SFTTrainerBase):
     ) -> str | list[str]:
         """Answer one question or a list of them, in the form that training uses."""
         self._need_model()
-        sampling = {"temperature": temperature, "top_p": top_p} if do_sample else {}
-        return answer(
-            self._model,
-            self._tokenizer,
-            questions,
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            **sampling,
+        sampling: dict[str, float] = (
+            {"temperature": temperature, "top_p": top_p} if do_sample else {}
         )
+        sampling |= {"max_new_tokens": max_new_tokens, "do_sample": do_sample}
+        return answer(self._model, self._tokenizer, questions, **sampling)
 
     def save_checkpoint(self) -> Path:
         """Save where the run stands now; returns the checkpoint's folder."""
         loop = self._need_loop()
         if loop.optimizer is None:
             raise RunError("there is nothing to save before the first step: call train first")
-        loop._save_checkpoint(loop.model, trial=None)  # noqa: SLF001 - ours: RunLoop's
-        return self._checkpoints.path(loop.state.global_step)
+        return loop.save_checkpoint()
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Let `train` go on from this checkpoint."""
@@ -311,13 +309,8 @@ class TRLSFTTrainer(SFTTrainerBase):
         commit_message: str = "Upload model",
     ) -> str:
         """Save the model and upload it; returns its URL."""
-        return push(
-            self.save_model(),
-            repo_id,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-        )
+        model = self.save_model()
+        return push(model, repo_id, private=private, token=token, commit_message=commit_message)
 
     def _need_model(self) -> None:
         if self._model is None:
@@ -331,6 +324,7 @@ class TRLSFTTrainer(SFTTrainerBase):
             self.setup_data()
         assert self._data is not None  # noqa: S101 - what setup_data is for
         config = self.config
+        adapters = lora_config(config.model.lora or LoraConfig())
         set_seed(config.train.seed)  # adapters begin with random weights
         self._loop = _Loop(
             progress=self._progress,
@@ -342,18 +336,11 @@ class TRLSFTTrainer(SFTTrainerBase):
             train_dataset=self._data.train,
             eval_dataset=self._data.evaluation,
             processing_class=self._tokenizer,
-            peft_config=lora_config(config.model.lora or LoraConfig())
-            if config.model.tuning == "lora"
-            else None,
+            peft_config=adapters if config.model.tuning == "lora" else None,
             callbacks=self.callbacks,
         )
         self._model = self._loop.model
         return self._loop
-
-    def _checkpoint_to_resume(self) -> Path | None:
-        if self._resume_from is not None:
-            return self._resume_from
-        return self._checkpoints.to_resume()
 
     def _card(self) -> str:
         return model_card(

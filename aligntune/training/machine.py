@@ -1,5 +1,6 @@
-"""What is computed in, and what weights are kept in: two different questions."""
+"""What this machine can do: what is computed in, what weights are kept in, which kernels."""
 
+import importlib.util
 from typing import Literal, NamedTuple
 
 import torch
@@ -7,6 +8,8 @@ import torch
 from aligntune.core.config.model import ModelConfig
 from aligntune.core.config.training import Precision
 from aligntune.core.errors import ConfigError
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
 
 Compute = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[Compute, torch.dtype] = {
@@ -43,6 +46,39 @@ def compute(precision: Precision, machine: Machine) -> Compute:
     if precision == "bf16" and machine.gpu and not machine.bf16:
         raise ConfigError("train.precision: this GPU has no bf16; use auto, fp16 or fp32")
     return precision
+
+
+def check_kernels(config: SFTConfig | UnifiedConfig, machine: Machine) -> None:
+    """Refuse what needs a GPU or a package that is not here, before anything is loaded.
+
+    Raises:
+        ConfigError: With the setting and what it needs.
+    """
+    model, train = config.model, config.train
+    wanted = {
+        "model.quantization": ("bitsandbytes", model.quantization is not None),
+        "model.attention: flash_attention_2": (
+            "flash_attn",
+            model.attention == "flash_attention_2",
+        ),
+        "train.optimizer: adamw_8bit": ("bitsandbytes", train.optimizer == "adamw_8bit"),
+        "train.ligerKernel": ("liger_kernel", getattr(train, "liger_kernel", False)),
+    }
+    for setting, (package, is_wanted) in wanted.items():
+        if is_wanted and not machine.gpu:
+            raise ConfigError(f"{setting}: needs a GPU; remove it or add one")
+        if is_wanted:
+            require(package, setting)
+
+
+def require(package: str, setting: str) -> None:
+    """Refuse a setting whose package is missing.
+
+    Raises:
+        ConfigError: `package` cannot be imported.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{setting}: needs the package {package}, which is not installed here")
 
 
 def storage(model: ModelConfig, computed_in: Compute) -> torch.dtype:
