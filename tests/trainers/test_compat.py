@@ -1,4 +1,4 @@
-"""What is mended in aligntune/training/_compat.py is still broken; a red test here means: delete."""
+"""What aligntune/training/_compat.py mends is still broken; a red test here means: delete it."""
 
 from pathlib import Path
 
