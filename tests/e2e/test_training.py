@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import cache
 from tests.cluster.binaries import binary
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
@@ -71,10 +72,8 @@ def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_
     assert status["checkpoint"]["step"] == steps
     assert status["attempts"]["history"][0]["exitCode"] == 0
 
-    from peft import AutoPeftModelForCausalLM
-
     folder = tenant.models / status["model"]["path"]
-    assert AutoPeftModelForCausalLM.from_pretrained(folder).peft_config
+    check_loads(folder)
 
     described = tenant("describe", "atj", "sft-chat")
     for told in ("Valid", "AttemptStarted", "PodsRunning", "Trained", f"Trained {steps} steps"):
@@ -85,6 +84,19 @@ def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_
     tenant("delete", "atj", "sft-chat")
     wait_until("no pod is left", lambda: tenant.pod("sft-chat") == "", 120)
     assert folder.is_dir(), "what is on the storage is never deleted"
+
+
+def check_loads(folder: Path) -> None:
+    """What the pod saved loads with plain transformers and PEFT, and is no longer the base."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = cache.folder().parent / "models" / "SmolLM2-135M-Instruct"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    question = AutoTokenizer.from_pretrained(folder)("Are you sentient?", return_tensors="pt")
+    tuned = model(**question).logits
+    with model.disable_adapter():
+        assert not tuned.equal(model(**question).logits)
 
 
 def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
