@@ -61,5 +61,5 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 	$(BIN)/pytest tests/e2e
 
 bench: setup ## Measure the trainer against a plain TRL script, and the operator.
-	$(BIN)/python bench/operator.py
-	$(BIN)/python bench/trainer.py
+	$(BIN)/python bench/reconcile.py
+	$(BIN)/python bench/steps.py

@@ -1,4 +1,4 @@
-"""What one would write with TRL alone: model, data and settings as in bench/trainer.py."""
+"""What one would write with TRL alone: model, data and settings as in bench/steps.py."""
 
 import sys
 from pathlib import Path

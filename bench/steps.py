@@ -1,6 +1,6 @@
 """A pod's run beside a plain TRL script with equal settings: time per step, time to the first.
 
-    python bench/trainer.py [PAIRS]
+    python bench/steps.py [PAIRS]
 
 SmolLM2-135M-Instruct, LoRA, batch 4, on the chatterbot corpus. Ours is the whole pod: launcher,
 endpoint, rank, progress reports. The two take turns, so that what else the machine does hits both;

@@ -1,6 +1,6 @@
 """How long from an AlignTuneJob's creation to its Job's, on a real control plane, and at what cost.
 
-    python bench/operator.py
+    python bench/reconcile.py
 
 Creates jobs one every 200 ms, then many at once, and watches Jobs appear. Times are from the answer
 to the POST until the watch shows the Job, both seen by this client; the control plane, the operator
@@ -114,7 +114,8 @@ def row(what: str, waits: list[float]) -> str:
 
 
 async def measure(operator: psutil.Process) -> None:
-    client = Client(connect(kopf_settings()))
+    connection = connect(kopf_settings())
+    client = Client(connection)
     watching = asyncio.create_task(client.watch())
     await asyncio.sleep(1)
 
@@ -139,7 +140,8 @@ async def measure(operator: psutil.Process) -> None:
     print(f"\noperator: {1000 * cpu / (3 * AT_ONCE):.0f} ms of CPU per job")
     print(f"operator with {jobs} jobs: {memory:.0f} MiB resident")
     watching.cancel()
-    await client._session.close()
+    await connection.session.close()
+    await connection.pods.close()
 
 
 def main() -> None:
