@@ -1,13 +1,14 @@
 """Reading manifests and config files: what is wrong is said with file, line and field."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from aligntune.api.job import Manifest
 from aligntune.api.labels import KIND
@@ -15,8 +16,6 @@ from aligntune.api.run import RunConfig
 from aligntune.core.config.base import Section
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError
-
-S = TypeVar("S", bound=Section)
 
 
 class ManifestError(ConfigError):
@@ -27,55 +26,94 @@ def read_manifests(path: Path) -> list[Manifest]:
     """Every AlignTuneJob in a YAML or JSON file; other kinds in it are passed over.
 
     Raises:
-        ManifestError: It cannot be read, holds no AlignTuneJob, or one that is not valid.
+        ManifestError: It cannot be read, holds no AlignTuneJob, or some that are not valid.
     """
-    documents = [document for document in _documents(path) if document is not None]
+    documents = [document for document in _yaml(path, _text(path)) if document is not None]
     ours = [d for d in documents if not isinstance(d, dict) or d.get("kind", KIND) == KIND]
     if not ours:
         raise ManifestError(f"{path}: no {KIND} in this file")
-    return [_parse(Manifest, document, path) for document in ours]
+    manifests: list[Manifest] = []
+    wrong: list[str] = []
+    for document in ours:
+        try:
+            manifests.append(Manifest.parse(document))
+        except ValidationError as error:
+            wrong += _told(error, Manifest, document, path)
+    if wrong:
+        raise ManifestError("\n".join(wrong))
+    return manifests
 
 
 def read_run_config(path: Path) -> RunConfig:
     """The one RunConfig in a YAML or JSON file.
 
     Raises:
-        ManifestError: It cannot be read, or is not valid.
+        ManifestError: It cannot be read, or is not valid; one line of text.
     """
-    documents = list(_documents(path))
+    text = _text(path)
+    # JSON is YAML too, but the YAML reader takes a hundred times longer.
+    documents = [_json(path, text)] if text.startswith("{") else list(_yaml(path, text))
     if len(documents) != 1:
         raise ManifestError(f"{path}: one document expected, found {len(documents)}")
-    return _parse(RunConfig, documents[0], path)
-
-
-def _documents(path: Path) -> Iterator[Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        # The round-trip loader reads YAML 1.2, as Kubernetes does (2e-4 is a number there, a string
-        # to YAML 1.1 readers), makes plain values only, and remembers lines.
-        yield from YAML(typ="rt").load_all(text)
+        return RunConfig.parse(documents[0])
+    except ValidationError as error:
+        raise ManifestError("; ".join(_told(error, RunConfig, documents[0], path))) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not a text file (UTF-8 expected)") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ManifestError(f"{path}{line}: malformed YAML: {error.problem}") from error
 
 
-def _parse(model: type[S], document: object, path: Path) -> S:
+def _json(path: Path, text: str) -> object:
     try:
-        return model.parse(document)
-    except ValidationError as error:
-        found = mistakes(error, model)
-        lines = (f"{path}:{_line(document, mistake)}: {mistake}" for mistake in found)
-        raise ManifestError("\n".join(lines)) from error
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path}: malformed JSON: {error}") from error
 
 
-def _line(document: object, mistake: Mistake) -> int:
-    """The line of the field, or of the innermost section around it that is there."""
-    line = document.lc.line + 1 if isinstance(document, CommentedBase) else 1
+def _yaml(path: Path, text: str) -> Iterator[object]:
+    """The documents in a text.
+
+    The round-trip loader reads YAML 1.2, as Kubernetes does (2e-4 is a number there, a string to
+    YAML 1.1 readers), makes plain values only, and remembers lines.
+    """
+    try:
+        yield from YAML(typ="rt").load_all(text)
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ManifestError(f"{path}{line}: malformed YAML: {error.problem}") from error
+    except ReaderError as error:
+        line = f":{text.count(chr(10), 0, error.position) + 1}"
+        raise ManifestError(
+            f"{path}{line}: malformed YAML: unprintable character {chr(error.character)!r}"
+        ) from error
+    # What a tag such as !!int makes of its text, and what is nested too deeply.
+    except (ValueError, KeyError, RecursionError) as error:
+        raise ManifestError(f"{path}: malformed YAML: {error}") from error
+
+
+def _told(
+    error: ValidationError, model: type[Section], document: object, path: Path
+) -> Iterator[str]:
+    for mistake in mistakes(error, model):
+        line = _line(document, mistake)
+        yield f"{path}:{line}: {mistake}" if line else f"{path}: {mistake}"
+
+
+def _line(document: object, mistake: Mistake) -> int | None:
+    """The line of the field, or of the innermost section around it that is there.
+
+    None for a document that was not read from YAML.
+    """
+    line = document.lc.line + 1 if isinstance(document, CommentedBase) else None
     node = document
     for part in mistake.location:
         try:

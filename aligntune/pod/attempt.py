@@ -1,19 +1,14 @@
 """An attempt before anything runs: its config file and its folder."""
 
 import errno
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
+from aligntune.api import manifest
 from aligntune.api.causes import Cause
 from aligntune.api.env import NODE_RANK
 from aligntune.api.run import RunConfig
-from aligntune.core.config.errors import mistakes
 
 
 class CannotStartError(Exception):
@@ -31,24 +26,9 @@ def read_run_config(path: Path) -> RunConfig:
         CannotStartError: the file is missing, is no JSON or YAML, or does not say what it must.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        # JSON is YAML too, but the YAML reader takes a hundred times longer.
-        content = json.loads(text) if text.startswith("{") else YAML(typ="safe").load(text)
-        return RunConfig.model_validate(content)
-    except OSError as error:
-        raise CannotStartError(
-            Cause.CONFIG_ERROR,
-            f"{path}: {_reason(error)}. Pass the path of a run's config (JSON or YAML).",
-        ) from error
-    except ValidationError as error:
-        found = "; ".join(str(mistake) for mistake in mistakes(error, RunConfig))
-        raise CannotStartError(Cause.CONFIG_ERROR, f"{path}: {found}") from error
-    except (ValueError, YAMLError) as error:
-        at = getattr(error, "problem_mark", None) if isinstance(error, MarkedYAMLError) else None
-        place = f" at line {at.line + 1}, column {at.column + 1}" if at else f" ({error})"
-        raise CannotStartError(
-            Cause.CONFIG_ERROR, f"{path}: neither JSON nor YAML{place}. Correct the syntax there."
-        ) from error
+        return manifest.read_run_config(path)
+    except manifest.ManifestError as error:
+        raise CannotStartError(Cause.CONFIG_ERROR, str(error)) from error
 
 
 def make_attempt_folder(config: RunConfig) -> Path:

@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
+from aligntune.api.manifest import read_run_config
 from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
-from aligntune.core.config.errors import mistakes
 from aligntune.core.errors import ConfigError
 from aligntune.pod.failure import classify
 from aligntune.pod.reporter import Reporter
@@ -47,7 +45,7 @@ def train(config_path: str | Path) -> int:
 
 
 def _run(config_path: Path, progress: "_Progress") -> Outcome:
-    run = _read(config_path)
+    run = read_run_config(config_path)
     check_supported(run.backend, run.method)
     _check_world_size(run)
     progress.root = run.storage_root
@@ -118,16 +116,6 @@ class _Progress:
     def _below_root(self, path: Path) -> str:
         root = Path(self.root) if self.root else None
         return str(path.relative_to(root) if root and path.is_relative_to(root) else path)
-
-
-def _read(path: Path) -> RunConfig:
-    try:
-        return RunConfig.model_validate_json(path.read_text("utf-8"))
-    except ValidationError as error:
-        sentences = "; ".join(map(str, mistakes(error, RunConfig)))
-        raise ConfigError(f"{path}: {sentences}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _check_world_size(run: RunConfig) -> None:

@@ -86,8 +86,44 @@ def test_what_is_no_manifest_at_all_is_said(tmp_path: Path) -> None:
     assert refusal(tmp_path, "") == "job.yaml: no AlignTuneJob in this file"
     assert refusal(tmp_path, b"\xff\xfe") == "job.yaml: not a text file (UTF-8 expected)"
     assert "must be an object, got a list" in refusal(tmp_path, "- a\n- b\n")
+    assert refusal(tmp_path, "&a [*a]") == "job.yaml:1: sections within sections without end"
     with pytest.raises(ManifestError, match="No such file"):
         read_manifests(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("suspend: \a", "job.yaml:11: malformed YAML: unprintable character '\\x07'"),
+        ("? [a, b]\n  : c", "job.yaml:4: spec.('a', 'b'): unknown field; remove it"),
+        ("? {a: b}\n  : c", "job.yaml:4: spec.ordereddict([('a', 'b')]): unknown field; remove it"),
+        ("int: 1", "job.yaml:11: spec.int: unknown field; remove it"),
+        ("suspend: !!int abc", "job.yaml: malformed YAML: invalid literal for int()"),
+        ("suspend: !!bool abc", "job.yaml: malformed YAML: 'abc'"),
+        ("suspend: " + "[" * 3000, "job.yaml: malformed YAML: maximum recursion depth exceeded"),
+        ("suspend: 2001-13-45", "job.yaml: malformed YAML: month must be in 1..12"),
+    ],
+)
+def test_what_yaml_allows_and_a_manifest_does_not_is_a_sentence(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    assert refusal(tmp_path, f"{GOOD}  {text}\n").startswith(sentence)
+
+
+def test_the_mistakes_of_every_job_in_the_file_are_told(tmp_path: Path) -> None:
+    wrong = GOOD.replace("2e-4", "-1")
+    told = refusal(tmp_path, f"{wrong}---\n{GOOD}---\n{wrong}").splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["job.yaml:9", "job.yaml:31"]
+
+
+def test_a_run_config_in_json_needs_no_yaml_reader(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text('{"sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]}, "attempt": 0}')
+    with pytest.raises(ManifestError, match=r"run\.json: attempt: must be greater than or equal"):
+        read_run_config(file)
+    file.write_text('{"sft": \n}')
+    with pytest.raises(ManifestError, match=r"run\.json:2: malformed JSON: Expecting value"):
+        read_run_config(file)
 
 
 def test_a_run_config_is_one_document(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import json
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 EXACT = 2**53
 """Up to here a float tells every integer from the next."""
@@ -38,7 +38,12 @@ class Section(BaseModel):
         Raises:
             pydantic.ValidationError: `errors.mistakes` makes sentences of it.
         """
-        return cls.model_validate_json(json.dumps(_as_json(document), default=str), strict=True)
+        try:
+            text = json.dumps(_as_json(document), default=str)
+        except RecursionError:
+            mistake: InitErrorDetails = {"type": broken(TOO_DEEP), "input": None}
+            raise ValidationError.from_exception_data(cls.__name__, [mistake]) from None
+        return cls.model_validate_json(text, strict=True)
 
 
 def _as_json(value: object) -> object:
@@ -63,6 +68,9 @@ class Rule(NamedTuple):
     """The sentence that a person reads, from either validator."""
     field: str = ""
     """The camelCase field below the section that is to blame; empty for the section itself."""
+
+
+TOO_DEEP = Rule("", "sections within sections without end")
 
 
 def cel_rules(*rules: Rule) -> dict[str, Any]:

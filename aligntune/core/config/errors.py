@@ -29,11 +29,19 @@ class Mistake(NamedTuple):
 def mistakes(error: ValidationError, model: type[BaseModel], root: str = "") -> Iterator[Mistake]:
     """The mistakes behind a validation error of `model`; `root` is put before each path."""
     for detail in error.errors(include_url=False):
-        location = tuple(part for part in detail["loc"] if not _is_union_branch(part))
+        location = _location(detail)
         context = detail.get("ctx", {})
         if detail["type"] == "rule" and context["field"]:
             location += (context["field"],)
         yield Mistake(location, _path(location, root), _message(model, location, detail))
+
+
+def _location(detail: Mapping[str, Any]) -> Location:
+    """Where a mistake is, without the branches of unions; an unknown field may be called so."""
+    parts = detail["loc"]
+    unknown = parts[-1:] if detail["type"] == "extra_forbidden" else ()
+    known = parts[: len(parts) - len(unknown)]
+    return (*(part for part in known if not _is_union_branch(part)), *unknown)
 
 
 def _message(model: type[BaseModel], location: Location, detail: Mapping[str, Any]) -> str:
