@@ -60,7 +60,7 @@ def test_a_launcher_that_went_away_is_no_error(pipe: tuple[int, int]) -> None:
 
 def test_a_full_pipe_drops_snapshots_but_keeps_lines_whole(pipe: tuple[int, int]) -> None:
     reporter = Reporter(pipe[1])
-    longer_than_pipe_buf = {f"{'m' * 100}{i}": 1.0 for i in range(60)}
+    longer_than_pipe_buf = {f"{'m' * 60}{i}": 1 / 3 for i in range(60)}
     for step in range(50):
         reporter.snapshot(Snapshot(progress=Progress(step=step), metrics=longer_than_pipe_buf))
     before = received(pipe[0])
