@@ -33,6 +33,8 @@ from aligntune_operator.status.reduce import reduce_status
 
 UID = "local"
 POLL_SECONDS = 0.5
+LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks this machine, whatever proxy the environment names for others."""
 
 
 def run(
@@ -101,7 +103,10 @@ class LocalProcess:
 
     @classmethod
     def start(cls, config: RunConfig, variables: Mapping[str, str], now: datetime) -> Self:
-        """Starts an attempt; SIGINT and SIGTERM to this process reach it as SIGTERM."""
+        """Starts an attempt; SIGINT and SIGTERM to this process are passed on to it.
+
+        The launcher saves a checkpoint on the first of them, and gives up on a second SIGINT.
+        """
         folder = Path(config.method.output_dir) / f"attempt-{config.attempt}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +133,7 @@ class LocalProcess:
                 start_new_session=True,
             )
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: process.terminate())
+            signal.signal(number, lambda received, _: process.send_signal(received))
         name = f"{config.job.name}-{config.attempt}"
         return cls(
             process,
@@ -167,7 +172,7 @@ class LocalProcess:
             return None
         try:
             url = json.loads(endpoint.read_text())["url"]
-            with urllib.request.urlopen(f"{url}/progress", timeout=5) as answer:  # noqa: S310 - loopback
+            with LOOPBACK.open(f"{url}/progress", timeout=5) as answer:
                 snapshot = Snapshot.model_validate_json(answer.read())
         except (OSError, ValueError, ValidationError, urllib.error.URLError) as error:
             return Poll(UID, now, error=f"The process does not answer ({type(error).__name__}).")

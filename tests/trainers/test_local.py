@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -116,6 +118,37 @@ def test_sigterm_saves_a_checkpoint_and_the_next_run_goes_on_from_it(
     assert len(curve(tmp_path / "runs" / "sums")) == 200
     log = (tmp_path / "runs" / "sums" / "attempt-1" / "rank-0.log").read_text()
     assert f"checkpoint-{reached}" in log
+
+
+def test_a_second_interrupt_does_not_wait_for_the_checkpoint(
+    start: Any, job: Job, tmp_path: Path
+) -> None:
+    job["spec"]["sft"]["train"]["maxSteps"] = 10_000
+    process = start(job)
+    wait_for_step(tmp_path / "runs" / "sums", 3)
+    below = psutil.Process(process.pid).children(recursive=True)
+    [rank] = [child for child in below if "aligntune.pod.rank" in child.cmdline()]
+    rank.suspend()  # a rank that hangs saves no checkpoint
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    process.send_signal(signal.SIGINT)
+    code, status, _ = finish(process)
+    assert code != 0
+    assert status["phase"] == "Failed"
+    assert not rank.is_running()
+
+
+def test_progress_is_asked_for_past_any_proxy(
+    start: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    job["spec"]["sft"]["train"]["maxSteps"] = 100
+    code, _, err = finish(start(job))
+    assert code == 0, err
+    assert re.search(r"sums: Running \d+/100 loss", err)
 
 
 def test_two_processes_share_a_run_through_the_launcher(
