@@ -1,20 +1,30 @@
 """What a cluster's owner sets for the operator: by environment variables or options."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 from aligntune.api.run import Backend
+from aligntune.core.config.errors import Mistake, mistakes
+from aligntune.core.errors import ConfigError
 
 DEFAULT_IMAGE = "aligntune/trainer"
+ENV_PREFIX = "ALIGNTUNE_OPERATOR_"
+
+
+def _split(names: object) -> object:
+    """`a, b` as two names."""
+    if not isinstance(names, str):
+        return names
+    return tuple(filter(None, (name.strip() for name in names.split(","))))
 
 
 class Settings(BaseSettings):
     """Each field is an option `--like-this` and a variable `ALIGNTUNE_OPERATOR_LIKE_THIS`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ALIGNTUNE_OPERATOR_",
+        env_prefix=ENV_PREFIX,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_prog_name="aligntune-operator",
@@ -22,8 +32,8 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    namespaces: tuple[str, ...] = ()
-    """Namespaces to watch. Empty: all of them."""
+    namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Namespaces to watch, separated by commas. Empty: all of them."""
     trl_image: str = f"{DEFAULT_IMAGE}:trl"
     """Trainer image of jobs with backend trl that name none."""
     unsloth_image: str = f"{DEFAULT_IMAGE}:unsloth"
@@ -39,9 +49,29 @@ class Settings(BaseSettings):
     """Progress requests under way at the same time."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /metrics, /healthz and /readyz. 0: none."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log record that is written."""
 
     def trainer_image(self, backend: Backend) -> str:
         """The default image for a backend."""
         return self.trl_image if backend == "trl" else self.unsloth_image
+
+
+def load_settings() -> Settings:
+    """The settings from this process's environment and command line.
+
+    Raises:
+        ConfigError: Some are wrong; one line of text for each.
+    """
+    try:
+        return CliApp.run(Settings)
+    except ValidationError as error:
+        raise ConfigError("\n".join(map(_told, mistakes(error, Settings)))) from error
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _told(mistake: Mistake) -> str:
+    name = str(mistake.location[0])
+    option = f"--{name.replace('_', '-')}"
+    return f"{option} ({ENV_PREFIX}{name.upper()}): {mistake.message}"

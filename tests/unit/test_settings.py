@@ -1,0 +1,42 @@
+"""What a cluster's owner sets, and what a mistake in it reads like."""
+
+import sys
+
+import pytest
+
+from aligntune.core.errors import ConfigError
+from aligntune_operator.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["aligntune-operator"])
+
+
+@pytest.mark.parametrize(
+    ("value", "namespaces"), [("a", ("a",)), ("a,b", ("a", "b")), ("a, b,", ("a", "b")), ("", ())]
+)
+def test_namespaces_are_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, namespaces: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_NAMESPACES", value)
+    assert load_settings().namespaces == namespaces
+
+
+@pytest.mark.parametrize("options", [["a,b"], ["a", "b"]])
+def test_namespaces_may_be_options(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    arguments = [part for option in options for part in ("--namespaces", option)]
+    monkeypatch.setattr(sys, "argv", ["aligntune-operator", *arguments])
+    assert load_settings().namespaces == ("a", "b")
+
+
+def test_each_mistake_is_a_sentence_that_names_option_and_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_HTTP_PORT", "x")
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_LOG_LEVEL", "LOUD")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    port, level = str(caught.value).splitlines()
+    assert port.startswith("--http-port (ALIGNTUNE_OPERATOR_HTTP_PORT): must be a valid integer")
+    assert level.startswith("--log-level (ALIGNTUNE_OPERATOR_LOG_LEVEL): must be 'DEBUG', 'INFO',")
