@@ -10,8 +10,7 @@ import typer
 
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.manifest import read_manifests
-from aligntune.core.backend_factory import check_supported
+from aligntune.api.manifest import ManifestError, read_manifests
 from aligntune.core.errors import RunError
 
 app = typer.Typer(
@@ -19,6 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+OPERATOR_PACKAGES = ("aiohttp", "kopf", "pydantic_settings")
+"""What the extra `operator` installs."""
 
 ManifestFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An AlignTuneJob, YAML or JSON.")
@@ -36,6 +38,13 @@ def main() -> None:
     except RunError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(ExitCode.BAD_CONFIG)
+    except ModuleNotFoundError as error:
+        if error.name not in OPERATOR_PACKAGES:
+            raise
+        sys.stderr.write(
+            f"this needs {error.name}; run: pip install 'aligntune-operator[operator]'\n"
+        )
+        sys.exit(ExitCode.BAD_CONFIG)
 
 
 @app.command()
@@ -48,11 +57,9 @@ def validate(
         try:
             for manifest in read_manifests(file):
                 spec = manifest.spec
-                check_supported(spec.backend, spec.method)
                 typer.echo(f"{file}: {manifest.metadata.name}: valid ({spec.backend}, {spec.task})")
-        except RunError as error:
-            text = str(error)
-            typer.echo(text if text.startswith(str(file)) else f"{file}: {text}", err=True)
+        except ManifestError as error:
+            typer.echo(error, err=True)
             wrong += 1
     if wrong:
         raise typer.Exit(ExitCode.BAD_CONFIG)
@@ -72,6 +79,9 @@ def render(file: ManifestFile) -> None:
     objects = []
     for manifest in read_manifests(file):
         key = Key(manifest.metadata.namespace, manifest.metadata.name)
+        if manifest.spec.suspend:
+            typer.echo(f"{file}: {key.name} is suspended: no objects until it is not", err=True)
+            continue
         if manifest.spec.runtime.nodes > 1:
             objects.append(service(key, uid))
         objects.append(job(key, uid, manifest.spec, 1, settings))
@@ -97,7 +107,6 @@ def run(
     manifests = read_manifests(file)
     if len(manifests) != 1:
         raise ConfigError(f"{file}: one AlignTuneJob expected, found {len(manifests)}")
-    check_supported(manifests[0].spec.backend, manifests[0].spec.method)
     with Console(manifests[0].metadata.name) as console:
         status = local.run(manifests[0], output, _volumes(volume or []), _now, console.show)
     console.conclude(manifests[0], status)

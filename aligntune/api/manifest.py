@@ -1,7 +1,7 @@
 """Reading manifests and config files: what is wrong is said with file, line and field."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,9 +13,9 @@ from ruamel.yaml.reader import ReaderError
 from aligntune.api.job import Manifest
 from aligntune.api.labels import KIND
 from aligntune.api.run import RunConfig
-from aligntune.core.config.base import Section
+from aligntune.core.backend_factory import check_supported
 from aligntune.core.config.errors import Mistake, mistakes
-from aligntune.core.errors import ConfigError
+from aligntune.core.errors import ConfigError, UnsupportedError
 
 
 class ManifestError(ConfigError):
@@ -26,7 +26,8 @@ def read_manifests(path: Path) -> list[Manifest]:
     """Every AlignTuneJob in a YAML or JSON file; other kinds in it are passed over.
 
     Raises:
-        ManifestError: It cannot be read, holds no AlignTuneJob, or some that are not valid.
+        ManifestError: It cannot be read, holds no AlignTuneJob, or some that are not valid or that
+            this version has no trainer for.
     """
     documents = [document for document in _yaml(path, _text(path)) if document is not None]
     ours = [d for d in documents if not isinstance(d, dict) or d.get("kind", KIND) == KIND]
@@ -36,9 +37,15 @@ def read_manifests(path: Path) -> list[Manifest]:
     wrong: list[str] = []
     for document in ours:
         try:
-            manifests.append(Manifest.parse(document))
+            manifest = Manifest.parse(document)
+            check_supported(manifest.spec.backend, manifest.spec.method)
         except ValidationError as error:
-            wrong += _told(error, Manifest, document, path)
+            wrong += _told(mistakes(error, Manifest), document, path)
+        except UnsupportedError as error:
+            mistake = Mistake(("spec", *error.location), "", str(error))
+            wrong += _told([mistake], document, path)
+        else:
+            manifests.append(manifest)
     if wrong:
         raise ManifestError("\n".join(wrong))
     return manifests
@@ -58,7 +65,8 @@ def read_run_config(path: Path) -> RunConfig:
     try:
         return RunConfig.parse(documents[0])
     except ValidationError as error:
-        raise ManifestError("; ".join(_told(error, RunConfig, documents[0], path))) from error
+        told = _told(mistakes(error, RunConfig), documents[0], path)
+        raise ManifestError("; ".join(told)) from error
 
 
 def _text(path: Path) -> str:
@@ -100,10 +108,8 @@ def _yaml(path: Path, text: str) -> Iterator[object]:
         raise ManifestError(f"{path}: malformed YAML: {error}") from error
 
 
-def _told(
-    error: ValidationError, model: type[Section], document: object, path: Path
-) -> Iterator[str]:
-    for mistake in mistakes(error, model):
+def _told(found: Iterable[Mistake], document: object, path: Path) -> Iterator[str]:
+    for mistake in found:
         line = _line(document, mistake)
         yield f"{path}:{line}: {mistake}" if line else f"{path}: {mistake}"
 

@@ -102,24 +102,25 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
     """Refuse what this version has no trainer for; nothing is imported to find out.
 
     Raises:
-        UnsupportedError: With a sentence that names the setting and what would work.
+        UnsupportedError: With the field's place in a manifest, and what would work.
     """
     task = task_of(config)
     if (backend, task) not in TRAINERS:
         others = sorted(name for name, other in TRAINERS if other == task)
         remedy = f"use backend {' or '.join(others)}" if others else "no backend has one yet"
-        raise UnsupportedError(f"backend: {backend} has no trainer for {task} here; {remedy}")
+        raise UnsupportedError(f"{backend} has no trainer for {task} here; {remedy}", "backend")
+    section = "rl" if isinstance(config, RLSpec) else "sft"
     if config.distributed.strategy != "ddp":
         raise UnsupportedError(
-            f"distributed.strategy: {config.distributed.strategy} is not supported by this"
-            " version; use ddp"
+            f"{config.distributed.strategy} is not supported by this version; use ddp",
+            *(section, "distributed", "strategy"),
         )
     if isinstance(config, SFTSpec) and config.model.attention != "flash_attention_2":
         for field in ("packing", "padding_free"):
             if getattr(config.train, field):
                 raise UnsupportedError(
-                    f"train.{_camel(field)}: needs model.attention: flash_attention_2, or rows"
-                    " would see each other"
+                    "needs model.attention: flash_attention_2, or rows would see each other",
+                    *(section, "train", _camel(field)),
                 )
 
 

@@ -15,6 +15,12 @@ class ConfigError(RunError, ValueError):
 class UnsupportedError(ConfigError):
     """This version has no trainer for the combination of backend, task and strategy."""
 
+    def __init__(self, message: str, *location: str) -> None:
+        """Blame the field at `location`, below a manifest's `spec`; the text begins with it."""
+        super().__init__(f"{'.'.join(('spec', *location))}: {message}" if location else message)
+        self.message = message
+        self.location = location
+
 
 class DataError(RunError, ValueError):
     """The data cannot be read, or its columns cannot be understood."""

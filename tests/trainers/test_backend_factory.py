@@ -69,7 +69,7 @@ def test_a_named_backend_is_used_or_refused_and_auto_says_why(
         factory.create_sft_trainer("model", "data", backend="unsloth")
     with caplog.at_level("INFO"):
         assert factory.choose_backend(factory._sft_config("m", "d", None, {})) == "trl"
-    assert "backend auto chose trl; backend: unsloth has no trainer" in caplog.text
+    assert "backend auto chose trl; spec.backend: unsloth has no trainer" in caplog.text
     status = factory.get_backend_status()
     assert status["trl"].installed
     assert status["trl"].tasks == ("sft",)

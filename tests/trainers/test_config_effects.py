@@ -82,7 +82,7 @@ def refusal(config: SFTConfig) -> str:
         check_supported("trl", config)
         TRLSFTTrainer(config)._need_loop()
     except ConfigError as error:
-        return str(error).split(":")[0]
+        return str(error).split(":")[0].removeprefix("spec.").removeprefix("sft.")
     return ""
 
 

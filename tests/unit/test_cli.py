@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from aligntune.cli import app
+from aligntune.core.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ALL_EXAMPLES = sorted(EXAMPLES.glob("*.yaml"))
@@ -44,7 +47,52 @@ def test_validate_refuses_what_no_trainer_here_can_do(tmp_path: Path) -> None:
     )
     code, _, err = run("validate", file)
     assert code == 78
-    assert err.startswith(f"{file}: backend: trl has no trainer for dpo")
+    assert err.startswith(f"{file}:4: spec.backend: trl has no trainer for dpo")
+
+
+def test_every_unsupported_setting_is_told_by_the_line_it_is_on(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.yaml"
+    job = (EXAMPLES / "sft-chat.yaml").read_text()
+    wrong = job.replace("  sft:\n", "  sft:\n    distributed:\n      strategy: zero3\n")
+    file.write_text(f"{wrong}\n---\n{wrong}")
+    lines = [n for n, line in enumerate(file.read_text().splitlines(), 1) if "zero3" in line]
+    code, _, err = run("validate", file)
+    assert code == 78
+    for line in lines:
+        assert f"{file}:{line}: spec.sft.distributed.strategy: zero3 is not supported" in err
+    assert len(lines) == len(err.splitlines()) == 2
+
+
+def test_render_refuses_what_the_operator_would(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        (EXAMPLES / "sft-chat.yaml").read_text().replace("backend: trl", "backend: unsloth")
+    )
+    with pytest.raises(ConfigError, match="unsloth has no trainer for sft here; use backend trl"):
+        run("render", file)
+
+
+def test_render_shows_nothing_of_a_suspended_job_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text((EXAMPLES / "sft-chat.yaml").read_text() + "  suspend: true\n")
+    code, out, err = run("render", file)
+    assert (code, out) == (0, "")
+    assert "is suspended" in err
+
+
+def test_without_the_operators_packages_a_sentence_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['aiohttp', 'kopf', 'pydantic_settings']);"
+        f"sys.argv = ['aligntune', 'render', {str(EXAMPLES / 'sft-chat.yaml')!r}];"
+        "from aligntune.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 78
+    assert result.stderr == (
+        "this needs pydantic_settings; run: pip install 'aligntune-operator[operator]'\n"
+    )
 
 
 def test_render_shows_the_objects_that_the_operator_would_make() -> None:
@@ -63,7 +111,5 @@ def test_render_shows_the_objects_that_the_operator_would_make() -> None:
     ],
 )
 def test_run_says_which_volume_it_lacks(tmp_path: Path, options: list[str], sentence: str) -> None:
-    from aligntune.core.errors import ConfigError
-
     with pytest.raises(ConfigError, match=sentence):
         run("run", EXAMPLES / "sft-chat.yaml", "--output", tmp_path, *options)
