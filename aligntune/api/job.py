@@ -4,8 +4,9 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush, task_name
+from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
+from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.rl.config import RLSpec
 from aligntune.core.sft.config import SFTSpec
@@ -74,7 +75,6 @@ class PolicySpec(Section):
     """Seconds after the end until the AlignTuneJob itself is deleted. Unset: never."""
 
 
-EXACTLY_ONE_SPEC = Rule(EXACTLY_ONE_METHOD.cel, EXACTLY_ONE_METHOD.message)
 STORAGE_OR_PUSH = Rule(
     "(has(self.storage)) || (has(self.hub) && has(self.hub.push))",
     "the trained model would be lost: set storage.claimName, hub.push, or storage.ephemeral: true",
@@ -91,7 +91,7 @@ class AlignTuneJobSpec(Section):
     """What to train, on what, where, and what to do when it fails."""
 
     model_config = ConfigDict(
-        json_schema_extra=cel_rules(EXACTLY_ONE_SPEC, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN)
+        json_schema_extra=cel_rules(EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN)
     )
 
     backend: Backend = "trl"
@@ -114,7 +114,7 @@ class AlignTuneJobSpec(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if (self.sft is None) == (self.rl is None):
-            raise broken(EXACTLY_ONE_SPEC)
+            raise broken(EXACTLY_ONE_METHOD)
         if self.storage is None and self.hub.push is None:
             raise broken(STORAGE_OR_PUSH)
         if self.hub.push is not None and self.hub.token_secret is None:
@@ -129,7 +129,7 @@ class AlignTuneJobSpec(Section):
     @property
     def task(self) -> str:
         """`sft`, `classification`, or the algorithm's name."""
-        return self.rl.algo.value if self.rl is not None else task_name(self.sft)
+        return task_of(self.method)
 
 
 class Metadata(Section):

@@ -5,9 +5,10 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from aligntune.api.runtime import Nodes
+from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken
 from aligntune.core.rl.config import UnifiedConfig
-from aligntune.core.sft.config import SFTConfig, SFTSpec
+from aligntune.core.sft.config import SFTConfig
 
 Backend = Literal["trl", "unsloth"]
 
@@ -79,11 +80,4 @@ class RunConfig(Section):
     @property
     def task(self) -> str:
         """`sft`, `classification`, or the algorithm's name."""
-        if self.rl is not None:
-            return self.rl.algo
-        return task_name(self.sft)
-
-
-def task_name(sft: SFTSpec | None) -> str:
-    """The short name of a supervised task."""
-    return "classification" if sft and sft.task == "text_classification" else "sft"
+        return task_of(self.method)

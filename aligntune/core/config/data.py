@@ -43,16 +43,23 @@ class ColumnsConfig(Section):
     """The reference answer that reward functions see. Unset: recognised by name."""
 
 
-class DatasetConfig(Section):
-    """One source of data."""
-
-    model_config = ConfigDict(json_schema_extra=cel_rules(STREAMING_NEEDS_UNIFORM_CAP))
+class DataSource(Section):
+    """Where rows come from, for training and for evaluation."""
 
     name: Annotated[str, Field(min_length=1, max_length=512)]
     """A hub name such as `tatsu-lab/alpaca`, or a file (.jsonl, .json, .csv, .parquet, .txt) or a
     folder of such files in the pod."""
     config: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """The hub data set's configuration (subset). Unset: its default."""
+    max_samples: RowCount | None = None
+    """Use at most this many rows, drawn with the run's seed. Unset: all."""
+
+
+class DatasetConfig(DataSource):
+    """One source of data."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(STREAMING_NEEDS_UNIFORM_CAP))
+
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Branch, tag or commit on the hub. Unset: the default branch."""
     split: Annotated[str, Field(min_length=1, max_length=128)] = "train"
@@ -60,8 +67,6 @@ class DatasetConfig(Section):
     set has. A single file is its own `train`."""
     weight: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     """Relative probability that the next row comes from this source, when there are several."""
-    max_samples: RowCount | None = None
-    """Use at most this many rows, drawn with the run's seed. Unset: all."""
     columns: ColumnsConfig | None = None
     """Roles of the columns. Unset: recognised by shape, and logged."""
     streaming: bool = False

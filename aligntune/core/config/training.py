@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
-from aligntune.core.config.data import RowCount
+from aligntune.core.config.data import DataSource
 
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
@@ -51,17 +51,11 @@ class TrainConfig(Section):
     """Seed of data order, adapter initialisation, dropout and sampling."""
 
 
-class EvaluationDataset(Section):
+class EvaluationDataset(DataSource):
     """A source to evaluate on; its columns are recognised as in training."""
 
-    name: Annotated[str, Field(min_length=1, max_length=512)]
-    """A hub name, a file or a folder, as for training data."""
-    config: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """The hub data set's configuration (subset). Unset: its default."""
     split: Annotated[str, Field(min_length=1, max_length=128)] = "test"
     """Which split to read. test: the usual name of held-out rows."""
-    max_samples: RowCount | None = None
-    """Use at most this many rows. Unset: all."""
 
 
 PATIENCE_NEEDS_STEPS = Rule(
