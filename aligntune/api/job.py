@@ -56,7 +56,8 @@ class PolicySpec(Section):
     """What happens when things go wrong, and how long things are kept."""
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Counted restarts before the job fails. 3: a fault that returns three times is no accident."""
+    """Counted restarts before the job fails. 3: a fault that returns three times is no accident.
+    Not in effect yet: a job has one attempt."""
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=604_800)] = 900
     """Seconds without a step after which a run counts as hung. 900: longer than any sane step."""
     on_stall: Literal["Report", "Restart", "Fail"] = "Restart"
@@ -67,7 +68,7 @@ class PolicySpec(Section):
     active_deadline_seconds: Annotated[int, Field(ge=1, le=TEN_YEARS)] | None = None
     """Longest time the job may run, in seconds. Unset: no limit."""
     start_timeout_seconds: Annotated[int, Field(ge=1, le=TEN_YEARS)] | None = None
-    """Longest wait for every pod to run, in seconds. Unset: no limit."""
+    """Longest wait for every pod to run, in seconds. Unset: no limit. Not in effect yet."""
     pod_retention_seconds: Annotated[int, Field(ge=0, le=TEN_YEARS)] = 86_400
     """Seconds after the end until the Job and its pods are removed; the AlignTuneJob stays.
     86400: logs for a day."""

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 import kopf
 from prometheus_client import CollectorRegistry
-from pydantic_settings import CliApp
 
 from aligntune.api import labels
+from aligntune.api.exit_codes import ExitCode
+from aligntune.core.errors import ConfigError
 from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import ApiError, Cluster, GoneError
@@ -22,7 +23,7 @@ from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.relist import relist, relist_forever
 from aligntune_operator.server import serve
 from aligntune_operator.session import NoClusterError, connect
-from aligntune_operator.settings import Settings
+from aligntune_operator.settings import Settings, load_settings
 
 
 def now() -> datetime:
@@ -77,22 +78,25 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Reads the settings and runs; a mistake in them is one sentence."""
-    settings = CliApp.run(Settings)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    """Reads the settings and runs; a mistake in them, or no cluster, is one sentence."""
     try:
-        asyncio.run(run(settings))
-    except GoneError:
-        sys.stderr.write(
-            "aligntune-operator: the cluster has no AlignTuneJobs: apply crds/ first\n"
+        settings = load_settings()
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        return 1
+        asyncio.run(run(settings))
+    except ConfigError as error:
+        return _say(str(error), ExitCode.BAD_CONFIG)
+    except GoneError:
+        return _say("the cluster has no AlignTuneJobs: apply crds/ first", 1)
     except (NoClusterError, ApiError) as error:
-        sys.stderr.write(f"aligntune-operator: {error}\n")
-        return 1
-    return 0
+        return _say(str(error), 1)
+    return ExitCode.DONE
+
+
+def _say(sentence: str, code: int) -> int:
+    sys.stderr.write(f"aligntune-operator: {sentence}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -27,6 +27,13 @@ def test_without_the_crd_it_says_so_and_ends(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_a_mistake_in_the_settings_is_a_sentence() -> None:
+    ended = operator(ALIGNTUNE_OPERATOR_WORKERS="0", KUBECONFIG="")
+    assert ended.returncode == 78
+    assert "ALIGNTUNE_OPERATOR_WORKERS" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_without_a_cluster_it_says_what_to_set(tmp_path: Path) -> None:
     ended = operator(KUBECONFIG="", HOME=str(tmp_path))
     assert ended.returncode == 1
