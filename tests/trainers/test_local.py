@@ -145,10 +145,13 @@ def test_progress_is_asked_for_past_any_proxy(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    job["spec"]["sft"]["train"]["maxSteps"] = 100
-    code, _, err = finish(start(job))
-    assert code == 0, err
-    assert re.search(r"sums: Running \d+/100 loss", err)
+    job["spec"]["sft"]["train"]["maxSteps"] = 10_000
+    process = start(job)
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if re.search(r"Running.* \d+/10000", line))
+    process.send_signal(signal.SIGTERM)
+    code, _, _ = finish(process)
+    assert code == 143, told
 
 
 def test_two_processes_share_a_run_through_the_launcher(
