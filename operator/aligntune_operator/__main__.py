@@ -25,6 +25,10 @@ from aligntune_operator.server import serve
 from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings, load_settings
 
+DEEPEST_OBJECT = 10_000
+"""Levels of nesting that the API server takes; Python's JSON reader counts them as recursion, and a
+watch that it cannot read would stop the operator for everybody."""
+
 
 def now() -> datetime:
     """The only wall clock of the operator."""
@@ -79,6 +83,7 @@ async def run(settings: Settings) -> None:
 
 def main() -> int:
     """Reads the settings and runs; a mistake in them, or no cluster, is one sentence."""
+    sys.setrecursionlimit(4 * DEEPEST_OBJECT)
     try:
         settings = load_settings()
         logging.basicConfig(

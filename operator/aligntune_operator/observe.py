@@ -21,6 +21,10 @@ WITNESS_PATIENCE = timedelta(seconds=10)
 """How long after a Job's end its pods' last words are waited for: the watches are independent."""
 
 
+LONGEST_NUMBER = 9
+"""Digits of a number in a label; longer ones are not the operator's."""
+
+
 class Key(NamedTuple):
     """Namespace and name of an AlignTuneJob."""
 
@@ -293,7 +297,7 @@ def _waiting(container: Object | None, scheduled: Object) -> str:
 
 def _number(text: str) -> int:
     """A label's number; 0 for labels that somebody else has set."""
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_NUMBER else 0
 
 
 def _time(text: str) -> datetime:

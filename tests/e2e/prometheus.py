@@ -1,6 +1,7 @@
 """A real Prometheus, Debian's, that scrapes a pod through the API server."""
 
 import json
+import socket
 import subprocess
 import tempfile
 import urllib.parse
@@ -55,11 +56,11 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(
-    folder: Path, server: str, ca: str, token: str, path: str, port: int
-) -> Iterator[Prometheus]:
+def scraping(folder: Path, server: str, ca: str, token: str, path: str) -> Iterator[Prometheus]:
     """Scrapes one path of the API server every second."""
     url = urllib.parse.urlsplit(server)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [

@@ -109,7 +109,7 @@ def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
     server, authority = api_server(cluster, folder)
     pod = tenant.pod("sft-chat").removeprefix("pod/")
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9400/proxy/metrics"
-    with scraping(folder, server, authority, token, path, port=19090) as prometheus:
+    with scraping(folder, server, authority, token, path) as prometheus:
         for metric in ("aligntune_train_step", "aligntune_train_loss"):
             wait_until(f"{metric} is scraped", lambda m=metric: bool(prometheus.query(m)), 60)
             [series] = prometheus.query(metric)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -30,7 +31,7 @@ class Api:
         self.namespace = namespace
 
     def __call__(self, *arguments: str, stdin: object = None) -> str:
-        text = None if stdin is None else json.dumps(stdin)
+        text = stdin if isinstance(stdin, str | None) else json.dumps(stdin)
         return self._control_plane.kubectl("-n", self.namespace, *arguments, stdin=text)
 
     def refusal(self, *arguments: str, stdin: object = None) -> str:
@@ -104,19 +105,17 @@ class Operator:
         self._kubeconfig = kubeconfig
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "aligntune_operator", "--http-port", str(self.port)],
+                [sys.executable, "-m", "aligntune_operator", "--http-port", str(self._port)],
                 env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
                 stdout=log,
                 stderr=log,
             )
-
-    @property
-    def port(self) -> int:
-        return 18099
 
     @property
     def pid(self) -> int:
@@ -136,7 +135,7 @@ class Operator:
         return self._process is not None and self._process.poll() is None
 
     def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in samples}

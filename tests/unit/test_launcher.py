@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from aligntune.api.causes import Cause
@@ -20,7 +21,7 @@ from aligntune.api.progress import Outcome
 from aligntune.pod.launcher import launch
 
 RANK = """
-import faulthandler, json, os, signal, sys
+import faulthandler, json, os, signal, sys, time
 rank = int(os.environ["RANK"])
 def say(line):
     os.write(int(os.environ["ALIGNTUNE_REPORT_FD"]), line if type(line) is bytes
@@ -33,9 +34,11 @@ def ended(result, exit_code, reason=None, message=""):
                      "message": message}})
     sys.exit(exit_code)
 def wait_for_sigterm(number=signal.SIGTERM):
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
     print("waiting", flush=True)
-    signal.pause()
+    while not told:  # other signals end a pause too
+        time.sleep(0.01)
 def wait_at_gate():
     open(sys.argv[1] + ".gate").read()
 def open_gate():
@@ -76,10 +79,21 @@ class Run:
             "outputDir": str(self.folder / "out"),
         }
         path.write_text(json.dumps({"sft": sft, "attempt": 2, **(config or {})}))
-        other = threading.Thread(target=meanwhile)
+        failures: list[BaseException] = []
+
+        def beside() -> None:
+            """A failure beside the launcher ends it too; nobody else would."""
+            try:
+                meanwhile()
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failures.append(error)
+                for rank in psutil.Process().children():
+                    rank.kill()
+
+        other = threading.Thread(target=beside)
         other.start()
         try:
-            return launch(
+            code = launch(
                 path,
                 env={
                     "PATH": os.environ["PATH"],
@@ -94,6 +108,9 @@ class Run:
             )
         finally:
             other.join()
+        if failures:
+            raise failures[0]
+        return code
 
     @property
     def outcome(self) -> Outcome:
@@ -114,7 +131,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-def eventually(condition: Callable[[], object], within_seconds: float = 15) -> None:
+def eventually(condition: Callable[[], object], within_seconds: float = 60) -> None:
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
