@@ -1,8 +1,9 @@
-"""Runs a script or module and notes when each optimizer step ends, in the same way for any of them.
+"""Runs a script or module and notes the time and CPU time at which each optimizer step ends.
 
     python bench/stopwatch.py TIMES.json SCRIPT|-m MODULE ARGUMENT...
 
-The clock starts when this file does. It wraps the one method of transformers that every loop calls.
+The clocks start with this process. It wraps the one method of transformers that every loop calls,
+in the same way for any of them.
 """
 
 import time
@@ -19,7 +20,7 @@ from typing import Any  # noqa: E402
 
 def main() -> None:
     times_file, what, *rest = sys.argv[1:]
-    ends: list[float] = []
+    ends: list[tuple[float, float]] = []
     atexit.register(lambda: Path(times_file).write_text(json.dumps(ends)))
 
     from transformers.trainer_callback import CallbackHandler
@@ -28,7 +29,7 @@ def main() -> None:
 
     def timed(self: Any, *arguments: Any) -> Any:
         result = on_step_end(self, *arguments)
-        ends.append(time.perf_counter() - STARTED)
+        ends.append((time.perf_counter() - STARTED, time.process_time()))
         return result
 
     CallbackHandler.on_step_end = timed
