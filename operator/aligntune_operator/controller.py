@@ -1,6 +1,5 @@
 """One reconciliation: observe, plan, act, and say in the status what is so now."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -140,8 +139,6 @@ async def work_forever(queue: KeyedQueue[Key], controller: Controller, metrics: 
             metrics.reconcile_errors.inc()
             seconds = queue.retry(key, error.retry_after)
             logger.warning("%s: %s Trying again in %.1f s.", key, error, seconds)
-        except asyncio.CancelledError:
-            raise
         except Exception:
             # The process's edge: one job that meets a bug must not stop the others.
             metrics.reconcile_errors.inc()

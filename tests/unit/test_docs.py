@@ -15,3 +15,10 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
     files = [page.parent / target.partition("#")[0] for target in targets]
     assert [str(file) for file in files if not file.exists()] == []
+
+
+def test_every_component_of_the_architecture_is_where_it_says() -> None:
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("## Component to file")[2]
+    paths = [path for path in re.findall(r"`([^`]+)`", table) if "/" in path]
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
