@@ -1,18 +1,16 @@
 """Which trainer does what, and building one from a few keyword arguments."""
 
-import difflib
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
-from pydantic import ValidationError
-
-from aligntune.core.config.errors import mistakes
-from aligntune.core.errors import ConfigError, UnsupportedError
-from aligntune.core.rl.config import RLSpec
+from aligntune.core.errors import UnsupportedError
+from aligntune.core.options import RL_OPTIONS, SFT_OPTIONS, config_of
+from aligntune.core.rl.config import RLSpec, UnifiedConfig
+from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.core.sft.config import SFTConfig, SFTSpec, TaskType
 from aligntune.core.sft.trainer_base import SFTTrainerBase
 
@@ -23,56 +21,6 @@ TRAINERS: dict[tuple[str, str], str] = {
 
 BACKENDS = ("unsloth", "trl")
 """In the order in which `auto` tries them."""
-
-SFT_OPTIONS: dict[str, str] = {
-    "task": "task",
-    "output_dir": "output_dir",
-    "revision": "model.revision",
-    "max_length": "model.max_length",
-    "tuning": "model.tuning",
-    "lora_r": "model.lora.r",
-    "lora_alpha": "model.lora.alpha",
-    "lora_dropout": "model.lora.dropout",
-    "target_modules": "model.lora.target_modules",
-    "quantization_bits": "model.quantization.bits",
-    "attention": "model.attention",
-    "chat_template": "model.chat_template",
-    "trust_remote_code": "model.trust_remote_code",
-    "split": "datasets.0.split",
-    "dataset_config": "datasets.0.config",
-    "max_samples": "datasets.0.max_samples",
-    "columns": "datasets.0.columns",
-    "streaming": "datasets.0.streaming",
-    "num_epochs": "train.epochs",
-    "max_steps": "train.max_steps",
-    "batch_size": "train.per_device_batch_size",
-    "gradient_accumulation_steps": "train.gradient_accumulation_steps",
-    "learning_rate": "train.learning_rate",
-    "lr_scheduler": "train.lr_scheduler",
-    "warmup_ratio": "train.warmup_ratio",
-    "weight_decay": "train.weight_decay",
-    "max_grad_norm": "train.max_grad_norm",
-    "optimizer": "train.optimizer",
-    "precision": "train.precision",
-    "gradient_checkpointing": "train.gradient_checkpointing",
-    "compile": "train.compile",
-    "seed": "train.seed",
-    "loss_on": "train.loss_on",
-    "packing": "train.packing",
-    "padding_free": "train.padding_free",
-    "liger_kernel": "train.liger_kernel",
-    "eval_split_ratio": "evaluation.split_ratio",
-    "eval_steps": "evaluation.every_steps",
-    "early_stopping_patience": "evaluation.early_stopping_patience",
-    "keep_best": "evaluation.keep_best",
-    "save_steps": "checkpoint.every_steps",
-    "keep_checkpoints": "checkpoint.keep",
-    "resume": "checkpoint.resume",
-    "logging_steps": "logging.every_steps",
-    "trackers": "logging.trackers",
-    "run_name": "logging.run_name",
-}
-"""Keyword arguments of `create_sft_trainer`, each for one field of `SFTConfig`."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +72,7 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
                 )
 
 
-def trainer_for(backend: str, task: str) -> Callable[..., SFTTrainerBase]:
+def trainer_for(backend: str, task: str) -> Callable[..., SFTTrainerBase | TrainerBase]:
     """The trainer class, to be called with its config. Its module, and torch, is imported now.
 
     Raises:
@@ -138,7 +86,7 @@ def trainer_for(backend: str, task: str) -> Callable[..., SFTTrainerBase]:
             f"backend: {backend} is not installed; run: pip install 'aligntune-operator[{backend}]'"
         )
     module, name = place.split(":")
-    return cast("Callable[..., SFTTrainerBase]", getattr(importlib.import_module(module), name))
+    return cast("Callable[..., Any]", getattr(importlib.import_module(module), name))
 
 
 def create_sft_trainer(
@@ -163,10 +111,57 @@ def create_sft_trainer(
         ConfigError: An argument is unknown or out of range.
         UnsupportedError: No trainer can do this.
     """
-    resolved = _sft_config(model_name, dataset_name, config, options)
-    chosen = choose_backend(resolved) if backend == "auto" else backend
-    check_supported(chosen, resolved)
-    return trainer_for(chosen, task_of(resolved))(resolved)
+    given = {"model_name": model_name, "dataset_name": dataset_name} | options
+    resolved = config_of(SFTConfig, config, given, SFT_OPTIONS)
+    return cast("SFTTrainerBase", _trainer(backend, resolved))
+
+
+def create_rl_trainer(
+    model_name: str | None = None,
+    dataset_name: str | None = None,
+    algorithm: str | None = None,
+    *,
+    backend: str = "auto",
+    rewards: Sequence[Mapping[str, object]] | None = None,
+    reward_model: str | None = None,
+    reference_model: str | None = None,
+    config: UnifiedConfig | None = None,
+    **options: object,
+) -> TrainerBase:
+    """A trainer that aligns a model by preferences or rewards, ready for `train()`.
+
+    Args:
+        model_name: A hub name or a folder.
+        dataset_name: A hub name, a file or a folder.
+        algorithm: `dpo`, `ppo`, `grpo`, or `reward` for the reward model that PPO needs.
+        backend: `trl` or `unsloth` is used or refused, never replaced; `auto` takes Unsloth where
+            it is installed and can do this, else TRL, and logs which and why.
+        rewards: Reward functions: `{"name": ..., "weight": ..., "params": {...}}` each.
+        reward_model: A model that scores answers, by hub name or folder.
+        reference_model: The frozen model that the policy is held to; default: the model as it is.
+        config: What the arguments are laid over; only arguments that are given count.
+        **options: The names in `RL_OPTIONS`, each for one field of the config.
+
+    Raises:
+        ConfigError: An argument is unknown or out of range.
+        UnsupportedError: No trainer can do this.
+    """
+    given = {
+        "model_name": model_name,
+        "dataset_name": dataset_name,
+        "algorithm": algorithm,
+        "rewards": None if rewards is None else [dict(reward) for reward in rewards],
+        "reward_model": reward_model,
+        "reference_model": reference_model,
+    } | options
+    resolved = config_of(UnifiedConfig, config, given, RL_OPTIONS)
+    return cast("TrainerBase", _trainer(backend, resolved))
+
+
+def _trainer(backend: str, config: SFTConfig | UnifiedConfig) -> object:
+    chosen = choose_backend(config) if backend == "auto" else backend
+    check_supported(chosen, config)
+    return trainer_for(chosen, task_of(config))(config)
 
 
 def choose_backend(config: SFTSpec | RLSpec) -> str:
@@ -201,49 +196,6 @@ def _status(backend: str) -> BackendStatus:
     if importlib.util.find_spec(backend) is None:
         return BackendStatus(installed=False, version="", tasks=tasks)
     return BackendStatus(installed=True, version=metadata.version(backend), tasks=tasks)
-
-
-def _sft_config(
-    model_name: str | None,
-    dataset_name: str | None,
-    config: SFTConfig | None,
-    options: dict[str, object],
-) -> SFTConfig:
-    document = config.model_dump(by_alias=False, exclude_unset=True) if config else {}
-    if model_name is not None:
-        _put(document, "model.name", model_name)
-    if dataset_name is not None:
-        _put(document, "datasets.0.name", dataset_name)
-    for name, value in options.items():
-        if name not in SFT_OPTIONS:
-            raise ConfigError(f"{name}: unknown argument{_suggestion(name, SFT_OPTIONS)}")
-        if value is not None:
-            _put(document, SFT_OPTIONS[name], value)
-    try:
-        return SFTConfig.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError("; ".join(map(str, mistakes(error, SFTConfig)))) from error
-
-
-def _put(document: dict[str, Any], path: str, value: object) -> None:
-    """Set `a.0.b` in nested dicts and lists, making those that are missing."""
-    place: Any = document
-    *parents, last = path.split(".")
-    for key, following in zip(parents, [*parents[1:], last], strict=True):
-        if key.isdecimal():
-            if not place:
-                place.append({})
-            place = place[int(key)]
-        else:
-            if place.get(key) is None:
-                place[key] = [] if following.isdecimal() else {}
-            place = place[key]
-    place[last] = value
-
-
-def _suggestion(name: str, known: dict[str, str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def _camel(name: str) -> str:

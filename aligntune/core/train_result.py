@@ -20,12 +20,16 @@ class TrainResult:
     """The last value of each metric, by its snake_case name."""
     runtime_seconds: float
     """Wall time of this attempt's steps, evaluations and checkpoints."""
+    samples: int
+    """Sequences trained on, over all processes and attempts."""
+    tokens: int
+    """Tokens trained on, without padding, over all processes and attempts."""
     samples_per_second: float
     """Sequences trained on per second of this attempt, over all processes."""
     tokens_per_second: float
     """Tokens trained on per second of this attempt, over all processes, without padding."""
     best_metric: float | None
-    """The lowest evaluation loss; None where nothing was evaluated."""
+    """The best evaluation, by loss or reward; None where nothing was evaluated."""
     checkpoint_path: Path | None
     """The newest complete checkpoint."""
     stopped_early: bool

@@ -85,6 +85,8 @@ class Renderer:
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Tokens]:
         """Token ids and labels of several examples that were rendered alike."""
+        if not rendered:
+            return []
         encoded = self._tokenizer(
             [item.text for item in rendered],
             add_special_tokens=rendered[0].special_tokens,

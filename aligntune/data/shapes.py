@@ -5,13 +5,15 @@ Two shapes of one rank are a tie, and a tie is an error: only the data's owner k
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from aligntune.core.config.data import ColumnsConfig
 from aligntune.core.errors import DataError
 
 Row = Mapping[str, Any]
 Message = dict[str, str]
+Form = TypeVar("Form")
+"""The one form that all shapes of a task are brought to."""
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 """ShareGPT's names of those who speak; others are kept as they are."""
@@ -34,24 +36,28 @@ class Example(NamedTuple):
         return not self.text and not any(message["content"] for message in learned)
 
 
-class Shape(NamedTuple):
+class Shape(NamedTuple, Generic[Form]):
     """A set of columns that together make an example."""
 
     name: str
     required: dict[str, str]
     """Role -> the column that plays it where nothing else is said."""
     optional: dict[str, str]
-    convert: Callable[[Row], Example]
+    convert: Callable[[Row], Form]
     """Makes an example of a row whose keys are roles."""
 
 
-class Recognised(NamedTuple):
+Ranks: TypeAlias = tuple[tuple[Shape[Form], ...], ...]
+"""The shapes of a task, the first rank first."""
+
+
+class Recognised(NamedTuple, Generic[Form]):
     """The shape that a data set has, and its columns by role."""
 
-    shape: Shape
+    shape: Shape[Form]
     columns: dict[str, str]
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Row) -> Form:
         """The example in `row`.
 
         Raises:
@@ -69,9 +75,9 @@ class Recognised(NamedTuple):
 def recognise(
     found: Iterable[str],
     columns: ColumnsConfig | None,
-    ranks: tuple[tuple[Shape, ...], ...],
+    ranks: Ranks[Form],
     place: str,
-) -> Recognised:
+) -> Recognised[Form]:
     """Decide which shape a data set has.
 
     Args:
@@ -109,7 +115,9 @@ def recognise(
     )
 
 
-def _match(shape: Shape, available: list[str], chosen: Mapping[str, str]) -> Recognised | None:
+def _match(
+    shape: Shape[Form], available: list[str], chosen: Mapping[str, str]
+) -> Recognised[Form] | None:
     known = shape.required | shape.optional
     if not set(chosen) <= set(known):
         return None
@@ -120,39 +128,40 @@ def _match(shape: Shape, available: list[str], chosen: Mapping[str, str]) -> Rec
 
 
 def _prompt_completion(row: Row) -> Example:
-    prompt = _turn(row["prompt"], "user")
-    if context := _text(row.get("input")):
+    prompt = as_turn(row["prompt"], "user")
+    if context := as_text(row.get("input")):
         prompt[-1] = prompt[-1] | {"content": f"{prompt[-1]['content']}\n\n{context}"}
-    completion = _turn(row["completion"], "assistant")
+    completion = as_turn(row["completion"], "assistant")
     return Example([*prompt, *completion], completion_start=len(prompt))
 
 
 def _messages(row: Row) -> Example:
     if not isinstance(row["messages"], list):
         raise DataError(f"a list of chat messages is needed, got {row['messages']!r:.60}")
-    return Example([_message(item) for item in row["messages"]])
+    return Example([as_message(item) for item in row["messages"]])
 
 
 def _plain_text(row: Row) -> Example:
-    return Example([], text=_text(row["text"]))
+    return Example([], text=as_text(row["text"]))
 
 
-def _turn(value: object, role: str) -> list[Message]:
+def as_turn(value: object, role: str) -> list[Message]:
     """A string is what `role` says; a list of messages stays."""
     if isinstance(value, list) and value:
-        return [_message(item) for item in value]
-    return [{"role": role, "content": _text(value)}]
+        return [as_message(item) for item in value]
+    return [{"role": role, "content": as_text(value)}]
 
 
-def _message(item: object) -> Message:
+def as_message(item: object) -> Message:
+    """A chat message, in the words of OpenAI or of ShareGPT."""
     if isinstance(item, Mapping):
         role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
         if isinstance(role, str):
-            return {"role": ROLES.get(role, role), "content": _text(content)}
+            return {"role": ROLES.get(role, role), "content": as_text(content)}
     raise DataError(f"a chat message has role and content (or from and value), got {item!r:.60}")
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """The text in a cell; a CSV file turns some answers into numbers."""
     if value is None:
         return ""
@@ -161,7 +170,7 @@ def _text(value: object) -> str:
     raise DataError(f"a text is needed, got {value!r:.60}")
 
 
-SUPERVISED: tuple[tuple[Shape, ...], ...] = (
+SUPERVISED: Ranks[Example] = (
     (
         Shape("messages", {"messages": "messages"}, {}, _messages),
         Shape("sharegpt", {"messages": "conversations"}, {}, _messages),

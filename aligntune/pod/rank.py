@@ -52,8 +52,7 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
     context = RunContext(run.job.name, progress.report)
     with context.preemption.listening():
         trainer = trainer_for(run.backend, run.task)(run.method, context)
-        trainer.setup_model()
-        trainer.setup_data()
+        trainer.setup()
         result = trainer.train()
         if result.preempted:
             message = f"stopped on request; step {result.step} is in {result.checkpoint_path}"

@@ -35,6 +35,10 @@ class Manifest(Section):
 
     step: int
     """Optimizer steps done."""
+    samples: int = 0
+    """Sequences trained on so far, over all processes."""
+    tokens: int = 0
+    """Tokens trained on so far, over all processes, without padding."""
     world_size: int
     """Processes that trained."""
     strategy: str
@@ -94,7 +98,7 @@ class Checkpoints:
         """
         if problem := broken(path):
             raise ConfigError(f"checkpoint {path} cannot be used: {problem}")
-        manifest = _read(path)
+        manifest = read(path)
         if manifest.versions != (versions := installed()):
             changed = [name for name in versions if manifest.versions.get(name) != versions[name]]
             _log.warning("%s was written by other versions of %s", path, ", ".join(changed))
@@ -105,7 +109,7 @@ class Checkpoints:
                 " outputDir, or set resume to never (start anew) or force (go on all the same)"
             )
 
-    def commit(self, step: int, best: Path | None) -> Path:
+    def commit(self, step: int, *, best: Path | None, samples: int, tokens: int) -> Path:
         """Declare the checkpoint at `step` complete, and remove those that are too many.
 
         Every process must have written its part. `best` is kept whatever its age.
@@ -117,6 +121,8 @@ class Checkpoints:
         settle(path)
         manifest = Manifest(
             step=step,
+            samples=samples,
+            tokens=tokens,
             world_size=self._world_size,
             strategy=self._strategy,
             config_hash=_hash(self._config),
@@ -139,7 +145,7 @@ class Checkpoints:
         Newer checkpoints are of a future that this attempt will write anew. With
         `checkpoint.resume: never` nothing is kept.
         """
-        step = _read(kept).step if kept else -1
+        step = read(kept).step if kept else -1
         for found in self._all():
             if found.step > step or broken(found.path):
                 _remove(found.path)
@@ -172,10 +178,20 @@ def identity(config: SFTConfig | UnifiedConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=NOT_PART_OF_A_RUN)
 
 
+def read(path: Path) -> Manifest:
+    """The manifest of a complete checkpoint.
+
+    Raises:
+        FileNotFoundError: The checkpoint was not finished.
+        pydantic.ValidationError: What stands there is no manifest.
+    """
+    return Manifest.model_validate_json((path / MANIFEST).read_text("utf-8"))
+
+
 def broken(path: Path) -> str:
     """Why a checkpoint cannot be used; empty where it is complete."""
     try:
-        manifest = _read(path)
+        manifest = read(path)
     except FileNotFoundError:
         return f"it was not finished (no {MANIFEST})"
     except ValidationError:
@@ -190,10 +206,6 @@ def broken(path: Path) -> str:
 def installed() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
     return {name: metadata.version(name) for name in PACKAGES}
-
-
-def _read(path: Path) -> Manifest:
-    return Manifest.model_validate_json((path / MANIFEST).read_text("utf-8"))
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -1,11 +1,47 @@
 """Answering questions with a model, in the form that it is trained in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from aligntune.core.sft.trainer_base import Message, Question
+from aligntune.core.lifecycle import Message, Question
+
+
+class Answers:
+    """`predict` of a trainer whose model writes text."""
+
+    model: Any
+    tokenizer: Any
+    need_model: Callable[[], None]
+
+    def predict(
+        self,
+        questions: Question | Sequence[Question],
+        *,
+        max_new_tokens: int = 256,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> str | list[str]:
+        """Answer one question or a list of them, in the form that training uses.
+
+        Args:
+            questions: A text, a conversation, or a list of either.
+            max_new_tokens: Longest answer, in tokens.
+            do_sample: Sample the answer; else the likeliest next token is taken each time.
+            temperature: Of the softmax that is sampled from.
+            top_p: Sample from the likeliest tokens that have this probability together.
+
+        Returns:
+            The answer, or a list of as many answers as questions.
+        """
+        self.need_model()
+        sampling: dict[str, object] = (
+            {"temperature": temperature, "top_p": top_p} if do_sample else {}
+        )
+        sampling |= {"max_new_tokens": max_new_tokens, "do_sample": do_sample}
+        return answer(self.model, self.tokenizer, questions, **sampling)
 
 
 def answer(

@@ -10,11 +10,9 @@ from aligntune.core.config.training import EvaluationConfig
 from aligntune.training._compat import LoadsOptimizerOnCPU
 from aligntune.training.checkpoints import Checkpoints
 from aligntune.training.context import world_size
+from aligntune.training.metric_names import metrics_of
 from aligntune.training.preemption import Preemption
 from aligntune.training.progress import RunProgress, StepTotals
-
-MEASURED = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
-"""What an evaluation says of the model; the rest of its numbers are of the machine."""
 
 
 class RunLoop(LoadsOptimizerOnCPU):
@@ -40,6 +38,7 @@ class RunLoop(LoadsOptimizerOnCPU):
         self._preemption = preemption
         self._evaluation = evaluation
         self._recorded_step = 0
+        self._resumed_from: Path | None = None
         super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Begin(self))
@@ -47,9 +46,16 @@ class RunLoop(LoadsOptimizerOnCPU):
             raise RuntimeError(f"{self.args.world_size} of {world_size()} processes train together")
         self._sums = torch.zeros(4, device=self.args.device)
 
+    def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:  # noqa: ANN401
+        """Train to the end, from a checkpoint where one is given."""
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
+
     def begin(self) -> None:
         """The first step is next; how many there are, and how many are done, is known now."""
         self._recorded_step = self.state.global_step
+        if self._resumed_from is not None:
+            self.load_more(self._resumed_from)
         self.progress.begin(
             self._checkpoints.folder,
             self.state.global_step,
@@ -72,12 +78,26 @@ class RunLoop(LoadsOptimizerOnCPU):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Forward and backward; keeps the sums on the device, so that nothing waits for them."""
-        mask = inputs.get("attention_mask")
-        self._sums[1] += inputs["input_ids"].numel() if mask is None else mask.sum()
-        self._sums[2] += inputs["input_ids"].shape[0]
+        self.count(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._sums[0] += loss
         return loss
+
+    def count(self, inputs: Any) -> None:  # noqa: ANN401 - what the algorithm's batches are
+        """Add what one forward pass trains on to the sums."""
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        self.add_to_sums(tokens=ids.numel() if mask is None else mask.sum(), samples=ids.shape[0])
+
+    def add_to_sums(self, *, tokens: int | torch.Tensor, samples: int) -> None:
+        """Count towards this step, on this process: tokens without padding, and sequences."""
+        self._sums[1] += tokens
+        self._sums[2] += samples
+
+    def save_more(self, folder: Path) -> None:
+        """Write what this rank must remember besides what transformers saves, below `folder`."""
+
+    def load_more(self, folder: Path) -> None:
+        """Remember what `save_more` wrote."""
 
     def _maybe_log_save_evaluate(
         self,
@@ -115,14 +135,18 @@ class RunLoop(LoadsOptimizerOnCPU):
         """Pass on what the algorithm itself measures."""
         super().log(logs, start_time)
         if self.model.training and "train_runtime" not in logs:
-            self.progress.logged(logs)
+            self.progress.logged(metrics_of(logs))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
         """Measure, and say so."""
         with self.progress.doing("evaluating"):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        if "eval_loss" in metrics:
-            self.progress.evaluated({name: metrics[name] for name in MEASURED if name in metrics})
+        if self.args.metric_for_best_model in metrics:
+            self.progress.evaluated(
+                metrics_of(metrics, "eval"),
+                metrics_of(metrics).get(self.args.metric_for_best_model),
+                greater_is_better=self.args.greater_is_better,
+            )
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
@@ -137,12 +161,13 @@ class RunLoop(LoadsOptimizerOnCPU):
         return best
 
     def _patience_is_over(self) -> bool:
-        """The lowest loss lies too many evaluations back; the history comes with checkpoints."""
-        patience = self._evaluation.early_stopping_patience
-        losses = [line["eval_loss"] for line in self.state.log_history if "eval_loss" in line]
-        if patience is None or not losses:
+        """The best metric lies too many evaluations back; the history comes with checkpoints."""
+        patience, name = self._evaluation.early_stopping_patience, self.args.metric_for_best_model
+        seen = [line[name] for line in self.state.log_history if name in line]
+        if patience is None or not seen:
             return False
-        return len(losses) - 1 - losses.index(min(losses)) >= patience
+        best = max(seen) if self.args.greater_is_better else min(seen)
+        return len(seen) - 1 - seen.index(best) >= patience
 
     def load_best_model(self) -> None:
         """Put the weights of the best evaluation in place of the last."""
@@ -160,10 +185,16 @@ class RunLoop(LoadsOptimizerOnCPU):
         with self.progress.doing("checkpointing"):
             try:
                 super()._save_checkpoint(model, trial)
+                self.save_more(self._checkpoints.path(step))
                 self.accelerator.wait_for_everyone()
                 if self.is_world_process_zero():
                     best = self.state.best_model_checkpoint
-                    self._checkpoints.commit(step, Path(best) if best else None)
+                    self._checkpoints.commit(
+                        step,
+                        best=Path(best) if best else None,
+                        samples=self.progress.samples,
+                        tokens=self.progress.tokens,
+                    )
             except BaseException:
                 self._checkpoints.discard(step)
                 raise

@@ -73,10 +73,10 @@ def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]
     return arguments | _code_and_revision(config)
 
 
-def lora_config(config: LoraConfig) -> PeftLoraConfig:
-    """PEFT's words for the adapters' settings."""
+def lora_config(config: LoraConfig, task: str) -> PeftLoraConfig:
+    """PEFT's words for the adapters' settings; `task` is its name for what the model does."""
     return PeftLoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,

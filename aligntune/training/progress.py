@@ -12,8 +12,8 @@ from pydantic.alias_generators import to_camel
 
 from aligntune.api.progress import Activity, Checkpoint, Progress, Snapshot
 from aligntune.core.errors import LossDivergedError
-from aligntune.core.rl.trainer_base import TrainingState
-from aligntune.training.checkpoints import MANIFEST
+from aligntune.core.training_state import TrainingState
+from aligntune.training import checkpoints
 from aligntune.training.metrics_log import MetricsLog, read
 
 REPORT_SECONDS = 1.0
@@ -62,7 +62,12 @@ class RunProgress:
         self.metrics: dict[str, float] = {}
         """The newest value of each metric, by its snake_case name."""
         self.samples = 0
+        """Sequences trained on, over all processes and attempts."""
         self.tokens = 0
+        """Tokens trained on, without padding, over all processes and attempts."""
+        self.new_samples = 0
+        """Those of this attempt."""
+        self.new_tokens = 0
         self._report = report
         self._first_process = first_process
         self._log_every_steps = log_every_steps
@@ -87,7 +92,9 @@ class RunProgress:
 
     def resumed(self, path: Path) -> None:
         """This attempt goes on from a checkpoint of an earlier one."""
-        self.state.saved(path, (path / MANIFEST).stat().st_mtime)
+        manifest = checkpoints.read(path)
+        self.samples, self.tokens = manifest.samples, manifest.tokens
+        self.state.saved(path, (path / checkpoints.MANIFEST).stat().st_mtime)
         _log.info("going on from %s", path)
 
     def begin(self, folder: Path, step: int, total_steps: int, best: float | None) -> None:
@@ -97,7 +104,7 @@ class RunProgress:
             folder: Where the loss curve goes, and where that of earlier attempts is.
             step: Steps that earlier attempts have done.
             total_steps: Steps of the whole run.
-            best: The lowest evaluation loss of earlier attempts.
+            best: The best evaluation of earlier attempts, by loss or reward.
         """
         earlier = [line["loss"] for line in read(folder) if line["step"] <= step]
         self._loss_sum, self._loss_count = math.fsum(earlier), len(earlier)
@@ -137,6 +144,8 @@ class RunProgress:
         self.state.stepped(step, epoch)
         self.samples += totals.samples
         self.tokens += totals.tokens
+        self.new_samples += totals.samples
+        self.new_tokens += totals.tokens
         self._loss_sum += totals.loss
         self._loss_count += 1
         self._pace = [*self._pace[-PACE_STEPS:], self._clock()]
@@ -145,7 +154,7 @@ class RunProgress:
             "grad_norm": totals.grad_norm,
             "learning_rate": totals.learning_rate,
         }
-        self.metrics |= line
+        self.metrics |= line | {"num_tokens": float(self.tokens)}
         if self._curve is not None:
             self._curve.append(step, {to_camel(name): value for name, value in line.items()})
         if self._first_process and step % self._log_every_steps == 0:
@@ -153,18 +162,16 @@ class RunProgress:
         if step == 1 or self._pace[-1] - self._reported >= REPORT_SECONDS:
             self._tell()
 
-    def logged(self, logs: Mapping[str, object]) -> None:
+    def logged(self, metrics: Mapping[str, float]) -> None:
         """A trainer logged numbers of its own, averaged since it last did."""
-        own = {"loss", "grad_norm", "learning_rate"}
-        self.metrics |= {
-            name: float(value)
-            for name, value in logs.items()
-            if name not in own and isinstance(value, int | float) and math.isfinite(value)
-        }
+        ours = {"loss", "grad_norm", "learning_rate"}
+        self.metrics |= {name: value for name, value in metrics.items() if name not in ours}
 
-    def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """An evaluation during the run is done."""
-        self.state.evaluated(metrics.get("eval_loss"), self._clock())
+    def evaluated(
+        self, metrics: Mapping[str, float], judged_by: float | None, *, greater_is_better: bool
+    ) -> None:
+        """An evaluation during the run is done; `judged_by` decides which is the best."""
+        self.state.evaluated(judged_by, self._clock(), greater_is_better=greater_is_better)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._first_process:
             _log.info("step %d: evaluated: %s", self.state.step, shown)
@@ -190,8 +197,8 @@ class RunProgress:
                 epoch=state.epoch,
                 percent=100 * state.step // total if total else None,
                 eta_seconds=round(seconds * (total - state.step)) if seconds and total else None,
-                samples_per_second=self.samples / elapsed if elapsed > 0 else None,
-                tokens_per_second=self.tokens / elapsed if elapsed > 0 else None,
+                samples_per_second=self.new_samples / elapsed if elapsed > 0 else None,
+                tokens_per_second=self.new_tokens / elapsed if elapsed > 0 else None,
                 activity=self._activity,
                 updated_at=datetime.fromtimestamp(self._clock(), tz=UTC),
             ),

@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
-from aligntune.core.config.model import ModelConfig
 from aligntune.core.errors import HubPushError, UnauthorizedError
 from aligntune.training.files import publish
 
@@ -31,32 +28,27 @@ def save(
     def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        model.generation_config.save_pretrained(unfinished)
+        if getattr(model, "generation_config", None) is not None:  # a classifier has none
+            model.generation_config.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(card, "utf-8")
 
     return publish(folder, write)
 
 
-def merged(adapter: Any, base: ModelConfig, near: Path) -> Any:  # noqa: ANN401
-    """A plain model with the adapters merged into weights that are loaded anew in 16 bits.
+def merged(adapter: Any, base: Any, near: Path) -> Any:  # noqa: ANN401
+    """`base` with the adapters merged into its weights.
 
     The model in training is left as it is; a quantised base would lose precision in a merge.
 
     Args:
         adapter: The PEFT model.
-        base: Names the model that the adapters are for.
+        base: The model that the adapters are for, loaded anew in 16 bits.
         near: Where the adapters may lie on their way.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        base.name,
-        revision=base.revision,
-        trust_remote_code=base.trust_remote_code,
-        dtype=torch.bfloat16,
-    )
-    model.generation_config = adapter.generation_config
+    base.generation_config = adapter.generation_config
     with tempfile.TemporaryDirectory(dir=near) as scratch:
         adapter.save_pretrained(scratch)
-        return PeftModel.from_pretrained(model, scratch).merge_and_unload()
+        return PeftModel.from_pretrained(base, scratch).merge_and_unload()
 
 
 def push(

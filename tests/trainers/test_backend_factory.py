@@ -6,7 +6,10 @@ import pytest
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core import backend_factory as factory
+from aligntune.core.config.base import Section
 from aligntune.core.errors import ConfigError, UnsupportedError
+from aligntune.core.options import RL_OPTIONS, SFT_OPTIONS, config_of
+from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from tests.trainers.tiny import MakeConfig
 
@@ -17,10 +20,15 @@ def test_every_trainer_of_the_table_can_be_imported() -> None:
         assert hasattr(importlib.import_module(module), name)
 
 
-def test_every_argument_is_a_field_of_the_config() -> None:
-    for path in factory.SFT_OPTIONS.values():
-        section = SFTConfig.model_construct()
-        fields = type(section).model_fields
+@pytest.mark.parametrize(
+    ("config", "options", "algorithms"),
+    [(SFTConfig, SFT_OPTIONS, [""]), (UnifiedConfig, RL_OPTIONS, ["dpo", "grpo"])],
+)
+def test_every_argument_is_a_field_of_the_config(
+    config: type[Section], options: dict[str, str], algorithms: list[str]
+) -> None:
+    for path in (path.format(algo=algo) for path in options.values() for algo in algorithms):
+        fields = config.model_fields
         for name in (part for part in path.split(".") if not part.isdecimal()):
             assert name in fields, path
             models = _models(fields[name].annotation)
@@ -68,9 +76,10 @@ def test_a_named_backend_is_used_or_refused_and_auto_says_why(
     with pytest.raises(UnsupportedError, match=r"unsloth has no trainer for sft here; use .* trl"):
         factory.create_sft_trainer("model", "data", backend="unsloth")
     with caplog.at_level("INFO"):
-        assert factory.choose_backend(factory._sft_config("m", "d", None, {})) == "trl"
+        given = {"model_name": "m", "dataset_name": "d"}
+        assert factory.choose_backend(config_of(SFTConfig, None, given, SFT_OPTIONS)) == "trl"
     assert "backend auto chose trl; spec.backend: unsloth has no trainer" in caplog.text
     status = factory.get_backend_status()
     assert status["trl"].installed
-    assert status["trl"].tasks == ("sft",)
+    assert "sft" in status["trl"].tasks
     assert "trl" in factory.list_backends()

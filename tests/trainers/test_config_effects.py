@@ -15,6 +15,7 @@ from aligntune.core.backend_factory import check_supported
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.sources import location
+from aligntune.training.arguments import shared_arguments
 from aligntune.training.machine import Machine, compute, storage
 from aligntune.training.model_loading import model_arguments
 from tests.trainers.tiny import MakeConfig, sums, write_jsonl
@@ -33,14 +34,14 @@ GPU = Machine(gpu=True, bf16=True)
 
 
 def args(config: SFTConfig, machine: Machine = CPU) -> trl.SFTConfig:
-    return trl_arguments(
+    shared = shared_arguments(
         config,
         machine=machine,
         processes=1,
         computed_in=compute(config.train.precision, machine),
-        max_length=99,
         run_name="the-job",
     )
+    return trl_arguments(config, shared, max_length=99)
 
 
 def arg(name: str) -> Callable[[SFTConfig], Any]:
@@ -52,7 +53,7 @@ def model(look: Callable[[Any], Any]) -> Callable[[SFTConfig], Any]:
 
     def seen(config: SFTConfig) -> Any:
         trainer = TRLSFTTrainer(config)
-        return look(trainer._need_loop().model)
+        return look(trainer.need_loop().model)
 
     return seen
 
@@ -68,7 +69,7 @@ def rows(config: SFTConfig) -> int:
 def loaded(config: SFTConfig) -> Any:
     trainer = TRLSFTTrainer(config)
     trainer.setup_data()
-    return trainer._data
+    return trainer.data
 
 
 def learned(config: SFTConfig) -> int:
@@ -80,7 +81,7 @@ def learned(config: SFTConfig) -> int:
 def refusal(config: SFTConfig) -> str:
     try:
         check_supported("trl", config)
-        TRLSFTTrainer(config)._need_loop()
+        TRLSFTTrainer(config).need_loop()
     except ConfigError as error:
         return str(error).split(":")[0].removeprefix("spec.").removeprefix("sft.")
     return ""
@@ -89,8 +90,8 @@ def refusal(config: SFTConfig) -> str:
 def text(config: SFTConfig) -> str:
     trainer = TRLSFTTrainer(config)
     trainer.setup_data()
-    assert trainer._data is not None
-    return str(trainer._tokenizer.decode(trainer._data.train[0]["input_ids"]))
+    assert trainer.data is not None
+    return str(trainer.tokenizer.decode(trainer.data.train[0]["input_ids"]))
 
 
 def tracked(variable: str) -> Callable[[SFTConfig], Any]:
@@ -369,7 +370,7 @@ def test_precision_and_storage_are_two_questions(config: MakeConfig) -> None:
     assert compute("auto", Machine(gpu=True, bf16=False)) == "fp16"
     assert storage(auto.model, "bf16") == torch.bfloat16
     assert storage(full.model, "bf16") == torch.float32
-    bf16 = TRLSFTTrainer(config(train={"precision": "bf16"}))._need_loop().model
+    bf16 = TRLSFTTrainer(config(train={"precision": "bf16"})).need_loop().model
     kinds = {p.dtype for p in bf16.parameters() if p.requires_grad}
     assert (kinds, bf16.get_base_model().dtype) == ({torch.float32}, torch.bfloat16)
 

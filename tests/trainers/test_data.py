@@ -175,10 +175,10 @@ def test_a_model_without_chat_template_gets_the_plain_form(
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(bare)
     trainer = TRLSFTTrainer(config(model={"name": str(bare)}))
     trainer.setup_data()
-    assert trainer._data is not None
-    row = trainer._data.train[0]
-    whole = trainer._tokenizer.decode(row["input_ids"])
-    learned = trainer._tokenizer.decode([t for t in row["labels"] if t != IGNORED])
+    assert trainer.data is not None
+    row = trainer.data.train[0]
+    whole = trainer.tokenizer.decode(row["input_ids"])
+    learned = trainer.tokenizer.decode([t for t in row["labels"] if t != IGNORED])
     prompt, completion = sums(1)[0].values()
     assert whole == f"User: {prompt}\n\nAssistant: {completion}<|im_end|>"
     assert learned.strip() == f"{completion}<|im_end|>"
@@ -209,9 +209,9 @@ def test_two_sources_of_different_shape_are_mixed_and_their_shares_recorded(
     trainer = TRLSFTTrainer(settings)
     with caplog.at_level("INFO"):
         trainer.setup_data()
-    assert trainer._data is not None
-    sums_part, alpaca_part = trainer._data.sources
-    assert len(trainer._data.train) == 96 + 50
+    assert trainer.data is not None
+    sums_part, alpaca_part = trainer.data.sources
+    assert len(trainer.data.train) == 96 + 50
     assert sums_part.share_of_rows == pytest.approx(0.75, abs=0.1)
     assert sums_part.share_of_rows + alpaca_part.share_of_rows == pytest.approx(1)
     assert alpaca_part.share_of_tokens > alpaca_part.share_of_rows
@@ -232,8 +232,8 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(
     name = str(write_jsonl(tmp_path / "rows.jsonl", rows))
     trainer = TRLSFTTrainer(config(datasets=[{"name": name}], model={"max_length": 40}))
     trainer.setup_data()
-    assert trainer._data is not None
-    [counts] = trainer._data.sources
+    assert trainer.data is not None
+    [counts] = trainer.data.sources
     assert (counts.kept, counts.truncated, counts.dropped) == (2, 1, 3)
 
 
@@ -241,9 +241,9 @@ def test_a_share_is_held_out_by_seed_and_never_trained_on(config: MakeConfig) ->
     def halves(seed: int) -> tuple[list[Any], list[Any]]:
         trainer = TRLSFTTrainer(config(evaluation={"split_ratio": 0.5}, train={"seed": seed}))
         trainer.setup_data()
-        assert trainer._data is not None
-        assert trainer._data.evaluation is not None
-        return trainer._data.train["input_ids"][:], trainer._data.evaluation["input_ids"][:]
+        assert trainer.data is not None
+        assert trainer.data.evaluation is not None
+        return trainer.data.train["input_ids"][:], trainer.data.evaluation["input_ids"][:]
 
     train, held_out = halves(1)
     assert len(train) == len(held_out) == 48
@@ -326,8 +326,8 @@ def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_chang
     def written(**sections: Any) -> list[tuple[str, int]]:
         trainer = TRLSFTTrainer(config(**sections))
         trainer.setup_data()
-        assert trainer._data is not None
-        files = [Path(file["filename"]) for file in trainer._data.train.cache_files]
+        assert trainer.data is not None
+        files = [Path(file["filename"]) for file in trainer.data.train.cache_files]
         return [(file.name, file.stat().st_mtime_ns) for file in files]
 
     first = written()

@@ -236,8 +236,29 @@ class RLSpec(MethodSpec):
         return self
 
 
+LEARNING_RATES: dict[tuple[AlgorithmType, str], float] = {
+    (AlgorithmType.DPO, "lora"): 5e-6,
+    (AlgorithmType.DPO, "full"): 1e-6,
+    (AlgorithmType.GRPO, "lora"): 1e-5,
+    (AlgorithmType.GRPO, "full"): 1e-6,
+    (AlgorithmType.PPO, "lora"): 1e-5,
+    (AlgorithmType.PPO, "full"): 3e-6,
+    (AlgorithmType.REWARD, "lora"): 1e-4,
+    (AlgorithmType.REWARD, "full"): 1e-4,
+}
+"""Peak rates where the config names none: TRL's own; adapters want up to ten times the rate of all
+weights ("LoRA Without Regret")."""
+
+
 class UnifiedConfig(RLSpec):
     """All that an RL trainer needs: the manifest's section and where to write."""
 
     output_dir: Annotated[str, Field(min_length=1, max_length=4096)] = "output"
     """Folder of the checkpoints and the model. output: below the working directory."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate: as set, else `LEARNING_RATES` for the algorithm and tuning."""
+        if self.train.learning_rate is not None:
+            return self.train.learning_rate
+        return LEARNING_RATES[self.algo, self.model.tuning]

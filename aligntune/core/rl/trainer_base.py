@@ -1,45 +1,24 @@
-"""Where a run stands: the state that every trainer keeps, supervised or RL."""
+"""The lifecycle of an RL run, and the state that every run keeps."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from aligntune.core.lifecycle import Lifecycle
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.training_state import TrainingState
+
+__all__ = ["TrainerBase", "TrainingState"]
 
 
-@dataclass
-class TrainingState:
-    """Where a run stands. Times are seconds since the epoch; None: not yet."""
+class TrainerBase(Lifecycle[UnifiedConfig]):
+    """Aligns one model on one `UnifiedConfig`: by preferences, or by rewards."""
 
-    step: int = 0
-    """Optimizer steps done, over all attempts."""
-    epoch: float = 0.0
-    """Passes over the data done."""
-    best_metric: float | None = None
-    """The lowest evaluation loss so far."""
-    checkpoint_path: Path | None = None
-    """The newest complete checkpoint."""
-    start_time: float | None = None
-    """When this attempt began to train."""
-    last_eval_time: float | None = None
-    """When the last evaluation ended."""
-    last_save_time: float | None = None
-    """When the newest checkpoint was complete."""
+    def setup(self) -> None:
+        """Everything that comes before the first step, in order."""
+        super().setup()
+        self.setup_rewards()
 
-    def started(self, step: int, now: float) -> None:
-        """Training begins, after `step` steps of earlier attempts."""
-        self.step = step
-        self.start_time = now
+    def setup_rewards(self) -> None:
+        """Find the reward functions and load the reward model, for algorithms that sample.
 
-    def stepped(self, step: int, epoch: float) -> None:
-        """An optimizer step is done."""
-        self.step = step
-        self.epoch = epoch
-
-    def evaluated(self, loss: float | None, now: float) -> None:
-        """An evaluation is done; `loss` where it measured one."""
-        self.last_eval_time = now
-        if loss is not None and (self.best_metric is None or loss < self.best_metric):
-            self.best_metric = loss
-
-    def saved(self, path: Path, now: float) -> None:
-        """A checkpoint is complete."""
-        self.checkpoint_path = path
-        self.last_save_time = now
+        Raises:
+            ConfigError: A reward function is unknown, or does not take its parameters.
+            ModelNotFoundError, UnauthorizedError: There is no such model, or not for this token.
+        """

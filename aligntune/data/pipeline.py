@@ -1,0 +1,328 @@
+"""From a config's sources to what a trainer is fed: read, recognised, split, encoded, mixed."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from datasets.fingerprint import Hasher
+
+from aligntune.core.config.data import ColumnsConfig, DatasetConfig
+from aligntune.core.config.training import EvaluationDataset
+from aligntune.core.errors import DataError
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
+from aligntune.data.mixing import draw
+from aligntune.data.shapes import Ranks, Recognised, recognise
+from aligntune.data.sources import Rows, read
+
+SHUFFLE_BUFFER = 1000
+"""Rows of a stream that are shuffled among each other."""
+
+BOOKKEEPING = ["length", "truncated"]
+"""Columns of encoded rows that the trainer is not fed."""
+
+Example_contra = TypeVar("Example_contra", contravariant=True)
+
+_log = logging.getLogger(__name__)
+
+
+class Encoded(NamedTuple):
+    """What the trainer is fed of one example."""
+
+    cells: dict[str, Any]
+    """Value by column, for each of the encoder's columns."""
+    length: int
+    """Tokens."""
+    truncated: bool = False
+    """The example was longer than the model takes, and has lost its end."""
+
+
+class Encoder(Protocol[Example_contra]):
+    """What rows become for one method. `Example_contra` is the form of its examples."""
+
+    @property
+    def ranks(self) -> Ranks[Any]:
+        """The shapes that rows may have."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that the trainer is fed."""
+
+    @property
+    def key(self) -> Sequence[object]:
+        """What the result depends on, besides the rows; decides what is found in the cache."""
+
+    def encode(self, examples: Sequence[Example_contra]) -> Sequence[Encoded | None]:
+        """Encode several examples; None for one that there is nothing to learn from.
+
+        Raises:
+            DataError: The config asks for something that an example does not have.
+        """
+
+    def show(self, example: Example_contra) -> str:
+        """An example as the model reads it; what it learns from stands between «guillemets»."""
+
+
+class SourceCounts(NamedTuple):
+    """What became of the rows of one source."""
+
+    name: str
+    shape: str
+    kept: int
+    truncated: int
+    """Kept, but cut at the maximum length."""
+    dropped: int
+    """Left out: empty, or all that was to be learned lay beyond the maximum length."""
+    share_of_rows: float
+    """Realised share of the mixture's rows."""
+    share_of_tokens: float
+    """Realised share of the mixture's tokens."""
+
+
+class TrainingData(NamedTuple):
+    """What a trainer is fed: rows with the columns of its encoder's cells."""
+
+    train: Rows
+    evaluation: Dataset | None
+    """Held-out rows; None where the config holds none out."""
+    sources: list[SourceCounts]
+    """One entry per training source; empty for streams, whose rows are not known beforehand."""
+
+
+class _Source(NamedTuple):
+    rows: Rows
+    recognised: Recognised[Any]
+    place: str
+    name: str
+
+
+def load(
+    config: SFTConfig | UnifiedConfig,
+    encoder: Encoder[Any],
+    in_turn: Callable[[], AbstractContextManager[None]],
+) -> TrainingData:
+    """Everything between the config's `datasets` and the trainer.
+
+    Args:
+        config: Names the sources and how they are split and mixed.
+        encoder: Makes of rows what the trainer is fed.
+        in_turn: A context in which one process per machine goes first, so that the others find
+            its encoded rows in the cache.
+
+    Raises:
+        DataError: A source is missing or unreadable, fits no shape, or has nothing to learn.
+    """
+    seed = config.train.seed
+    sources = [
+        _open(source, f"datasets[{index}]", seed, source.columns, encoder)
+        for index, source in enumerate(config.datasets)
+    ]
+    others = [
+        _open(source, f"evaluation.datasets[{index}]", seed, config.datasets[0].columns, encoder)
+        for index, source in enumerate(config.evaluation.datasets)
+    ]
+    with in_turn():
+        train: Rows
+        held_out: list[Dataset] = []
+        counts: list[SourceCounts] = []
+        if any(isinstance(source.rows, IterableDataset) for source in sources):
+            train = _stream(config, sources, encoder)
+        else:
+            train, held_out, counts = _epoch(config, sources, encoder)
+        held_out += [_encode(source, encoder)[0] for source in others]
+    first = next(iter(sources[0].rows))
+    _log.info(
+        "a row as the model reads it, with what it learns in «»:\n%s",
+        encoder.show(sources[0].recognised.example(first)),
+    )
+    for count in counts:
+        _log.info(
+            "data %s: %s; %d rows kept, %d of them truncated, %d dropped;"
+            " %.1f%% of the rows, %.1f%% of the tokens",
+            *count[:5],
+            100 * count.share_of_rows,
+            100 * count.share_of_tokens,
+        )
+    return TrainingData(train, concatenate_datasets(held_out) if held_out else None, counts)
+
+
+def load_one(name: str, config: SFTConfig | UnifiedConfig, encoder: Encoder[Any]) -> Dataset:
+    """One set to evaluate on: a file, or the split `test` of a folder or hub name.
+
+    Raises:
+        DataError: As for `load`.
+    """
+    named = EvaluationDataset(name=name)
+    source = _open(named, "dataset", config.train.seed, config.datasets[0].columns, encoder)
+    return _encode(source, encoder)[0]
+
+
+def some(rows: Rows, most: int) -> Rows:
+    """The first rows, at most `most`."""
+    return rows.take(min(most, len(rows)) if isinstance(rows, Dataset) else most)
+
+
+def _open(
+    source: DatasetConfig | EvaluationDataset,
+    place: str,
+    seed: int,
+    columns: ColumnsConfig | None,
+    encoder: Encoder[Any],
+) -> _Source:
+    rows = read(source, place)
+    found = rows.column_names or []
+    recognised = recognise(found, columns, encoder.ranks, f"{place} {source.name!r}")
+    _log.info("data %s is read as %s", source.name, recognised)
+    if source.max_samples is not None and isinstance(rows, Dataset):
+        rows = rows.shuffle(seed=seed).select(range(min(source.max_samples, len(rows))))
+    return _Source(rows, recognised, place, source.name)
+
+
+def _epoch(
+    config: SFTConfig | UnifiedConfig, sources: list[_Source], encoder: Encoder[Any]
+) -> tuple[Dataset, list[Dataset], list[SourceCounts]]:
+    """The mixture of one epoch, what is held out, and the counts of each source."""
+    encoded, held_out, tallies = [], [], []
+    for source in sources:
+        rows = cast("Dataset", source.rows)
+        if config.evaluation.split_ratio is not None:
+            parts = _split(source, rows, config.evaluation.split_ratio, config.train.seed)
+            rows = parts[0]
+            held_out.append(_encode(source._replace(rows=parts[1]), encoder)[0])
+        learned, truncated, dropped = _encode(source._replace(rows=rows), encoder)
+        encoded.append(learned)
+        tallies.append((truncated, dropped))
+    lengths = [len(rows) for rows in encoded]
+    if len(encoded) == 1:
+        train, drawn = encoded[0], lengths
+        tokens = [1]
+    else:
+        chosen = draw(lengths, [d.weight for d in config.datasets], config.train.seed)
+        whole = concatenate_datasets(encoded)
+        train = whole.select(chosen)
+        drawn, tokens = _shares(chosen, lengths, whole)
+    counts = [
+        SourceCounts(
+            source.name,
+            source.recognised.shape.name,
+            length,
+            truncated,
+            dropped,
+            rows_drawn / sum(drawn),
+            tokens_drawn / sum(tokens),
+        )
+        for source, length, (truncated, dropped), rows_drawn, tokens_drawn in zip(
+            sources, lengths, tallies, drawn, tokens, strict=True
+        )
+    ]
+    return train.remove_columns(BOOKKEEPING), held_out, counts
+
+
+def _split(source: _Source, rows: Dataset, ratio: float, seed: int) -> tuple[Dataset, Dataset]:
+    if len(rows) < 2:  # noqa: PLR2004 - one row for each side
+        raise DataError(f"{source.place} {source.name!r}: one row cannot be split; add rows")
+    share = min(max(round(len(rows) * ratio), 1), len(rows) - 1)
+    parts = rows.train_test_split(test_size=share, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list[int], list[int]]:
+    """Rows and tokens drawn from each source."""
+    sizes = whole["length"][:]
+    rows, tokens = [0] * len(lengths), [0] * len(lengths)
+    owner = [source for source, length in enumerate(lengths) for _ in range(length)]
+    for index in chosen:
+        rows[owner[index]] += 1
+        tokens[owner[index]] += sizes[index]
+    return rows, tokens
+
+
+def _encode(source: _Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
+    """The encoded rows of a source; how many were truncated, how many dropped."""
+    rows = cast("Dataset", source.rows)
+    key = Hasher.hash([rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
+    encoded = rows.map(
+        _batches(source, encoder),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        new_fingerprint=key,
+        desc=f"Tokenizing {source.name}",
+    )
+    dropped = len(rows) - len(encoded)
+    if not len(encoded):
+        raise DataError(
+            f"{source.place} {source.name!r}: all {dropped} rows are empty, or what is to be"
+            " learned lies beyond model.maxLength; raise it or check the columns"
+        )
+    return encoded, sum(encoded["truncated"]), dropped
+
+
+def _stream(
+    config: SFTConfig | UnifiedConfig, sources: list[_Source], encoder: Encoder[Any]
+) -> IterableDataset:
+    streams = []
+    for source in sources:
+        rows = source.rows
+        if isinstance(rows, Dataset):
+            rows = rows.to_iterable_dataset()
+        streams.append(
+            rows.shuffle(seed=config.train.seed, buffer_size=SHUFFLE_BUFFER)
+            .map(
+                _batches(source, encoder),
+                batched=True,
+                with_indices=True,
+                remove_columns=rows.column_names,
+            )
+            .remove_columns(BOOKKEEPING)
+        )
+    _log.info("data is streamed: rows that are empty or too long are dropped without a count")
+    if len(streams) == 1:
+        return streams[0]
+    weights = [source.weight for source in config.datasets]
+    return interleave_datasets(
+        streams,
+        probabilities=[weight / sum(weights) for weight in weights],
+        seed=config.train.seed,
+        stopping_strategy="all_exhausted",
+    )
+
+
+def _batches(
+    source: _Source, encoder: Encoder[Any]
+) -> Callable[[dict[str, list[Any]], list[int]], dict[str, list[Any]]]:
+    """The function that `map` applies to a batch; rows with nothing to learn do not come out."""
+
+    @contextmanager
+    def blaming(index: int) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{source.place} {source.name!r}, row {index}: {error}") from error
+
+    def one(example: Any, index: int) -> Encoded | None:  # noqa: ANN401
+        with blaming(index):
+            return encoder.encode([example])[0]
+
+    def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        examples = []
+        for position, index in enumerate(indices):
+            with blaming(index):
+                row = {name: cells[position] for name, cells in batch.items()}
+                examples.append(source.recognised.example(row))
+        try:
+            encoded = encoder.encode(examples)
+        except DataError:
+            encoded = [
+                one(example, index) for example, index in zip(examples, indices, strict=True)
+            ]
+        kept = [item for item in encoded if item is not None]
+        return {
+            **{name: [item.cells[name] for item in kept] for name in encoder.columns},
+            "length": [item.length for item in kept],
+            "truncated": [item.truncated for item in kept],
+        }
+
+    return encode

@@ -1,0 +1,287 @@
+"""A trainer around a `RunLoop`: what all of ours do alike, whatever they train."""
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from peft import LoraConfig as PeftLoraConfig
+from transformers import TrainerCallback, set_seed
+
+from aligntune.core.config.model import LoraConfig, ModelConfig
+from aligntune.core.errors import RunError
+from aligntune.core.lifecycle import Lifecycle
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
+from aligntune.core.train_result import TrainResult
+from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
+from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.training.arguments import shared_arguments
+from aligntune.training.checkpoints import Checkpoints, installed
+from aligntune.training.context import RunContext, rank, world_size
+from aligntune.training.files import claim
+from aligntune.training.loop import RunLoop
+from aligntune.training.machine import Compute, check_kernels, compute, this_machine
+from aligntune.training.metric_names import metrics_of
+from aligntune.training.model_card import model_card
+from aligntune.training.model_loading import load_model, load_tokenizer, longest, lora_config
+from aligntune.training.progress import RunProgress
+from aligntune.training.saving import merged, push, save
+from aligntune.training.tracking import point_trackers
+
+TRAINING_ROWS_MEASURED = 512
+"""Training rows that `evaluate` measures where nothing is held out."""
+
+RunsConfig = TypeVar("RunsConfig", bound=SFTConfig | UnifiedConfig)
+
+_log = logging.getLogger(__name__)
+
+
+class LoopTrainer(Lifecycle[RunsConfig]):
+    """The lifecycle, given the four things in which methods differ.
+
+    A trainer says which model is loaded (`load_model`), what rows become (`make_encoder`), what its
+    library is told (`make_arguments`) and which loop trains (`make_loop`).
+    """
+
+    method: ClassVar[str]
+    """What is done to the model, as its card says."""
+    adapted_task: ClassVar[str] = "CAUSAL_LM"
+    """PEFT's name for what the model with its adapters does."""
+
+    def __init__(
+        self,
+        config: RunsConfig,
+        context: RunContext | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """Prepare a run; nothing is loaded yet.
+
+        Args:
+            config: What to train.
+            context: Whom to tell and who may stop it; default: nobody.
+            callbacks: Further transformers callbacks.
+        """
+        super().__init__(config)
+        self.context = context or RunContext()
+        self.callbacks = list(callbacks)
+        self.progress = RunProgress(
+            self.state,
+            self.context.report,
+            first_process=rank() == 0,
+            log_every_steps=config.logging.every_steps,
+        )
+        self.model: Any = None
+        self.tokenizer: Any = None
+        self.arguments: Any = None
+        self.max_length = 0
+        self.data: TrainingData | None = None
+        self.loop: RunLoop | None = None
+        self._resume_from: Path | None = None
+
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+        """The model that is tuned, without adapters yet."""
+        return load_model(config, computed_in)
+
+    @abstractmethod
+    def make_encoder(self) -> Encoder[Any]:
+        """What turns rows into what the loop is fed; model and tokenizer are loaded."""
+
+    @abstractmethod
+    def make_arguments(self, shared: dict[str, Any]) -> Any:  # noqa: ANN401
+        """The library's arguments: those that all methods share, and the method's own."""
+
+    @abstractmethod
+    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+        """The loop that trains; `surroundings` are what every `RunLoop` is made with."""
+
+    def setup_model(self) -> None:
+        """Load model and tokenizer, and settle what the config leaves open."""
+        config = self.config
+        machine = this_machine()
+        self.computed_in = compute(config.train.precision, machine)
+        claim(Path(config.output_dir))
+        point_trackers(config.logging, config.output_dir)
+        check_kernels(config, machine)
+        with self.progress.doing("loading"):
+            self.tokenizer = load_tokenizer(config.model, PLAIN_CHAT_TEMPLATE)
+            set_seed(config.train.seed)  # heads begin with random weights
+            self.model = self.load_model(config.model, self.computed_in)
+        self.max_length = longest(config.model, self.model)
+        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
+        self.arguments = self.make_arguments(
+            shared_arguments(
+                config,
+                machine=machine,
+                processes=world_size(),
+                computed_in=self.computed_in,
+                run_name=self.context.name,
+            )
+        )
+        self.checkpoints = Checkpoints(config, self.arguments.world_size)
+        _log.info("config: %s", config.model_dump_json(exclude_none=True))
+        _log.info(
+            "resolved: learning rate %g, longest sequence %d tokens, computed in %s,"
+            " weights kept in %s, gradient checkpointing %s, %d processes",
+            config.learning_rate,
+            self.max_length,
+            self.computed_in,
+            self.model.dtype,
+            "on" if self.arguments.gradient_checkpointing else "off",
+            self.arguments.world_size,
+        )
+
+    def setup_data(self) -> None:
+        """Read, recognise, tokenise and mix the data; log a sample as the model will see it."""
+        self.need_model()
+        with self.progress.doing("loading"):
+            self.data = load(
+                self.config,
+                self.make_encoder(),
+                partial(self.arguments.main_process_first, desc="tokenizing"),
+            )
+
+    def train(self) -> TrainResult:
+        """Train to the end, from the newest complete checkpoint where there is one."""
+        loop = self.need_loop()
+        resumed = self._resume_from or self.checkpoints.to_resume()
+        loop.accelerator.wait_for_everyone()
+        if loop.is_world_process_zero():
+            self.checkpoints.clean(resumed)
+        if resumed is not None:
+            self.progress.resumed(resumed)
+        began = time.monotonic()
+        with self.context.preemption.listening():
+            loop.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        seconds = time.monotonic() - began
+        self.progress.end()
+        if self.config.evaluation.keep_best and not loop.preempted:
+            loop.load_best_model()
+        return TrainResult(
+            step=self.state.step,
+            total_steps=loop.state.max_steps,
+            epoch=self.state.epoch,
+            train_loss=self.progress.mean_loss,
+            metrics=dict(self.progress.metrics),
+            runtime_seconds=seconds,
+            samples=self.progress.samples,
+            tokens=self.progress.tokens,
+            samples_per_second=self.progress.new_samples / seconds,
+            tokens_per_second=self.progress.new_tokens / seconds,
+            best_metric=self.state.best_metric,
+            checkpoint_path=self.state.checkpoint_path,
+            stopped_early=loop.stopped_early,
+            preempted=loop.preempted,
+        )
+
+    def evaluate(self, dataset: str | None = None) -> dict[str, float]:
+        """Measure on the held-out rows, on `dataset`, or else on some of the training rows."""
+        loop = self.need_loop()
+        prefix = "eval"
+        rows: Any = loop.eval_dataset
+        if dataset is not None:
+            rows = load_one(dataset, self.config, self.make_encoder())
+        elif rows is None:
+            _log.warning(
+                "no rows are held out (evaluation.splitRatio, evaluation.datasets): up to %d"
+                " training rows are measured",
+                TRAINING_ROWS_MEASURED,
+            )
+            prefix = "train"
+            rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
+        metrics = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
+        self.progress.logged(metrics)
+        return metrics
+
+    def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
+        """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
+        self.need_model()
+        folder = Path(path) if path is not None else Path(self.config.output_dir) / "model"
+        if self.arguments.process_index == 0:
+            with self.progress.doing("saving"):
+                model = self.model
+                if merge and self.config.model.tuning == "lora":
+                    base = self.config.model.model_copy(update={"quantization": None})
+                    model = merged(model, self.load_model(base, "bf16"), folder.parent)
+                save(model, self.tokenizer, self._card(), folder)
+        if self.loop is not None:
+            self.loop.accelerator.wait_for_everyone()
+        return folder
+
+    def save_checkpoint(self) -> Path:
+        """Save where the run stands now; returns the checkpoint's folder."""
+        loop = self.need_loop()
+        if loop.optimizer is None:
+            raise RunError("there is nothing to save before the first step: call train first")
+        return loop.save_checkpoint()
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Let `train` go on from this checkpoint."""
+        self.need_model()
+        self.checkpoints.check(Path(path))
+        self._resume_from = Path(path)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Save the model and upload it; returns its URL."""
+        model = self.save_model()
+        return push(model, repo_id, private=private, token=token, commit_message=commit_message)
+
+    def adapters(self) -> PeftLoraConfig | None:
+        """The adapters that are trained, in PEFT's words; None where all weights are."""
+        model = self.config.model
+        if model.tuning == "full":
+            return None
+        return lora_config(model.lora or LoraConfig(), self.adapted_task)
+
+    def need_model(self) -> None:
+        """Have model and tokenizer."""
+        if self.model is None:
+            self.setup_model()
+
+    def need_loop(self) -> RunLoop:
+        """Have everything, and the loop made of it."""
+        if self.loop is not None:
+            return self.loop
+        self.need_model()
+        if self.data is None:
+            self.setup_data()
+        assert self.data is not None  # noqa: S101 - what setup_data is for
+        set_seed(self.config.train.seed)  # adapters begin with random weights
+        self.loop = self.make_loop(
+            {
+                "progress": self.progress,
+                "checkpoints": self.checkpoints,
+                "preemption": self.context.preemption,
+                "evaluation": self.config.evaluation,
+                "model": self.model,
+                "args": self.arguments,
+                "train_dataset": self.data.train,
+                "eval_dataset": self.data.evaluation,
+                "processing_class": self.tokenizer,
+                "callbacks": self.callbacks,
+            }
+        )
+        self.model = self.loop.model
+        return self.loop
+
+    def _card(self) -> str:
+        return model_card(
+            self.config,
+            title=self.context.name,
+            method=self.method,
+            base_revision=self._base_revision,
+            data=[count._asdict() for count in (self.data.sources if self.data else [])],
+            metrics=self.progress.metrics,
+            versions=installed(),
+            steps=self.state.step,
+        )
