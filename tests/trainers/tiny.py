@@ -27,6 +27,14 @@ def sums(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def comparisons(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Questions with a right and a wrong answer."""
+    return [
+        {"prompt": row["prompt"], "chosen": row["completion"], "rejected": f"It is {wrong}."}
+        for row, wrong in zip(sums(count, seed), range(20, 20 + count), strict=True)
+    ]
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
