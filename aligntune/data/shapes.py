@@ -15,6 +15,9 @@ Message = dict[str, str]
 Form = TypeVar("Form")
 """The one form that all shapes of a task are brought to."""
 
+ROW = "row"
+"""Where a shape's `convert` finds the row as it stands in the data, beside the roles."""
+
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
 """ShareGPT's names of those who speak; others are kept as they are."""
 
@@ -45,6 +48,8 @@ class Shape(NamedTuple, Generic[Form]):
     optional: dict[str, str]
     convert: Callable[[Row], Form]
     """Makes an example of a row whose keys are roles."""
+    keeps_row: bool = False
+    """`convert` also finds the whole row, under the key `ROW`."""
 
 
 Ranks: TypeAlias = tuple[tuple[Shape[Form], ...], ...]
@@ -63,7 +68,8 @@ class Recognised(NamedTuple, Generic[Form]):
         Raises:
             DataError: A cell is of no use for its role.
         """
-        return self.shape.convert({role: row[name] for role, name in self.columns.items()})
+        cells = {role: row[name] for role, name in self.columns.items()}
+        return self.shape.convert(cells | {ROW: row} if self.shape.keeps_row else cells)
 
     def __str__(self) -> str:
         roles = ", ".join(

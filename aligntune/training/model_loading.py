@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from aligntune.core.config.model import LoraConfig, ModelConfig
+from aligntune.core.config.model import LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError, RunError, UnauthorizedError
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
@@ -34,7 +34,7 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str) -> PreTrainedT
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
         ConfigError: It cannot tell which characters a token stands for.
     """
-    tokenizer = _from_pretrained(AutoTokenizer, config, **_code_and_revision(config))
+    tokenizer = from_pretrained(AutoTokenizer, config, **_code_and_revision(config))
     if not tokenizer.is_fast:
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
     if tokenizer.eos_token is None:
@@ -52,7 +52,7 @@ def load_model(config: ModelConfig, computed_in: Compute) -> PreTrainedModel:
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
     """
-    return _from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
+    return from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
 
 
 def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]:
@@ -99,49 +99,64 @@ def _code_and_revision(config: ModelConfig) -> dict[str, Any]:
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
-def _from_pretrained(auto: Any, config: ModelConfig, **arguments: Any) -> Any:  # noqa: ANN401
-    """Load with an Auto class; the many ways in which that fails become two."""
+def from_pretrained(
+    auto: Any,  # noqa: ANN401
+    config: ModelConfig | ModelRef,
+    field: str = "model",
+    **arguments: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Load with an Auto class; the many ways in which that fails become two.
+
+    Args:
+        auto: transformers' or PEFT's class that loads by name or folder.
+        config: Names the model.
+        field: The section of the config that names it, for messages.
+        **arguments: What `auto.from_pretrained` takes.
+
+    Raises:
+        ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+    """
     name = config.name
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"model.name {name!r}: the folder has no config.json")
+        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise ModelNotFoundError(f"{field}.name {name!r}: the folder has no config.json")
     elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelNotFoundError(
-            f"model.name {name!r}: there is no such folder; check the path and its mount"
+            f"{field}.name {name!r}: there is no such folder; check the path and its mount"
         )
     try:
         return auto.from_pretrained(path if path.is_dir() else name, **arguments)
     except OSError as error:
-        raise _explained(error, config) from error
+        raise _explained(error, config, field) from error
 
 
-def _explained(error: OSError, config: ModelConfig) -> Exception:
+def _explained(error: OSError, config: ModelConfig | ModelRef, field: str) -> Exception:
     """What a failed download means; `error` itself where it means something else."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, hub.GatedRepoError):
             return UnauthorizedError(
-                f"model.name {config.name!r}: the hub does not let this token read it; ask for"
+                f"{field}.name {config.name!r}: the hub does not let this token read it; ask for"
                 " access on its page, or set HF_TOKEN"
             )
         if isinstance(cause, hub.RevisionNotFoundError):
             return ModelNotFoundError(
-                f"model.revision {config.revision!r}: {config.name} has no such revision"
+                f"{field}.revision {config.revision!r}: {config.name} has no such revision"
             )
         if isinstance(cause, hub.RepositoryNotFoundError):
             return ModelNotFoundError(
-                f"model.name {config.name!r}: the hub has no such model; a private one needs"
+                f"{field}.name {config.name!r}: the hub has no such model; a private one needs"
                 " HF_TOKEN"
             )
         if isinstance(cause, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
             if constants.is_offline_mode():
                 return ModelNotFoundError(
-                    f"model.name {config.name!r}: it is not in the cache, and HF_HUB_OFFLINE"
+                    f"{field}.name {config.name!r}: it is not in the cache, and HF_HUB_OFFLINE"
                     " forbids to ask the hub; use a folder, or unset it"
                 )
             return RunError(
-                f"model.name {config.name!r}: it is not in the cache, and the hub cannot be"
+                f"{field}.name {config.name!r}: it is not in the cache, and the hub cannot be"
                 " reached; use a folder, or look at the pod's network"
             )
         cause = cause.__cause__ or cause.__context__

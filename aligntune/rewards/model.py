@@ -1,0 +1,94 @@
+"""The reward of a model that was trained to score answers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AutoPeftModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from aligntune.core.config.model import ModelRef
+from aligntune.core.errors import ConfigError
+from aligntune.core.lifecycle import Message
+from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.rewards.scoring import Batch
+from aligntune.training.context import local_rank
+from aligntune.training.machine import DTYPES, Compute, this_machine
+from aligntune.training.model_loading import from_pretrained
+
+
+class RewardModel:
+    """A sequence classifier with one output: how good the last turn of a conversation is.
+
+    It reads text in its own chat template and tokenizer, whatever the policy's are.
+    """
+
+    def __init__(self, config: ModelRef, computed_in: Compute, *, batch_size: int = 16) -> None:
+        """Load the model, frozen, onto this process's device.
+
+        Args:
+            config: Names the model; a folder of adapters finds its base model by itself.
+            computed_in: What weights are kept and computed in.
+            batch_size: Conversations per forward pass.
+
+        Raises:
+            ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+            ConfigError: It has not exactly one output.
+        """
+        name, field = config.name, "rewardModel"
+        adapters = (Path(name).expanduser() / "adapter_config.json").is_file()
+        auto, more = (
+            (AutoPeftModelForSequenceClassification, {"num_labels": 1})
+            if adapters
+            else (AutoModelForSequenceClassification, {})
+        )
+        self._batch_size = batch_size
+        self._tokenizer = from_pretrained(AutoTokenizer, config, field, revision=config.revision)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        if not self._tokenizer.chat_template:
+            self._tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+        self._tokenizer.truncation_side = "left"  # the answer stands at the end
+        model = from_pretrained(
+            auto, config, field, revision=config.revision, dtype=DTYPES[computed_in], **more
+        )
+        if model.config.num_labels != 1:
+            raise ConfigError(
+                f"{field}.name {name!r}: it has {model.config.num_labels} outputs, and a reward"
+                " model has one; train one with algo: reward"
+            )
+        text_config = model.config.get_text_config()
+        text_config.pad_token_id = self._tokenizer.pad_token_id  # it scores the last real token
+        self._longest = getattr(text_config, "max_position_embeddings", None)
+        device = f"cuda:{local_rank()}" if this_machine().gpu else "cpu"
+        self._model = model.to(device).eval().requires_grad_(requires_grad=False)
+
+    def __call__(self, batch: Batch) -> list[float]:
+        """One number per completion."""
+        texts = [
+            self._render([*prompt, {"role": "assistant", "content": completion}])
+            for prompt, completion in zip(batch.prompts, batch.completions, strict=True)
+        ]
+        scores: list[float] = []
+        for start in range(0, len(texts), self._batch_size):
+            scores += self._scores(texts[start : start + self._batch_size])
+        return scores
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
+
+    @torch.no_grad()
+    def _scores(self, texts: list[str]) -> list[float]:
+        tokens: Any = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            padding=True,
+            padding_side="right",
+            truncation=self._longest is not None,
+            max_length=self._longest,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(self._model.device)
+        scores: list[float] = self._model(**tokens).logits[:, 0].float().tolist()
+        return scores
