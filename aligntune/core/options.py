@@ -80,6 +80,7 @@ RL_OPTIONS = SHARED_OPTIONS | {
     "loss": "{algo}.loss",
     "label_smoothing": "dpo.label_smoothing",
     "precompute_reference": "dpo.precompute_reference",
+    "centering_coefficient": "reward.centering_coefficient",
     "num_generations": "grpo.num_generations",
     "prompts_per_step": "grpo.prompts_per_step",
     "epsilon": "grpo.epsilon",

@@ -67,10 +67,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "a vLLM server": rl(GRPO, generation={"vllm": "server", "vllmUrl": "http://v:8000"}),
     "dpo": rl(),
     "dpo with settings": rl(dpo={"beta": 0.2, "loss": "ipo"}),
+    "dpo with what its loss needs": rl(dpo={"loss": "exo_pair", "labelSmoothing": 0.001}),
+    "dpo without dropout": rl(model=MODEL | {"lora": {"dropout": 0}}),
     "grpo": rl(GRPO, grpo={"numGenerations": 4}, generation={"maxNewTokens": 64}),
     "ppo": rl(GRPO, algo="ppo", ppo={"kl": {"target": 6}}),
     "reward model in place of functions": rl(GRPO, rewards=[], rewardModel={"name": "r"}),
-    "a reward model's training": rl(algo="reward"),
+    "a reward model's training": rl(algo="reward", reward={"centeringCoefficient": 0.01}),
     "reward parameters of any shape": rl(
         GRPO, rewards=[{"name": "regex", "params": {"pattern": "a+", "flags": [1, {"x": None}]}}]
     ),
@@ -126,6 +128,28 @@ BAD: dict[str, Bad] = {
     "a fraction for a count": Bad(sft(train={"maxSteps": 1.5}), "spec.sft.train.maxSteps"),
     "a truth for a count": Bad(sft(train={"maxSteps": True}), "spec.sft.train.maxSteps"),
     "beta of zero": Bad(rl(dpo={"beta": 0}), "spec.rl.dpo.beta"),
+    "exo_pair without smoothing": Bad(
+        rl(dpo={"loss": "exo_pair"}), "spec.rl.dpo.labelSmoothing", "set 0.001"
+    ),
+    "smoothing without effect": Bad(
+        rl(dpo={"labelSmoothing": 0.1}), "spec.rl.dpo.labelSmoothing", "no effect with this loss"
+    ),
+    "dropout in dpo": Bad(
+        rl(model=MODEL | {"lora": {"dropout": 0.1}}), "spec.rl.model.lora.dropout", "would blur"
+    ),
+    "dropout in a reward model": Bad(
+        rl(algo="reward", model=MODEL | {"lora": {"dropout": 0.1}}),
+        "spec.rl.model.lora.dropout", "would blur",
+    ),
+    "a reference for a reward model": Bad(
+        rl(algo="reward", referenceModel={"name": "r"}), "spec.rl.referenceModel", "no reference"
+    ),
+    "a reward model's settings in dpo": Bad(rl(reward={}), "spec.rl.reward", "need algo: reward"),
+    "precomputing over a stream": Bad(
+        rl(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 1},
+           dpo={"precomputeReference": True}),
+        "spec.rl.dpo.precomputeReference", "not there before training",
+    ),
     "dropout of one": Bad(sft(model=MODEL | {"lora": {"dropout": 1}}), "spec.sft.model.lora.dropout"),
     "a vLLM server nowhere": Bad(
         rl(GRPO, generation={"vllm": "server"}), "spec.rl.generation.vllmUrl", "go together"

@@ -67,7 +67,8 @@ class Rule(NamedTuple):
     message: str
     """The sentence that a person reads, from either validator."""
     field: str = ""
-    """The camelCase field below the section that is to blame; empty for the section itself."""
+    """The camelCase field below the section that is to blame, with dots on the way to a deeper one;
+    empty for the section itself."""
 
 
 TOO_DEEP = Rule("", "sections within sections without end")

@@ -32,7 +32,7 @@ def mistakes(error: ValidationError, model: type[BaseModel], root: str = "") -> 
         location = _location(detail)
         context = detail.get("ctx", {})
         if detail["type"] == "rule" and context["field"]:
-            location += (context["field"],)
+            location += tuple(context["field"].split("."))
         yield Mistake(location, _path(location, root), _message(model, location, detail))
 
 

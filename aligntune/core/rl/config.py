@@ -29,8 +29,28 @@ DPOLoss = Literal[
 ]  # fmt: skip
 
 
+EXO_NEEDS_SMOOTHING = Rule(
+    "!(has(self.loss) && self.loss == 'exo_pair')"
+    " || (has(self.labelSmoothing) && self.labelSmoothing > 0.0)",
+    "exo_pair needs labelSmoothing above 0: set 0.001, as its paper does",
+    "labelSmoothing",
+)
+SMOOTHING_NEEDS_ITS_LOSS = Rule(
+    "!(has(self.labelSmoothing) && self.labelSmoothing > 0.0)"
+    " || (has(self.loss) && self.loss in ['aot', 'aot_unpaired', 'exo_pair', 'robust'])",
+    "labelSmoothing has no effect with this loss: use robust, exo_pair, aot or aot_unpaired, or"
+    " remove it",
+    "labelSmoothing",
+)
+SMOOTHED: frozenset[DPOLoss] = frozenset({"aot", "aot_unpaired", "exo_pair", "robust"})
+
+
 class DPOConfig(Section):
     """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290)."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(EXO_NEEDS_SMOOTHING, SMOOTHING_NEEDS_ITS_LOSS)
+    )
 
     beta: Annotated[float, Field(gt=0, le=100)] = 0.1
     """How strongly the policy is held to the reference model. Typical values are 0.05 to 0.5; 0.1:
@@ -38,10 +58,28 @@ class DPOConfig(Section):
     loss: DPOLoss = "sigmoid"
     """The loss over the margin of log-ratios. sigmoid: the paper's."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed probability that a preference is the wrong way round. 0: labels are right."""
+    """Assumed probability that a preference is the wrong way round; for the losses `robust`,
+    `exo_pair`, `aot` and `aot_unpaired`. 0: labels are right."""
     precompute_reference: bool = False
-    """Compute the reference's log-probabilities once before training: less memory, a slower start.
-    Off: with LoRA the base model is the reference and costs no memory."""
+    """Compute the reference's log-probabilities once before training: less memory and faster steps,
+    a slower start. Off: with LoRA the base model is the reference and costs no memory."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise broken(EXO_NEEDS_SMOOTHING)
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise broken(SMOOTHING_NEEDS_ITS_LOSS)
+        return self
+
+
+class RewardConfig(Section):
+    """A reward model, trained on pairs (Ouyang et al. 2022, arXiv:2203.02155)."""
+
+    centering_coefficient: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Weight of the squared sum of a pair's two scores, which keeps scores around zero (Eisenstein
+    et al. 2023, arXiv:2312.09244; they use 0.01). 0: the loss knows differences only, so that
+    scores may drift together."""
 
 
 class KLConfig(Section):
@@ -167,7 +205,7 @@ def _section_matches(algo: str) -> Rule:
     )
 
 
-SECTION_MATCHES = {algo: _section_matches(algo) for algo in ("dpo", "ppo", "grpo")}
+SECTION_MATCHES = {algo: _section_matches(algo) for algo in ("dpo", "ppo", "grpo", "reward")}
 GENERATION_NEEDS_SAMPLING = Rule(
     "!(has(self.generation)) || self.algo in ['ppo', 'grpo']",
     "only ppo and grpo generate answers: remove generation",
@@ -187,6 +225,25 @@ REWARDS_NEED_SAMPLING = Rule(
 )
 
 
+REFERENCE_NEEDS_POLICY = Rule(
+    "!(has(self.referenceModel)) || self.algo != 'reward'",
+    "a reward model is held to no reference: remove referenceModel",
+    "referenceModel",
+)
+PAIRS_NEED_NO_DROPOUT = Rule(
+    "!(self.algo in ['dpo', 'reward']) || !has(self.model.lora) || !has(self.model.lora.dropout)"
+    " || self.model.lora.dropout == 0.0",
+    "dpo and reward compare two answers, which dropout would blur: remove lora.dropout",
+    "model.lora.dropout",
+)
+PRECOMPUTING_NEEDS_ROWS = Rule(
+    "!(has(self.dpo) && has(self.dpo.precomputeReference) && self.dpo.precomputeReference)"
+    " || !self.datasets.exists(d, has(d.streaming) && d.streaming)",
+    "the rows of a stream are not there before training: remove precomputeReference or streaming",
+    "dpo.precomputeReference",
+)
+
+
 class RLSpec(MethodSpec):
     """What a manifest says under `spec.rl`."""
 
@@ -196,6 +253,9 @@ class RLSpec(MethodSpec):
             GENERATION_NEEDS_SAMPLING,
             NEEDS_REWARDS,
             REWARDS_NEED_SAMPLING,
+            REFERENCE_NEEDS_POLICY,
+            PAIRS_NEED_NO_DROPOUT,
+            PRECOMPUTING_NEEDS_ROWS,
             STREAM_NEEDS_MAX_STEPS,
             STREAM_NEEDS_NO_SPLIT,
         )
@@ -217,6 +277,8 @@ class RLSpec(MethodSpec):
     """Settings of `algo: ppo`. Unset: its defaults."""
     grpo: GRPOConfig | None = None
     """Settings of `algo: grpo`. Unset: its defaults."""
+    reward: RewardConfig | None = None
+    """Settings of `algo: reward`. Unset: its defaults."""
     generation: GenerationConfig | None = None
     """How answers are sampled (ppo, grpo). Unset: its defaults."""
 
@@ -233,7 +295,16 @@ class RLSpec(MethodSpec):
             raise broken(NEEDS_REWARDS)
         if rewarded and not samples:
             raise broken(REWARDS_NEED_SAMPLING)
+        if self.reference_model is not None and self.algo == AlgorithmType.REWARD:
+            raise broken(REFERENCE_NEEDS_POLICY)
+        if not samples and self.model.lora is not None and self.model.lora.dropout:
+            raise broken(PAIRS_NEED_NO_DROPOUT)
+        if self.dpo is not None and self.dpo.precompute_reference and self._streams():
+            raise broken(PRECOMPUTING_NEEDS_ROWS)
         return self
+
+    def _streams(self) -> bool:
+        return any(source.streaming for source in self.datasets)
 
 
 LEARNING_RATES: dict[tuple[AlgorithmType, str], float] = {
