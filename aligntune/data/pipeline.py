@@ -16,6 +16,7 @@ from aligntune.core.sft.config import SFTConfig
 from aligntune.data.mixing import draw
 from aligntune.data.shapes import Ranks, Recognised, recognise
 from aligntune.data.sources import Rows, read
+from aligntune.data.split import stratified
 
 SHUFFLE_BUFFER = 1000
 """Rows of a stream that are shuffled among each other."""
@@ -91,11 +92,42 @@ class TrainingData(NamedTuple):
     """One entry per training source; empty for streams, whose rows are not known beforehand."""
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
+    """A source whose rows can be read; nothing of them is encoded yet."""
+
     rows: Rows
     recognised: Recognised[Any]
     place: str
+    """Its field path, for messages."""
     name: str
+
+    @contextmanager
+    def blaming(self, index: int) -> Iterator[None]:
+        """Errors in the data are told with the source's name and the row's number."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{self.place} {self.name!r}, row {index}: {error}") from error
+
+
+def open_sources(
+    config: SFTConfig | UnifiedConfig, ranks: Ranks[Any]
+) -> tuple[list[Source], list[Source]]:
+    """The sources to train on and those to evaluate on, each with its shape.
+
+    Raises:
+        DataError: A source is missing or unreadable, or fits no shape.
+    """
+    seed = config.train.seed
+    training = [
+        _open(source, f"datasets[{index}]", seed, source.columns, ranks)
+        for index, source in enumerate(config.datasets)
+    ]
+    evaluation = [
+        _open(source, f"evaluation.datasets[{index}]", seed, config.datasets[0].columns, ranks)
+        for index, source in enumerate(config.evaluation.datasets)
+    ]
+    return training, evaluation
 
 
 def load(
@@ -114,15 +146,7 @@ def load(
     Raises:
         DataError: A source is missing or unreadable, fits no shape, or has nothing to learn.
     """
-    seed = config.train.seed
-    sources = [
-        _open(source, f"datasets[{index}]", seed, source.columns, encoder)
-        for index, source in enumerate(config.datasets)
-    ]
-    others = [
-        _open(source, f"evaluation.datasets[{index}]", seed, config.datasets[0].columns, encoder)
-        for index, source in enumerate(config.evaluation.datasets)
-    ]
+    sources, others = open_sources(config, encoder.ranks)
     with in_turn():
         train: Rows
         held_out: list[Dataset] = []
@@ -155,7 +179,7 @@ def load_one(name: str, config: SFTConfig | UnifiedConfig, encoder: Encoder[Any]
         DataError: As for `load`.
     """
     named = EvaluationDataset(name=name)
-    source = _open(named, "dataset", config.train.seed, config.datasets[0].columns, encoder)
+    source = _open(named, "dataset", config.train.seed, config.datasets[0].columns, encoder.ranks)
     return _encode(source, encoder)[0]
 
 
@@ -169,19 +193,19 @@ def _open(
     place: str,
     seed: int,
     columns: ColumnsConfig | None,
-    encoder: Encoder[Any],
-) -> _Source:
+    ranks: Ranks[Any],
+) -> Source:
     rows = read(source, place)
     found = rows.column_names or []
-    recognised = recognise(found, columns, encoder.ranks, f"{place} {source.name!r}")
+    recognised = recognise(found, columns, ranks, f"{place} {source.name!r}")
     _log.info("data %s is read as %s", source.name, recognised)
     if source.max_samples is not None and isinstance(rows, Dataset):
         rows = rows.shuffle(seed=seed).select(range(min(source.max_samples, len(rows))))
-    return _Source(rows, recognised, place, source.name)
+    return Source(rows, recognised, place, source.name)
 
 
 def _epoch(
-    config: SFTConfig | UnifiedConfig, sources: list[_Source], encoder: Encoder[Any]
+    config: SFTConfig | UnifiedConfig, sources: list[Source], encoder: Encoder[Any]
 ) -> tuple[Dataset, list[Dataset], list[SourceCounts]]:
     """The mixture of one epoch, what is held out, and the counts of each source."""
     encoded, held_out, tallies = [], [], []
@@ -220,9 +244,18 @@ def _epoch(
     return train.remove_columns(BOOKKEEPING), held_out, counts
 
 
-def _split(source: _Source, rows: Dataset, ratio: float, seed: int) -> tuple[Dataset, Dataset]:
+def _split(source: Source, rows: Dataset, ratio: float, seed: int) -> tuple[Dataset, Dataset]:
     if len(rows) < 2:  # noqa: PLR2004 - one row for each side
         raise DataError(f"{source.place} {source.name!r}: one row cannot be split; add rows")
+    if (label := source.recognised.columns.get("label")) is not None:
+        held_out = stratified(rows[label][:], ratio, seed)
+        if not held_out:
+            raise DataError(
+                f"{source.place} {source.name!r}: each row is the only one of its class, so none"
+                " can be held out; add rows or name evaluation.datasets"
+            )
+        kept = sorted(set(range(len(rows))) - set(held_out))
+        return rows.select(kept), rows.select(held_out)
     share = min(max(round(len(rows) * ratio), 1), len(rows) - 1)
     parts = rows.train_test_split(test_size=share, seed=seed)
     return parts["train"], parts["test"]
@@ -239,7 +272,7 @@ def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list
     return rows, tokens
 
 
-def _encode(source: _Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
+def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     """The encoded rows of a source; how many were truncated, how many dropped."""
     rows = cast("Dataset", source.rows)
     key = Hasher.hash([rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
@@ -261,7 +294,7 @@ def _encode(source: _Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
 
 
 def _stream(
-    config: SFTConfig | UnifiedConfig, sources: list[_Source], encoder: Encoder[Any]
+    config: SFTConfig | UnifiedConfig, sources: list[Source], encoder: Encoder[Any]
 ) -> IterableDataset:
     streams = []
     for source in sources:
@@ -291,25 +324,18 @@ def _stream(
 
 
 def _batches(
-    source: _Source, encoder: Encoder[Any]
+    source: Source, encoder: Encoder[Any]
 ) -> Callable[[dict[str, list[Any]], list[int]], dict[str, list[Any]]]:
     """The function that `map` applies to a batch; rows with nothing to learn do not come out."""
 
-    @contextmanager
-    def blaming(index: int) -> Iterator[None]:
-        try:
-            yield
-        except DataError as error:
-            raise DataError(f"{source.place} {source.name!r}, row {index}: {error}") from error
-
     def one(example: Any, index: int) -> Encoded | None:  # noqa: ANN401
-        with blaming(index):
+        with source.blaming(index):
             return encoder.encode([example])[0]
 
     def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         examples = []
         for position, index in enumerate(indices):
-            with blaming(index):
+            with source.blaming(index):
                 row = {name: cells[position] for name, cells in batch.items()}
                 examples.append(source.recognised.example(row))
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
@@ -19,7 +19,9 @@ Rows: TypeAlias = "Dataset | IterableDataset"
 
 
 def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
-    """All rows of a source, as they are; `place` is its field path, for messages.
+    """All rows of a source; `place` is its field path, for messages.
+
+    Rows are as they are, except that a class that is kept as a number gets its name.
 
     Raises:
         DataError: It does not exist, cannot be parsed, has no such split, or is empty.
@@ -45,6 +47,25 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
         raise DataError(f"{where}: {_first_line(error)}") from error
     if isinstance(rows, Dataset) and not len(rows):
         raise DataError(f"{where}: split {source.split!r} has no rows")
+    return _with_class_names(rows)
+
+
+def _with_class_names(rows: Rows) -> Rows:
+    """The rows with the names of classes in place of their numbers; None where there is none."""
+    classes = {
+        column: dict(enumerate(feature.names))
+        for column, feature in (rows.features or {}).items()
+        if isinstance(feature, ClassLabel)
+    }
+    if classes and isinstance(rows, IterableDataset):
+        named = Features(rows.features | dict.fromkeys(classes, Value("string")))
+        return rows.map(
+            lambda row: {column: names.get(row[column]) for column, names in classes.items()},
+            features=named,
+        )
+    for column, names in classes.items():
+        cells = [names.get(number) for number in rows[column]]
+        rows = rows.remove_columns(column).add_column(column, cells)
     return rows
 
 

@@ -82,6 +82,14 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         self.loop: RunLoop | None = None
         self._resume_from: Path | None = None
 
+    def resolve(self, config: RunsConfig) -> RunsConfig:
+        """The config with what only the data can tell, where the model must know it."""
+        return config
+
+    def load_tokenizer(self, config: ModelConfig) -> Any:  # noqa: ANN401
+        """The model's tokenizer, in the form in which this trainer feeds the model."""
+        return load_tokenizer(config, PLAIN_CHAT_TEMPLATE)
+
     def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
         """The model that is tuned, without adapters yet."""
         return load_model(config, computed_in)
@@ -107,7 +115,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         point_trackers(config.logging, config.output_dir)
         check_kernels(config, machine)
         with self.progress.doing("loading"):
-            self.tokenizer = load_tokenizer(config.model, PLAIN_CHAT_TEMPLATE)
+            self.config = config = self.resolve(config)
+            self.tokenizer = self.load_tokenizer(config.model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(config.model, self.computed_in)
         self.max_length = longest(config.model, self.model)

@@ -8,6 +8,7 @@ from huggingface_hub import constants
 from peft import LoraConfig as PeftLoraConfig
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -23,12 +24,13 @@ LONGEST_DEFAULT = 1024
 """Tokens per sequence where the config does not say."""
 
 
-def load_tokenizer(config: ModelConfig, plain_chat_template: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template and tokens for end and padding.
 
     Args:
         config: Names the model.
-        plain_chat_template: For models that have none.
+        plain_chat_template: For models that have none. None: the model reads plain text, which
+            needs neither a template nor a token for its end.
 
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
@@ -37,11 +39,12 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str) -> PreTrainedT
     tokenizer = from_pretrained(AutoTokenizer, config, **_code_and_revision(config))
     if not tokenizer.is_fast:
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
-    if tokenizer.eos_token is None:
+    reads_turns = plain_chat_template is not None
+    if tokenizer.eos_token is None and (reads_turns or tokenizer.pad_token is None):
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no end-of-text token")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if config.chat_template or not tokenizer.chat_template:
+    if reads_turns and (config.chat_template or not tokenizer.chat_template):
         tokenizer.chat_template = config.chat_template or plain_chat_template
     return tokenizer
 
@@ -53,6 +56,74 @@ def load_model(config: ModelConfig, computed_in: Compute) -> PreTrainedModel:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
     """
     return from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
+
+
+def load_reference(
+    named: ModelRef | None, config: ModelConfig, computed_in: Compute, *, tokens: int
+) -> PreTrainedModel:
+    """The frozen model that a policy is held to, in the policy's form, so that both begin alike.
+
+    Args:
+        named: The config's `referenceModel`; None: the policy as it was before training.
+        config: Names the policy.
+        computed_in: What is computed in.
+        tokens: How many tokens the policy's tokenizer knows.
+
+    Raises:
+        ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+        ConfigError: It does not know all of the policy's tokens.
+    """
+    if named is None:
+        model = load_model(config, computed_in)
+    else:
+        arguments = model_arguments(config, computed_in) | {"revision": named.revision}
+        model = from_pretrained(AutoModelForCausalLM, named, "referenceModel", **arguments)
+        known = model.get_input_embeddings().num_embeddings
+        if known < tokens:
+            raise ConfigError(
+                f"referenceModel.name {named.name!r}: it knows {known} tokens and the model"
+                f" {tokens}; name a model with the same tokenizer"
+            )
+    return model.requires_grad_(requires_grad=False)
+
+
+def load_classifier(
+    config: ModelConfig,
+    computed_in: Compute,
+    pad_token_id: int,
+    **head: Any,  # noqa: ANN401
+) -> PreTrainedModel:
+    """The model with a head for whole sequences in place of that for the next token.
+
+    Args:
+        config: Names the model; its head is taken where it has one of this size, else made anew.
+        computed_in: What is computed in.
+        pad_token_id: What follows a sequence in a batch. The head reads the token before, so it
+            becomes part of the model's config.
+        **head: transformers' words for the head, such as `num_labels`.
+
+    Raises:
+        ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+        ConfigError: transformers has no such head for this kind of model.
+    """
+    try:
+        model = from_pretrained(
+            AutoModelForSequenceClassification,
+            config,
+            **model_arguments(config, computed_in),
+            **head,
+            ignore_mismatched_sizes=True,
+        )
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ConfigError(
+            f"model.name {config.name!r}: transformers cannot put a head for whole sequences on"
+            " this kind of model; take another"
+        ) from error
+    for part in (model.config, model.config.get_text_config()):
+        part.pad_token_id = pad_token_id
+    return model
 
 
 def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]:

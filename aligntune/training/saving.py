@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from peft import PeftModel
+from peft import PeftModel, PeftModelForSequenceClassification
 
 from aligntune.core.errors import HubPushError, UnauthorizedError
 from aligntune.training.files import publish
@@ -27,6 +27,8 @@ def save(
 
     def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished)
+        if isinstance(model, PeftModelForSequenceClassification):
+            model.config.save_pretrained(unfinished)  # the head's size and the classes' names
         tokenizer.save_pretrained(unfinished)
         if getattr(model, "generation_config", None) is not None:  # a classifier has none
             model.generation_config.save_pretrained(unfinished)
@@ -45,7 +47,8 @@ def merged(adapter: Any, base: Any, near: Path) -> Any:  # noqa: ANN401
         base: The model that the adapters are for, loaded anew in 16 bits.
         near: Where the adapters may lie on their way.
     """
-    base.generation_config = adapter.generation_config
+    if getattr(adapter, "generation_config", None) is not None:  # a classifier has none
+        base.generation_config = adapter.generation_config
     with tempfile.TemporaryDirectory(dir=near) as scratch:
         adapter.save_pretrained(scratch)
         return PeftModel.from_pretrained(base, scratch).merge_and_unload()

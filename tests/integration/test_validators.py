@@ -25,12 +25,17 @@ GRPO: dict[str, Any] = {
     "datasets": DATA,
     "rewards": [{"name": "length"}],
 }
+STREAM = [{"name": "d", "streaming": True}]
 CLAIM = {"claimName": "models"}
 PUSH = {"push": {"repoId": "a/b"}, "tokenSecret": {"name": "hf", "key": "token"}}
 
 
 def sft(**sections: Any) -> dict[str, Any]:
     return {"sft": SFT | sections, "storage": CLAIM}
+
+
+def classify(**sections: Any) -> dict[str, Any]:
+    return sft(task="text_classification", **sections)
 
 
 def rl(base: dict[str, Any] = DPO, **sections: Any) -> dict[str, Any]:
@@ -52,6 +57,12 @@ class Bad(NamedTuple):
 GOOD: dict[str, dict[str, Any]] = {
     "the smallest": sft(),
     "classification": sft(task="text_classification", classification={"labels": ["a", "b"]}),
+    "streamed classification": classify(
+        datasets=STREAM, train={"maxSteps": 1}, classification={"labels": ["a", "b"]}
+    ),
+    "classification with defaults said aloud": classify(
+        train={"lossOn": "auto", "packing": False, "paddingFree": False, "ligerKernel": False}
+    ),
     "full tuning": sft(model=MODEL | {"tuning": "full"}),
     "qlora": sft(model=MODEL | {"quantization": {"bits": 4}, "lora": {"r": 8}}),
     "named target modules": sft(model=MODEL | {"lora": {"targetModules": ["q_proj", "v_proj"]}}),
@@ -195,6 +206,25 @@ BAD: dict[str, Bad] = {
     ),
     "classification settings in sft": Bad(
         sft(classification={}), "spec.sft.classification", "need task: text_classification"
+    ),
+    "one class": Bad(
+        classify(classification={"labels": ["a"]}),
+        "spec.sft.classification.labels", "one class is told from no other",
+    ),
+    "packing of labelled texts": Bad(classify(train={"packing": True}), "spec.sft.train", "one label per row"),
+    "a loss on the tokens of labelled texts": Bad(
+        classify(train={"lossOn": "all"}), "spec.sft.train", "one label per row"
+    ),
+    "a chat template for labelled texts": Bad(
+        classify(model=MODEL | {"chatTemplate": "x"}), "spec.sft.model", "reads plain text"
+    ),
+    "a stream of unknown classes": Bad(
+        classify(datasets=STREAM, train={"maxSteps": 1}), "spec.sft.datasets", "set classification.labels"
+    ),
+    "balancing a stream": Bad(
+        classify(datasets=STREAM, train={"maxSteps": 1},
+                 classification={"labels": ["a", "b"], "classWeights": "balanced"}),
+        "spec.sft.classification", "cannot be counted",
     ),
     "a host path": Bad(
         runtime(volumes=[{"name": "h", "hostPath": {"path": "/"}}]), "spec.runtime.volumes[0].hostPath"

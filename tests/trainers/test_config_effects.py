@@ -10,8 +10,9 @@ import torch
 import trl
 from pydantic import BaseModel
 
+from aligntune.backends.trl.sft.classification import ClassificationTrainer
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer, trl_arguments
-from aligntune.core.backend_factory import check_supported
+from aligntune.core.backend_factory import check_supported, create_sft_trainer
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.sources import location
@@ -134,6 +135,18 @@ def named(**columns: str) -> dict[str, Any]:
     return {"datasets": [{"name": "{named}", "columns": columns}]}
 
 
+def labelled(label: str = "e", **classification: Any) -> dict[str, Any]:
+    """Classification of five rows: three even ones, two odd ones."""
+    task = {"task": "text_classification"} | named(text="a", label=label)
+    return task | {"classification": classification} if classification else task
+
+
+def classifier(config: SFTConfig) -> ClassificationTrainer:
+    trainer = ClassificationTrainer(config)
+    trainer.need_loop()
+    return trainer
+
+
 def source(**settings: Any) -> dict[str, Any]:
     return {"datasets": [{"name": "{data}"} | settings]}
 
@@ -143,15 +156,21 @@ def held_out(**settings: Any) -> dict[str, Any]:
 
 
 CASES: dict[str, Case] = {
-    "task": Case({"task": "text_classification"}, refusal, "backend"),
+    "task": Case(
+        labelled(),
+        lambda config: type(create_sft_trainer(config=config, backend="trl")),
+        ClassificationTrainer,
+    ),
     "output_dir": Case({"output_dir": "{tmp}/elsewhere"}, arg("output_dir"), "{tmp}/elsewhere"),
     "classification.labels": Case(
-        {"task": "text_classification", "classification": {"labels": ["a"]}}, refusal, "backend"
+        labelled(labels=["odd", "even"]),
+        lambda config: classifier(config).model.config.label2id,
+        {"odd": 0, "even": 1},
     ),
     "classification.class_weights": Case(
-        {"task": "text_classification", "classification": {"class_weights": "balanced"}},
-        refusal,
-        "backend",
+        labelled(class_weights="balanced"),
+        lambda config: classifier(config).need_loop().class_weights,
+        [5 / 6, 5 / 4],
     ),
     # model
     "model.name": Case({}, model(lambda tuned: tuned.config.hidden_size), 32),
@@ -237,7 +256,9 @@ CASES: dict[str, Case] = {
     "datasets.columns.messages": Case(
         named(messages="d"), lambda c: "user\nhello" in text(c), True
     ),
-    "datasets.columns.label": Case(named(label="a"), fits, False),
+    "datasets.columns.label": Case(
+        labelled(label="c"), lambda config: classifier(config).labels, ["context 0", "context 1"]
+    ),
     "datasets.columns.chosen": Case(named(chosen="a"), fits, False),
     "datasets.columns.rejected": Case(named(rejected="a"), fits, False),
     "datasets.columns.answer": Case(named(answer="a"), fits, False),
@@ -348,10 +369,11 @@ def test_the_field_takes_effect(
         {
             "a": row["prompt"],
             "b": row["completion"],
-            "c": "context",
+            "c": f"context {index % 2}",
             "d": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}],
+            "e": "odd" if index % 2 else "even",
         }
-        for row in sums(5)
+        for index, row in enumerate(sums(5))
     ]
     places = {
         "{tmp}": str(tmp_path),

@@ -130,9 +130,9 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
         ),
         (
             {"task": "text_classification"},
-            Cause.CONFIG_ERROR,
-            ExitCode.BAD_CONFIG,
-            "backend: trl has no trainer for classification here",
+            Cause.DATA_ERROR,
+            ExitCode.BAD_DATA,
+            "no shape fits the columns completion, prompt. Accepted are text-label_text: text +",
         ),
     ],
 )

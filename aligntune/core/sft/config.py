@@ -37,20 +37,70 @@ class SFTTrainConfig(TrainConfig):
     """Use Liger's fused kernels; needs a GPU and the package. Off: an extra dependency."""
 
 
+LABELS_ARE_SEVERAL = Rule(
+    "!(has(self.labels)) || size(self.labels) != 1",
+    "one class is told from no other: give two labels or more, or none to have them discovered",
+    "labels",
+)
+LABELS_DIFFER = Rule("", "a label is there twice; remove one", "labels")
+"""Without CEL: comparing each with each costs more than the API server allows."""
+
+
 class ClassificationConfig(Section):
     """Settings of `task: text_classification`."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(LABELS_ARE_SEVERAL))
 
     labels: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=1024)
     ] = []
-    """The classes, in the order of their ids. Empty: discovered in the data, sorted."""
+    """The classes, in the order of their ids. Empty: discovered in the data, evaluation sets
+    included, and sorted; needed for streams."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced` weights each class by the inverse of its frequency. none: plain cross-entropy."""
+    """`balanced` weights each class by the inverse of its frequency, so that a rare class counts as
+    much as a frequent one. none: plain cross-entropy."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if len(self.labels) == 1:
+            raise broken(LABELS_ARE_SEVERAL)
+        if len(set(self.labels)) != len(self.labels):
+            raise broken(LABELS_DIFFER)
+        return self
 
 
+CLASSIFIES = "has(self.task) && self.task == 'text_classification'"
+STREAMS = "self.datasets.exists(d, has(d.streaming) && d.streaming)"
 CLASSIFICATION_ONLY = Rule(
-    "!(has(self.classification)) || (has(self.task) && self.task == 'text_classification')",
+    f"!(has(self.classification)) || ({CLASSIFIES})",
     "classification settings need task: text_classification",
+    "classification",
+)
+CLASSES_ARE_NO_TOKENS = Rule(
+    f"!({CLASSIFIES}) || !has(self.train)"
+    " || !((has(self.train.lossOn) && self.train.lossOn != 'auto')"
+    " || (has(self.train.packing) && self.train.packing)"
+    " || (has(self.train.paddingFree) && self.train.paddingFree)"
+    " || (has(self.train.ligerKernel) && self.train.ligerKernel))",
+    "lossOn, packing, paddingFree and ligerKernel are for training on tokens; remove them, as"
+    " task: text_classification has one label per row",
+    "train",
+)
+CLASSIFIED_TEXT_IS_PLAIN = Rule(
+    f"!({CLASSIFIES}) || !has(self.model.chatTemplate)",
+    "chatTemplate has no effect with task: text_classification, which reads plain text; remove it",
+    "model",
+)
+STREAM_NEEDS_LABELS = Rule(
+    f"!({CLASSIFIES}) || !{STREAMS} || (has(self.classification)"
+    " && has(self.classification.labels) && size(self.classification.labels) > 0)",
+    "the classes of a stream cannot be discovered before it is read: set classification.labels",
+    "datasets",
+)
+STREAM_HAS_NO_FREQUENCIES = Rule(
+    f"!(has(self.classification) && has(self.classification.classWeights)"
+    f" && self.classification.classWeights == 'balanced') || !{STREAMS}",
+    "the classes of a stream cannot be counted before it is read: remove classWeights or streaming",
     "classification",
 )
 
@@ -60,7 +110,13 @@ class SFTSpec(MethodSpec):
 
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
-            CLASSIFICATION_ONLY, STREAM_NEEDS_MAX_STEPS, STREAM_NEEDS_NO_SPLIT
+            CLASSIFICATION_ONLY,
+            CLASSES_ARE_NO_TOKENS,
+            CLASSIFIED_TEXT_IS_PLAIN,
+            STREAM_NEEDS_LABELS,
+            STREAM_HAS_NO_FREQUENCIES,
+            STREAM_NEEDS_MAX_STEPS,
+            STREAM_NEEDS_NO_SPLIT,
         )
     )
 
@@ -73,8 +129,21 @@ class SFTSpec(MethodSpec):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if self.classification is not None and self.task != TaskType.TEXT_CLASSIFICATION:
-            raise broken(CLASSIFICATION_ONLY)
+        if self.task != TaskType.TEXT_CLASSIFICATION:
+            if self.classification is not None:
+                raise broken(CLASSIFICATION_ONLY)
+            return self
+        train = self.train
+        if train.loss_on != "auto" or train.packing or train.padding_free or train.liger_kernel:
+            raise broken(CLASSES_ARE_NO_TOKENS)
+        if self.model.chat_template is not None:
+            raise broken(CLASSIFIED_TEXT_IS_PLAIN)
+        classes = self.classification or ClassificationConfig()
+        if any(source.streaming for source in self.datasets):
+            if not classes.labels:
+                raise broken(STREAM_NEEDS_LABELS)
+            if classes.class_weights == "balanced":
+                raise broken(STREAM_HAS_NO_FREQUENCIES)
         return self
 
 
