@@ -137,7 +137,7 @@ def _put(document: dict[str, Any], path: str, value: object) -> None:
     """Set `a.0.b` in nested dicts and lists, making those that are missing."""
     place: Any = document
     *parents, last = path.split(".")
-    for key, following in zip(parents, [*parents[1:], last], strict=True):
+    for key, following in zip(parents, [*parents, last][1:], strict=True):
         if key.isdecimal():
             if not place:
                 place.append({})
