@@ -137,19 +137,17 @@ def test_what_trains_cannot_change_once_accepted_and_other_things_can(
 def test_a_spec_that_only_the_operator_can_refuse_is_refused_and_can_be_mended_in_place(
     api: Api, manifest: Make
 ) -> None:
-    dpo = {"algo": "dpo", "model": {"name": "m"}, "datasets": [{"name": "d"}]}
-    broken = manifest("prefer", rl=dpo)
-    del broken["spec"]["sft"]
+    broken = manifest("topics", backend="unsloth")
+    broken["spec"]["sft"]["task"] = "text_classification"
     api.apply(broken)
-    api.until("refused", lambda: api.condition("prefer", "Accepted")["status"] == "False")
-    assert api.condition("prefer", "Accepted")["reason"] == "Unsupported"
-    assert api.condition("prefer", "Stalled")["status"] == "True"
-    assert api.jobs_of("prefer") == []
-    api("patch", "atj", "prefer", "--type=merge", "-p", json.dumps(
-        {"spec": {"rl": None, "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]}}}
-    ))  # fmt: skip
-    api.until("accepted", lambda: api.condition("prefer", "Accepted")["status"] == "True")
-    assert len(api.jobs_of("prefer")) == 1
+    api.until("refused", lambda: api.condition("topics", "Accepted")["status"] == "False")
+    assert api.condition("topics", "Accepted")["reason"] == "Unsupported"
+    assert api.condition("topics", "Stalled")["status"] == "True"
+    assert api.jobs_of("topics") == []
+    mended = json.dumps({"spec": {"backend": "trl"}})
+    api("patch", "atj", "topics", "--type=merge", "-p", mended)
+    api.until("accepted", lambda: api.condition("topics", "Accepted")["status"] == "True")
+    assert len(api.jobs_of("topics")) == 1
 
 
 @pytest.mark.usefixtures("operator")

@@ -39,15 +39,16 @@ def test_validate_goes_through_all_files_and_names_every_mistake(tmp_path: Path)
 
 
 def test_validate_refuses_what_no_trainer_here_can_do(tmp_path: Path) -> None:
-    file = tmp_path / "dpo.yaml"
+    file = tmp_path / "topics.yaml"
     file.write_text(
         "apiVersion: aligntune.io/v1alpha1\nkind: AlignTuneJob\nmetadata: {name: a}\n"
-        "spec:\n  rl: {algo: dpo, model: {name: m}, datasets: [{name: d}]}\n"
+        "spec:\n  backend: unsloth\n"
+        "  sft: {task: text_classification, model: {name: m}, datasets: [{name: d}]}\n"
         "  storage: {claimName: c}\n"
     )
     code, _, err = run("validate", file)
     assert code == 78
-    assert err.startswith(f"{file}:4: spec.backend: trl has no trainer for dpo")
+    assert err.startswith(f"{file}:5: spec.backend: unsloth has no trainer for classification")
 
 
 def test_every_unsupported_setting_is_told_by_the_line_it_is_on(tmp_path: Path) -> None:
