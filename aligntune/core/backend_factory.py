@@ -16,6 +16,7 @@ from aligntune.core.sft.trainer_base import SFTTrainerBase
 
 TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "sft"): "aligntune.backends.trl.sft.sft:TRLSFTTrainer",
+    ("trl", "dpo"): "aligntune.backends.trl.rl.dpo.dpo:TRLDPOTrainer",
     ("trl", "classification"): "aligntune.backends.trl.sft.classification:ClassificationTrainer",
 }
 """The trainers of this version: (backend, task) -> module:class."""

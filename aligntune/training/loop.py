@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from aligntune.core.config.training import EvaluationConfig
 from aligntune.training._compat import LoadsOptimizerOnCPU
@@ -138,9 +138,9 @@ class RunLoop(LoadsOptimizerOnCPU):
             self.progress.logged(metrics_of(logs))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
-        """Measure, and say so."""
+        """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are."""
         with self.progress.doing("evaluating"):
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            metrics: dict[str, float] = Trainer.evaluate(self, *args, **kwargs)
         if self.args.metric_for_best_model in metrics:
             self.progress.evaluated(
                 metrics_of(metrics, "eval"),

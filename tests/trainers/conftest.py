@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
-from tests.trainers.tiny import MakeConfig, merge, sums, write_jsonl
+from tests.trainers.tiny import MakeConfig, MakeRLConfig, comparisons, merge, sums, write_jsonl
 
 CHATML = (
     "{% for message in messages %}"
@@ -97,5 +98,32 @@ def config(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> MakeConfig:
             "output_dir": str(tmp_path / "out"),
         }
         return SFTConfig.model_validate(merge(base, sections))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with right and wrong answers: train.jsonl (96 pairs) and test.jsonl (16)."""
+    folder = tmp_path_factory.mktemp("pairs")
+    write_jsonl(folder / "train.jsonl", comparisons(96))
+    write_jsonl(folder / "test.jsonl", comparisons(16, seed=1))
+    return folder
+
+
+@pytest.fixture
+def pairs_config(tiny_model: Path, tiny_pairs: Path, tmp_path: Path) -> MakeRLConfig:
+    """Makes a config of a quick run on pairs; keyword arguments are sections to lay over it."""
+
+    def make(algo: str, **sections: Any) -> UnifiedConfig:
+        base = {
+            "algo": algo,
+            "model": {"name": str(tiny_model)},
+            "datasets": [{"name": str(tiny_pairs)}],
+            "train": {"max_steps": 10, "per_device_batch_size": 4, "learning_rate": 1e-3},
+            "logging": {"every_steps": 5},
+            "output_dir": str(tmp_path / "out"),
+        }
+        return UnifiedConfig.model_validate(merge(base, sections))
 
     return make

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aligntune.core.backend_factory import TRAINERS
+from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 
 MakeConfig = Callable[..., SFTConfig]
+MakeRLConfig = Callable[..., UnifiedConfig]
 
 
 def sums(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -61,9 +64,29 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in curve(folder)]
 
 
-def write_run(path: Path, config: SFTConfig, **run: Any) -> Path:
+def plain_arguments(folder: Path, **more: Any) -> dict[str, Any]:
+    """Arguments of a plain TRL script on this machine, as the tests' configs have them."""
+    return {
+        "output_dir": str(folder),
+        "max_steps": 10,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "optim": "adamw_torch",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    } | more
+
+
+def write_run(path: Path, config: SFTConfig | UnifiedConfig, **run: Any) -> Path:
     """The file that a rank reads."""
-    document = {"backend": "trl", "sft": config.model_dump(mode="json")} | run
+    section = "sft" if isinstance(config, SFTConfig) else "rl"
+    document = {"backend": "trl", section: config.model_dump(mode="json")} | run
     path.write_text(json.dumps(document), "utf-8")
     return path
 
@@ -72,7 +95,8 @@ class Rank:
     """A rank in a process of its own, forked from one that has imported TRL already."""
 
     def __init__(self, run: Path, log: Path, env: dict[str, str] | None = None) -> None:
-        _FORKS.set_forkserver_preload(["aligntune.backends.trl.sft.sft", "aligntune.pod.rank"])
+        modules = [place.split(":")[0] for place in TRAINERS.values()]
+        _FORKS.set_forkserver_preload([*modules, "aligntune.pod.rank"])
         self._log = log
         self._process = _FORKS.Process(target=_train, args=(str(run), str(log), env or {}))
         self._process.start()
