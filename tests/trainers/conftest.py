@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
+from tests.hub.content import alpaca, dialogpt, hh_rlhf
+from tests.hub.hub import Hub
 from tests.trainers.tiny import MakeConfig, MakeRLConfig, comparisons, merge, sums, write_jsonl
 
 CHATML = (
@@ -83,6 +86,19 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(folder / "train.jsonl", sums(96))
     write_jsonl(folder / "test.jsonl", sums(16, seed=1))
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A double of the model hub, with small namesakes of real models and data sets."""
+    folder = tmp_path_factory.mktemp("hub")
+    with Hub() as hub:
+        hub.add("model", "meta-llama/Llama-3.2-3B-Instruct", tiny_model, gated=True)
+        hub.add("model", "microsoft/DialoGPT-medium", dialogpt(folder / "dialogpt", tiny_model))
+        hub.add("dataset", "tatsu-lab/alpaca", alpaca(folder / "alpaca"))
+        hub.add("dataset", "Anthropic/hh-rlhf", hh_rlhf(folder / "hh-rlhf"))
+        hub.add("dataset", "acme/gated", folder / "alpaca", gated=True)
+        yield hub
 
 
 @pytest.fixture
