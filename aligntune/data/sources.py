@@ -1,19 +1,25 @@
 """Reading one source of data: a file, a folder of files, or a name on the hub."""
 
 import json
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, DatasetBuilder, Features, IterableDataset, Value
 
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
-from aligntune.core.errors import DataError, UnauthorizedError
+from aligntune.core.errors import DataError, RunError
+from aligntune.hub import HubRepo, why_not_asked
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 """File names' endings and the reader of each."""
+
+_log = logging.getLogger(__name__)
 
 Rows: TypeAlias = "Dataset | IterableDataset"
 
@@ -26,25 +32,38 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
     Raises:
         DataError: It does not exist, cannot be parsed, has no such split, or is empty.
         UnauthorizedError: The hub refuses the token.
+        RunError: The hub cannot be reached, and the source is not in the cache.
     """
     where = f"{place}.name {source.name!r}"
+    revision = source.revision if isinstance(source, DatasetConfig) else None
+    repo = HubRepo("dataset", place, source.name, revision)
     streaming = isinstance(source, DatasetConfig) and source.streaming
+    arguments = location(source, where)
+    on_hub = "token" in arguments
+    from_cache = on_hub and why_not_asked() is not None
     try:
-        rows: Rows = datasets.load_dataset(
-            **location(source, where), split=source.split, streaming=streaming
-        )
-        if isinstance(rows, IterableDataset) and rows.column_names is None:
-            rows = rows._resolve_features()  # noqa: SLF001 - a stream says its columns only so
+        with _offline() if from_cache else nullcontext():
+            builder = datasets.load_dataset_builder(**arguments)
+            if from_cache:
+                _check_revision(repo, builder.hash)
+            rows = _rows(builder, source.split, streaming=streaming)
+        if on_hub:
+            _log.info("data %s is at commit %s", source.name, builder.hash)
+    except RunError:
+        raise
     except datasets.exceptions.DatasetNotFoundError as error:
-        if "gated" in str(error) or "401" in str(error):
-            raise UnauthorizedError(
-                f"{where}: the hub does not let this token read it; ask for access, or set HF_TOKEN"
-            ) from error
-        raise DataError(f"{where}: there is no such data set; check the name") from error
+        # datasets drops the hub's own answer on the way here, except for revisions
+        missing = repo.gated() if "gated" in str(error) else repo.unknown()
+        raise (repo.explained(error) or missing) from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{where}: {_unparsable(source.name, error)}") from error
     except ValueError as error:
         raise DataError(f"{where}: {_first_line(error)}") from error
+    except OSError as error:
+        explained = repo.explained(error)
+        if explained is None:
+            raise
+        raise explained from error
     if isinstance(rows, Dataset) and not len(rows):
         raise DataError(f"{where}: split {source.split!r} has no rows")
     return _with_class_names(rows)
@@ -88,10 +107,43 @@ def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str,
         if not any(file.suffix in FORMATS for file in path.rglob("*")):
             raise DataError(f"{where}: the folder holds no file ending in {', '.join(FORMATS)}")
         return {"path": str(path)}
-    if path.suffix in FORMATS or source.name.startswith(("/", ".", "~")):
+    looks_local = source.name.startswith(("/", ".", "~")) or source.name.count("/") > 1
+    if path.suffix in FORMATS or looks_local:
         raise DataError(f"{where}: there is no such file or folder; check the path and its mount")
     hub = {"path": source.name, "name": source.config, "token": os.environ.get("HF_TOKEN")}
     return hub | {"revision": source.revision} if isinstance(source, DatasetConfig) else hub
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Within, `datasets` takes what it has in its cache, and asks nobody."""
+    online, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = online
+
+
+def _rows(builder: DatasetBuilder, split: str, *, streaming: bool) -> Rows:
+    """What `load_dataset` returns."""
+    if not streaming:
+        builder.download_and_prepare()
+        return builder.as_dataset(split=split)
+    rows = builder.as_streaming_dataset(split=split)
+    if rows.column_names is None:
+        rows = rows._resolve_features()  # noqa: SLF001 - a stream says its columns only so
+    return rows
+
+
+def _check_revision(repo: HubRepo, commit: str) -> None:
+    """Refuse another revision than the one asked for: from its cache, `datasets` takes the newest.
+
+    Raises:
+        DataError, RunError: The cache has a commit of its own choice.
+    """
+    expected = repo.cached_commit()
+    if commit != expected and (expected or repo.revision):
+        raise repo.not_cached()
 
 
 def _unparsable(name: str, error: Exception) -> str:

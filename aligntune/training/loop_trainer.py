@@ -250,7 +250,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         model = self.config.model
         if model.tuning == "full":
             return None
-        return lora_config(model.lora or LoraConfig(), self.adapted_task)
+        adapters = model.lora or LoraConfig()
+        return lora_config(adapters, self.adapted_task, self._base_revision or None)
 
     def need_model(self) -> None:
         """Have model and tokenizer."""

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.errors as hub
-from huggingface_hub import constants
 from peft import LoraConfig as PeftLoraConfig
 from transformers import (
     AutoModelForCausalLM,
@@ -16,7 +14,8 @@ from transformers import (
 )
 
 from aligntune.core.config.model import LoraConfig, ModelConfig, ModelRef
-from aligntune.core.errors import ConfigError, ModelNotFoundError, RunError, UnauthorizedError
+from aligntune.core.errors import ConfigError, ModelNotFoundError
+from aligntune.hub import HubRepo, why_not_asked
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
 
@@ -144,10 +143,18 @@ def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]
     return arguments | _code_and_revision(config)
 
 
-def lora_config(config: LoraConfig, task: str) -> PeftLoraConfig:
-    """PEFT's words for the adapters' settings; `task` is its name for what the model does."""
+def lora_config(config: LoraConfig, task: str, revision: str | None) -> PeftLoraConfig:
+    """PEFT's words for the adapters' settings.
+
+    Args:
+        config: The settings.
+        task: PEFT's name for what the model does.
+        revision: Commit of the base model on the hub; without it, adapters that are loaded later
+            would be put on whatever the base's `main` is by then.
+    """
     return PeftLoraConfig(
         task_type=task,
+        revision=revision,
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
@@ -176,7 +183,7 @@ def from_pretrained(
     field: str = "model",
     **arguments: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
-    """Load with an Auto class; the many ways in which that fails become two.
+    """Load with an Auto class; what the hub refuses becomes a sentence.
 
     Args:
         auto: transformers' or PEFT's class that loads by name or folder.
@@ -186,6 +193,7 @@ def from_pretrained(
 
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
+        RunError: The hub cannot be reached, and the cache does not have it.
     """
     name = config.name
     path = Path(name).expanduser()
@@ -196,39 +204,12 @@ def from_pretrained(
         raise ModelNotFoundError(
             f"{field}.name {name!r}: there is no such folder; check the path and its mount"
         )
+    else:
+        arguments["local_files_only"] = why_not_asked() is not None
     try:
         return auto.from_pretrained(path if path.is_dir() else name, **arguments)
     except OSError as error:
-        raise _explained(error, config, field) from error
-
-
-def _explained(error: OSError, config: ModelConfig | ModelRef, field: str) -> Exception:
-    """What a failed download means; `error` itself where it means something else."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, hub.GatedRepoError):
-            return UnauthorizedError(
-                f"{field}.name {config.name!r}: the hub does not let this token read it; ask for"
-                " access on its page, or set HF_TOKEN"
-            )
-        if isinstance(cause, hub.RevisionNotFoundError):
-            return ModelNotFoundError(
-                f"{field}.revision {config.revision!r}: {config.name} has no such revision"
-            )
-        if isinstance(cause, hub.RepositoryNotFoundError):
-            return ModelNotFoundError(
-                f"{field}.name {config.name!r}: the hub has no such model; a private one needs"
-                " HF_TOKEN"
-            )
-        if isinstance(cause, hub.OfflineModeIsEnabled | hub.LocalEntryNotFoundError):
-            if constants.is_offline_mode():
-                return ModelNotFoundError(
-                    f"{field}.name {config.name!r}: it is not in the cache, and HF_HUB_OFFLINE"
-                    " forbids to ask the hub; use a folder, or unset it"
-                )
-            return RunError(
-                f"{field}.name {config.name!r}: it is not in the cache, and the hub cannot be"
-                " reached; use a folder, or look at the pod's network"
-            )
-        cause = cause.__cause__ or cause.__context__
-    return error
+        explained = HubRepo("model", field, name, config.revision).explained(error)
+        if explained is None:
+            raise
+        raise explained from error

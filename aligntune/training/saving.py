@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel, PeftModelForSequenceClassification
 
-from aligntune.core.errors import HubPushError, UnauthorizedError
+from aligntune.core.errors import ConfigError, HubPushError, UnauthorizedError
+from aligntune.hub import PUSH_PATIENCE, SET_TOKEN, contact
 from aligntune.training.files import publish
 
 
@@ -61,18 +62,23 @@ def push(
 
     Raises:
         UnauthorizedError: The hub refuses the token.
+        ConfigError: No repository can have this name.
         HubPushError: Anything else went wrong on the way.
     """
     hub = HfApi(token=token)
     try:
+        contact(PUSH_PATIENCE)
         url = hub.create_repo(repo_id, private=private, exist_ok=True)
         hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403):
+    except HFValidationError as error:
+        raise ConfigError(f"hub: {repo_id!r} is no repository: name it OWNER/MODEL") from error
+    # uploads run in threads, whose errors huggingface_hub wraps into RuntimeErrors
+    except (httpx.HTTPError, OSError, RuntimeError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+            remedy = "use one with write access" if token or get_token() else SET_TOKEN
             raise UnauthorizedError(
-                f"hub: the token may not write to {repo_id}; use one with write access"
+                f"hub: the token may not write to {repo_id}; {remedy}"
             ) from error
-        raise HubPushError(f"hub: pushing to {repo_id} failed: {error}; try again") from error
-    except (httpx.HTTPError, OSError) as error:
-        raise HubPushError(f"hub: pushing to {repo_id} failed: {error}; try again") from error
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise HubPushError(f"hub: pushing to {repo_id} failed: {reason}; try again") from error
     return str(url)

@@ -66,7 +66,7 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
             {"model": {"name": "nobody/no-such-model"}},
             Cause.MODEL_NOT_FOUND,
             ExitCode.NOT_FOUND,
-            "model.name 'nobody/no-such-model': it is not in the cache, and HF_HUB_OFFLINE",
+            "model.name 'nobody/no-such-model': main is not in the cache, and HF_HUB_OFFLINE",
         ),
         (
             {"datasets": [{"name": "/data/none.jsonl"}]},
