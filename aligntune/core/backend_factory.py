@@ -17,6 +17,7 @@ from aligntune.core.sft.trainer_base import SFTTrainerBase
 TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "sft"): "aligntune.backends.trl.sft.sft:TRLSFTTrainer",
     ("trl", "dpo"): "aligntune.backends.trl.rl.dpo.dpo:TRLDPOTrainer",
+    ("trl", "reward"): "aligntune.backends.trl.rl.reward.reward:TRLRewardTrainer",
     ("trl", "classification"): "aligntune.backends.trl.sft.classification:ClassificationTrainer",
 }
 """The trainers of this version: (backend, task) -> module:class."""
