@@ -20,6 +20,7 @@ TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "reward"): "aligntune.backends.trl.rl.reward.reward:TRLRewardTrainer",
     ("trl", "classification"): "aligntune.backends.trl.sft.classification:ClassificationTrainer",
 }
+    ("trl", "grpo"): "aligntune.backends.trl.rl.grpo.grpo:TRLGRPOTrainer",
 """The trainers of this version: (backend, task) -> module:class."""
 
 BACKENDS = ("unsloth", "trl")

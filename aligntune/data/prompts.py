@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aligntune.core.errors import DataError
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.pipeline import Encoded
 from aligntune.data.shapes import (
     ROW,
@@ -93,6 +93,28 @@ def columns_of(rows: Sequence[str]) -> dict[str, list[Any]]:
     read: list[dict[str, Any]] = [json.loads(row) for row in rows]
     names = dict.fromkeys(name for row in read for name in row)
     return {name: [row.get(name) for row in read] for name in names}
+
+
+def longest_prompt(max_length: int, max_new_tokens: int, asked: int | None, field: str) -> int:
+    """How long a prompt may be, in tokens, so that the longest answer fits behind it.
+
+    Args:
+        max_length: Longest sequence of the model.
+        max_new_tokens: Longest answer.
+        asked: What the config says; None: all that the answer leaves.
+        field: Where it says so, for messages.
+
+    Raises:
+        ConfigError: There is no room, or less than is asked for.
+    """
+    room = max_length - max_new_tokens
+    if room < 1 or (asked or 0) > room:
+        wanted = f"{field} {asked}" if asked else "a prompt"
+        raise ConfigError(
+            f"{wanted} and generation.maxNewTokens {max_new_tokens} do not fit into"
+            f" model.maxLength {max_length} together; raise it, or lower one of them"
+        )
+    return asked or room
 
 
 def _asked(row: Row) -> Prompt:

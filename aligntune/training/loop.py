@@ -58,6 +58,9 @@ class RunLoop(LoadsOptimizerOnCPU):
             self.load_more(self._resumed_from)
         self.progress.begin(
             self._checkpoints.folder,
+            for line in self.state.log_history:
+                logged = {name: value for name, value in line.items() if name != "step"}
+                self.progress.logged(metrics_of(logged, "eval" if "eval_runtime" in line else ""))
             self.state.global_step,
             self.state.max_steps,
             self.state.best_metric,

@@ -134,7 +134,8 @@ class GRPOConfig(Section):
     epsilon: Annotated[float, Field(gt=0, le=10)] = 0.2
     """Lower clip of the policy ratio. 0.2: PPO's."""
     epsilon_high: Annotated[float, Field(gt=0, le=10)] | None = None
-    """Upper clip of the policy ratio. Unset: as epsilon."""
+    """Upper clip of the policy ratio. Unset: as epsilon; 5 with cispo, which clips the ratio itself
+    (arXiv:2510.13786)."""
     num_generations: Annotated[int, Field(ge=2, le=1024)] = 8
     """Completions per prompt. 8: TRL's; fewer make the group's mean noisy."""
     prompts_per_step: Annotated[int, Field(ge=1, le=65_536)] = 4
@@ -153,6 +154,9 @@ class GRPOConfig(Section):
 
 VLLM_SERVER_HAS_URL = Rule(
     "(has(self.vllm) && self.vllm == 'server') == (has(self.vllmUrl))",
+    kl_limit: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    """Nats per token from the reference model, where `beta` is above 0; three steps in a row above
+    it end the run. 5: sound runs stay below 1, and by 5 the policy no longer writes language."""
     "vllm: server and vllmUrl go together: set both or neither",
     "vllmUrl",
 )

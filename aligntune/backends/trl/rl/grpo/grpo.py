@@ -1,0 +1,186 @@
+"""Group relative policy optimisation with TRL: full weights, LoRA and QLoRA."""
+
+import logging
+from typing import Any
+
+import httpx
+import trl
+
+from aligntune.backends.trl.rl.grpo.batch import split
+from aligntune.backends.trl.rl.grpo.loop import GRPOLoop
+from aligntune.core.errors import ConfigError, DataError
+from aligntune.core.rl.config import GenerationConfig, GRPOConfig, UnifiedConfig
+from aligntune.core.rl.trainer_base import TrainerBase
+from aligntune.data.prompts import PromptEncoder, longest_prompt
+from aligntune.rewards.registry import load_rewards
+from aligntune.rewards.scoring import Reward
+from aligntune.training.context import world_size
+from aligntune.training.generation import Answers
+from aligntune.training.loop import RunLoop
+from aligntune.training.loop_trainer import LoopTrainer
+from aligntune.training.machine import require, this_machine
+from aligntune.training.model_loading import load_reference
+
+CISPO_EPSILON_HIGH = 5.0
+"""CISPO clips the ratio itself, not its distance from 1: Khatri et al. 2025 (arXiv:2510.13786)."""
+VLLM_ANSWER_SECONDS = 10.0
+"""How long a vLLM server may take to say that it is well."""
+
+_log = logging.getLogger(__name__)
+
+
+def trl_arguments(
+    config: UnifiedConfig, shared: dict[str, Any], *, processes: int, max_length: int
+) -> trl.GRPOConfig:
+    """What TRL is told, besides what all methods share.
+
+    Not here: `beta`, which the loop sets together with the reference model that we load.
+
+    Raises:
+        ConfigError: The completions of a step cannot be split over processes and forward passes.
+    """
+    grpo, sampling = config.grpo or GRPOConfig(), config.generation or GenerationConfig()
+    per_device, accumulation = split(grpo, config.train, processes)
+    high = CISPO_EPSILON_HIGH if grpo.loss == "cispo" else None
+    lora = config.model.lora
+    ours = {
+        # the batch
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": accumulation,
+        "steps_per_generation": accumulation,
+        "num_generations": grpo.num_generations,
+        "num_iterations": grpo.num_iterations,
+        # the loss
+        "loss_type": grpo.loss,
+        "epsilon": grpo.epsilon,
+        "epsilon_high": high if grpo.epsilon_high is None else grpo.epsilon_high,
+        "scale_rewards": grpo.scale_rewards,
+        "importance_sampling_level": grpo.importance_sampling,
+        # a model's own dropout would blur what is sampled and its ratio
+        "disable_dropout": not (lora and lora.dropout),
+        # sampling
+        "max_completion_length": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "use_vllm": sampling.vllm != "off",
+        "vllm_mode": "colocate" if sampling.vllm == "off" else sampling.vllm,
+        "vllm_server_base_url": sampling.vllm_url,
+        "vllm_max_model_length": max_length,
+        # measuring
+        "num_generations_eval": 1,
+        "metric_for_best_model": "eval_reward",
+        "greater_is_better": True,
+    }
+    return trl.GRPOConfig(**shared | ours)
+
+
+class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
+    """Group relative policy optimisation with `trl.GRPOTrainer`."""
+
+    method = "GRPO"
+    rewards: list[Reward] | None = None
+
+    def setup_model(self) -> None:
+        """Load model, tokenizer and reference, after a look at what needs no model to be told."""
+        sampling = self.config.generation or GenerationConfig()
+        check_vllm(sampling, gpu=this_machine().gpu)
+        super().setup_model()
+        self.reference = self._load_reference()
+
+    def setup_data(self) -> None:
+        """Read prompts, and see that they are enough for one step."""
+        super().setup_data()
+        assert self.data is not None  # noqa: S101 - what super().setup_data is for
+        if self.data.sources:
+            prompts, step = (
+                len(self.data.train),
+                (self.config.grpo or GRPOConfig()).prompts_per_step,
+            )
+            if prompts < step:
+                raise DataError(
+                    f"datasets: {prompts} prompts are there, and a step takes grpo.promptsPerStep"
+                    f" {step}; add prompts, or lower it"
+                )
+            if left := prompts % step:
+                _log.info(
+                    "data: the last %d of %d prompts make no whole step, and are left out of each"
+                    " epoch; which ones they are changes",
+                    left,
+                    prompts,
+                )
+
+    def setup_rewards(self) -> None:
+        """Find the reward functions and load the reward model."""
+        with self.progress.doing("loading"):
+            self.rewards = load_rewards(self.config)
+        _log.info("rewards: %s", ", ".join(f"{one.weight:g} x {one.name}" for one in self.rewards))
+
+    def make_encoder(self) -> PromptEncoder:
+        """Rows become prompts, and what reward functions need."""
+        grpo, sampling = self.config.grpo or GRPOConfig(), self.config.generation
+        limit = longest_prompt(
+            self.max_length,
+            (sampling or GenerationConfig()).max_new_tokens,
+            grpo.max_prompt_length,
+            "grpo.maxPromptLength",
+        )
+        return PromptEncoder(self.tokenizer, max_prompt_length=limit)
+
+    def make_arguments(self, shared: dict[str, Any]) -> trl.GRPOConfig:
+        """Every argument that TRL is given."""
+        return trl_arguments(
+            self.config, shared, processes=world_size(), max_length=self.max_length
+        )
+
+    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+        """TRL's GRPO in our loop."""
+        if self.rewards is None:
+            self.setup_rewards()
+        grpo = self.config.grpo or GRPOConfig()
+        return GRPOLoop(
+            **surroundings,
+            peft_config=self.adapters(),
+            rewards=self.rewards or [],
+            beta=grpo.beta,
+            reference=self.reference,
+            kl_limit=grpo.kl_limit,
+        )
+
+    def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model, or None
+        """The frozen model that the policy is held to, unless it is its own base."""
+        config = self.config
+        if not (config.grpo and config.grpo.beta):
+            if config.reference_model is not None:
+                raise ConfigError(
+                    "referenceModel: has no effect with grpo.beta 0; set beta, or remove it"
+                )
+            return None
+        if config.reference_model is None and config.model.tuning == "lora":
+            return None
+        return load_reference(
+            config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)
+        )
+
+
+def check_vllm(sampling: GenerationConfig, *, gpu: bool) -> None:
+    """See that vLLM is there, as far as the config wants it.
+
+    Raises:
+        ConfigError: It is not installed, has no GPU, or its server does not answer.
+    """
+    if sampling.vllm == "off":
+        return
+    setting = f"generation.vllm: {sampling.vllm}"
+    if sampling.vllm_url is not None:
+        url = f"{sampling.vllm_url.rstrip('/')}/health"
+        try:
+            httpx.get(url, timeout=VLLM_ANSWER_SECONDS).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ConfigError(
+                f"generation.vllmUrl {sampling.vllm_url!r}: no vLLM server answers there ({error});"
+                " start one with trl vllm-serve, or set vllm: off"
+            ) from error
+    elif not gpu:
+        raise ConfigError(f"{setting}: needs a GPU; use off")
+    require("vllm", setting)
