@@ -19,8 +19,8 @@ TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "dpo"): "aligntune.backends.trl.rl.dpo.dpo:TRLDPOTrainer",
     ("trl", "reward"): "aligntune.backends.trl.rl.reward.reward:TRLRewardTrainer",
     ("trl", "classification"): "aligntune.backends.trl.sft.classification:ClassificationTrainer",
-}
     ("trl", "grpo"): "aligntune.backends.trl.rl.grpo.grpo:TRLGRPOTrainer",
+}
 """The trainers of this version: (backend, task) -> module:class."""
 
 BACKENDS = ("unsloth", "trl")
