@@ -56,11 +56,11 @@ class RunLoop(LoadsOptimizerOnCPU):
         self._recorded_step = self.state.global_step
         if self._resumed_from is not None:
             self.load_more(self._resumed_from)
-        self.progress.begin(
-            self._checkpoints.folder,
             for line in self.state.log_history:
                 logged = {name: value for name, value in line.items() if name != "step"}
                 self.progress.logged(metrics_of(logged, "eval" if "eval_runtime" in line else ""))
+        self.progress.begin(
+            self._checkpoints.folder,
             self.state.global_step,
             self.state.max_steps,
             self.state.best_metric,

@@ -150,13 +150,13 @@ class GRPOConfig(Section):
     max_prompt_length: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
     """Longer prompts, in tokens, are left out and counted. Unset: the model's length less the
     response length."""
+    kl_limit: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    """Nats per token from the reference model, where `beta` is above 0; three steps in a row above
+    it end the run. 5: sound runs stay below 1, and by 5 the policy no longer writes language."""
 
 
 VLLM_SERVER_HAS_URL = Rule(
     "(has(self.vllm) && self.vllm == 'server') == (has(self.vllmUrl))",
-    kl_limit: Annotated[float, Field(gt=0, le=1000)] = 5.0
-    """Nats per token from the reference model, where `beta` is above 0; three steps in a row above
-    it end the run. 5: sound runs stay below 1, and by 5 the policy no longer writes language."""
     "vllm: server and vllmUrl go together: set both or neither",
     "vllmUrl",
 )
