@@ -81,7 +81,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "dpo with what its loss needs": rl(dpo={"loss": "exo_pair", "labelSmoothing": 0.001}),
     "dpo without dropout": rl(model=MODEL | {"lora": {"dropout": 0}}),
     "grpo": rl(GRPO, grpo={"numGenerations": 4}, generation={"maxNewTokens": 64}),
-    "ppo": rl(GRPO, algo="ppo", ppo={"kl": {"target": 6}}),
+    "ppo": rl(GRPO, algo="ppo", ppo={"kl": {"target": 6}, "klLimit": 8}),
     "reward model in place of functions": rl(GRPO, rewards=[], rewardModel={"name": "r"}),
     "a reward model's training": rl(algo="reward", reward={"centeringCoefficient": 0.01}),
     "reward parameters of any shape": rl(
@@ -160,6 +160,18 @@ BAD: dict[str, Bad] = {
         rl(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 1},
            dpo={"precomputeReference": True}),
         "spec.rl.dpo.precomputeReference", "not there before training",
+    ),
+    "dropout in ppo": Bad(
+        rl(GRPO, algo="ppo", model=MODEL | {"lora": {"dropout": 0.1}}),
+        "spec.rl.model.lora.dropout", "would blur",
+    ),
+    "accumulation in ppo": Bad(
+        rl(GRPO, algo="ppo", train={"gradientAccumulationSteps": 2}),
+        "spec.rl.train.gradientAccumulationSteps", "works it out",
+    ),
+    "vLLM in ppo": Bad(
+        rl(GRPO, algo="ppo", generation={"vllm": "colocate"}),
+        "spec.rl.generation.vllm", "with transformers alone",
     ),
     "dropout of one": Bad(sft(model=MODEL | {"lora": {"dropout": 1}}), "spec.sft.model.lora.dropout"),
     "a vLLM server nowhere": Bad(

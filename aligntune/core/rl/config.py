@@ -91,7 +91,7 @@ class KLConfig(Section):
     """Adapt the coefficient to keep KL near this value, in nats per response (Ziegler et al. 2019,
     arXiv:1909.08593). Unset: the coefficient stays fixed."""
     horizon: Annotated[int, Field(ge=1, le=10**9)] = 10_000
-    """Episodes over which the coefficient adapts. 10000: the paper's."""
+    """With `target`: answers over which the coefficient adapts. 10000: the paper's."""
 
 
 class PPOConfig(Section):
@@ -99,6 +99,10 @@ class PPOConfig(Section):
 
     kl: KLConfig = KLConfig()
     """The penalty for moving away from the reference model."""
+    kl_limit: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    """The run ends as diverged when the mean KL per token, in nats, is above this in three rollouts
+    in a row. 5: the average token is then e^5, 150 times, likelier than under the reference, which
+    a policy that still writes its language is not; answers of one or two tokens may need more."""
     rollout_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Prompts per rollout, over all processes. 64: enough for whitening on small machines."""
     epochs: Annotated[int, Field(ge=1, le=100)] = 4
@@ -240,6 +244,25 @@ PAIRS_NEED_NO_DROPOUT = Rule(
     "dpo and reward compare two answers, which dropout would blur: remove lora.dropout",
     "model.lora.dropout",
 )
+RATIOS_NEED_NO_DROPOUT = Rule(
+    "self.algo != 'ppo' || !has(self.model.lora) || !has(self.model.lora.dropout)"
+    " || self.model.lora.dropout == 0.0",
+    "ppo compares a token before and after a step, which dropout would blur: remove lora.dropout",
+    "model.lora.dropout",
+)
+PPO_ACCUMULATES = Rule(
+    "self.algo != 'ppo' || !has(self.train) || !has(self.train.gradientAccumulationSteps)"
+    " || self.train.gradientAccumulationSteps == 1",
+    "ppo works it out from ppo.rolloutBatchSize, ppo.minibatches and train.perDeviceBatchSize:"
+    " remove gradientAccumulationSteps",
+    "train.gradientAccumulationSteps",
+)
+PPO_GENERATES_ITSELF = Rule(
+    "self.algo != 'ppo' || !has(self.generation) || !has(self.generation.vllm)"
+    " || self.generation.vllm == 'off'",
+    "ppo generates with transformers alone: remove vllm",
+    "generation.vllm",
+)
 PRECOMPUTING_NEEDS_ROWS = Rule(
     "!(has(self.dpo) && has(self.dpo.precomputeReference) && self.dpo.precomputeReference)"
     " || !self.datasets.exists(d, has(d.streaming) && d.streaming)",
@@ -259,6 +282,9 @@ class RLSpec(MethodSpec):
             REWARDS_NEED_SAMPLING,
             REFERENCE_NEEDS_POLICY,
             PAIRS_NEED_NO_DROPOUT,
+            RATIOS_NEED_NO_DROPOUT,
+            PPO_ACCUMULATES,
+            PPO_GENERATES_ITSELF,
             PRECOMPUTING_NEEDS_ROWS,
             STREAM_NEEDS_MAX_STEPS,
             STREAM_NEEDS_NO_SPLIT,
@@ -305,6 +331,18 @@ class RLSpec(MethodSpec):
             raise broken(PAIRS_NEED_NO_DROPOUT)
         if self.dpo is not None and self.dpo.precompute_reference and self._streams():
             raise broken(PRECOMPUTING_NEEDS_ROWS)
+        return self
+
+    @model_validator(mode="after")
+    def _ppo_rules(self) -> Self:
+        if self.algo != AlgorithmType.PPO:
+            return self
+        if self.model.lora is not None and self.model.lora.dropout:
+            raise broken(RATIOS_NEED_NO_DROPOUT)
+        if self.train.gradient_accumulation_steps != 1:
+            raise broken(PPO_ACCUMULATES)
+        if self.generation is not None and self.generation.vllm != "off":
+            raise broken(PPO_GENERATES_ITSELF)
         return self
 
     def _streams(self) -> bool:
