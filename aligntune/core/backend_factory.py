@@ -17,6 +17,7 @@ from aligntune.core.sft.trainer_base import SFTTrainerBase
 TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "sft"): "aligntune.backends.trl.sft.sft:TRLSFTTrainer",
     ("trl", "dpo"): "aligntune.backends.trl.rl.dpo.dpo:TRLDPOTrainer",
+    ("trl", "ppo"): "aligntune.backends.trl.rl.ppo.ppo:TRLPPOTrainer",
     ("trl", "reward"): "aligntune.backends.trl.rl.reward.reward:TRLRewardTrainer",
     ("trl", "classification"): "aligntune.backends.trl.sft.classification:ClassificationTrainer",
     ("trl", "grpo"): "aligntune.backends.trl.rl.grpo.grpo:TRLGRPOTrainer",

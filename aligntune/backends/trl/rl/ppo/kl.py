@@ -1,5 +1,6 @@
 """How dear it is to leave the reference, and when a run has left it for good."""
 
+import math
 from typing import NamedTuple
 
 from aligntune.core.errors import LossDivergedError
@@ -58,8 +59,13 @@ class KLGuard(NamedTuple):
             step: Optimizer steps done.
 
         Raises:
-            LossDivergedError: It was the last of too many in a row.
+            LossDivergedError: It was the last of too many in a row, or `kl` is no finite number.
         """
+        if not math.isfinite(kl):
+            raise LossDivergedError(
+                f"step {step}: the policy's log-probabilities are no longer finite numbers; lower"
+                " train.learningRate (or train.maxGradNorm)"
+            )
         beyond = self.beyond + 1 if kl > self.limit else 0
         if beyond >= PATIENCE:
             raise LossDivergedError(

@@ -51,6 +51,10 @@ class PolicyAndValue(nn.Module):
         """The policy's generation config."""
         return self.policy.generation_config
 
+    @property
+    def _keys_to_ignore_on_save(self) -> Any:  # noqa: ANN401 - asked when a checkpoint is loaded
+        return getattr(self.policy, "_keys_to_ignore_on_save", None)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, answer_length: int) -> Predictions:
         """Log-probabilities and values of the last `answer_length` tokens.
 

@@ -1,0 +1,68 @@
+"""What answers are worth, and what is told of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aligntune.backends.trl.rl.ppo.rollout import Answers
+from aligntune.backends.trl.rl.ppo.sums import Total, moments
+from aligntune.data.prompts import columns_of
+from aligntune.rewards.scoring import Batch, Reward, Scores, score
+
+
+def judge(
+    rewards: Sequence[Reward],
+    rows: Sequence[dict[str, Any]],
+    answers: Answers,
+    tokenizer: Any,  # noqa: ANN401
+) -> Scores:
+    """Score the answers to `rows`.
+
+    Raises:
+        ConfigError: A reward function fails, or returns what is no number.
+    """
+    batch = Batch(
+        prompts=[row["prompt"] for row in rows],
+        completions=tokenizer.batch_decode(answers.ids, skip_special_tokens=True),
+        columns=columns_of([row["row"] for row in rows]),
+    )
+    return score(rewards, batch)
+
+
+def described(
+    scores: Scores, answers: Answers, names: Sequence[str], total: Total
+) -> dict[str, float]:
+    """Means over the answers of all processes.
+
+    Args:
+        scores: Of this process's answers.
+        answers: Of this process; there may be none.
+        names: Of the reward functions, the same in all processes.
+        total: Adds up over the processes.
+
+    Returns:
+        `reward` (the weighted sum) and `reward_std`, `reward_<function>` before weighting,
+        `completion_length` in tokens with the end token, and `missing_eos`, the share of answers
+        that did not end by themselves.
+    """
+    device = answers.mask_NT.device
+    told = {}
+    rewards_N = torch.tensor(scores.total, dtype=torch.float64, device=device)
+    known = moments(rewards_N, torch.ones_like(rewards_N, dtype=torch.bool), total)
+    told["reward"], told["reward_std"] = known.mean.item(), known.variance.sqrt().item()
+    columns = {f"reward_{name}": _numbers(scores.each.get(name, []), device) for name in names}
+    columns["completion_length"] = answers.mask_NT.sum(1).double()
+    columns["missing_eos"] = (~answers.ended_N).double()
+    for name, values in columns.items():
+        sum_, number = total(torch.stack([values.sum(), values.new_tensor(values.numel())]))
+        if number > 0:
+            told[name] = (sum_ / number).item()
+    return told
+
+
+def _numbers(values: Sequence[float | None], device: torch.device) -> Tensor:
+    """The values of those answers that a function applies to."""
+    applying = [value for value in values if value is not None]
+    return torch.tensor(applying, dtype=torch.float64, device=device)

@@ -1,0 +1,162 @@
+"""Proximal policy optimisation: our own, on transformers' Trainer (TRL has none since 1.13)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model
+from transformers import TrainingArguments
+from trl.trainer.utils import disable_dropout_in_model
+
+from aligntune.backends.trl.rl.ppo.algorithm import PPO
+from aligntune.backends.trl.rl.ppo.rollout import Rollout, Sampler
+from aligntune.backends.trl.rl.ppo.steps import StepModel
+from aligntune.backends.trl.rl.ppo.value import PolicyAndValue
+from aligntune.core.config.model import ModelConfig
+from aligntune.core.rl.config import GenerationConfig, PPOConfig, UnifiedConfig
+from aligntune.core.rl.trainer_base import TrainerBase
+from aligntune.data.prompts import PromptEncoder, longest_prompt
+from aligntune.rewards.registry import load_rewards
+from aligntune.rewards.scoring import Reward
+from aligntune.training.context import world_size
+from aligntune.training.generation import Answers
+from aligntune.training.loop import RunLoop
+from aligntune.training.loop_trainer import LoopTrainer
+from aligntune.training.machine import Compute
+from aligntune.training.model_loading import load_reference
+
+
+class _Loop(RunLoop, PPO):
+    """PPO in our loop."""
+
+    def roll_out(self, number: int) -> Rollout:
+        with self.progress.doing("generating"):
+            return super().roll_out(number)
+
+    def _end_step(self, grad_norm: float, learning_rate: float) -> None:
+        if isinstance(self.train_dataset, Dataset):  # the Trainer counts rollouts
+            rows, step = len(self.train_dataset), self.state.global_step
+            self.state.epoch = self.step_model.passes_over(rows, step)
+        super()._end_step(grad_norm, learning_rate)
+        if self.guard.beyond and not self.preempted:
+            self.control.should_save = False  # the last checkpoint is to be a good one
+
+    def save_more(self, folder: Path) -> None:
+        torch.save(self.memory(), folder / f"ppo-{self.args.process_index}.pt")
+
+    def load_more(self, folder: Path) -> None:
+        path = folder / f"ppo-{self.args.process_index}.pt"
+        self.remember(torch.load(path, map_location="cpu", weights_only=True))
+
+
+class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
+    """Proximal policy optimisation with reward functions, a reward model, or both."""
+
+    method = "PPO"
+    rewards: list[Reward] | None = None
+
+    def setup_model(self) -> None:
+        """Load model and tokenizer, once it is known that the rollouts can be cut into steps."""
+        self.step_model = StepModel.of(self.config, world_size())
+        super().setup_model()
+
+    @property
+    def settings(self) -> PPOConfig:
+        """The algorithm's settings."""
+        return self.config.ppo or PPOConfig()
+
+    @property
+    def sampling(self) -> GenerationConfig:
+        """How answers are sampled."""
+        return self.config.generation or GenerationConfig()
+
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+        """The policy, without adapters yet; a token's ratio of 1 must not be blurred by dropout."""
+        model = super().load_model(config, computed_in)
+        disable_dropout_in_model(model)
+        return model
+
+    def make_encoder(self) -> PromptEncoder:
+        """Rows become prompts that leave room for an answer."""
+        limit = longest_prompt(self.max_length, self.sampling.max_new_tokens, None, "")
+        return PromptEncoder(self.tokenizer, max_prompt_length=limit)
+
+    def make_arguments(self, shared: dict[str, Any]) -> TrainingArguments:
+        """Every argument that transformers is given; the number of steps comes with the data."""
+        return TrainingArguments(
+            **shared
+            | {
+                "gradient_accumulation_steps": self.step_model.accumulation,
+                "metric_for_best_model": "eval_reward",
+                "greater_is_better": True,
+            }
+        )
+
+    def setup_rewards(self) -> None:
+        """Find the reward functions and load the reward model."""
+        with self.progress.doing("loading"):
+            self.rewards = load_rewards(self.config)
+
+    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+        """PPO in our loop."""
+        if self.rewards is None:
+            self.setup_rewards()
+        rows = surroundings["train_dataset"]
+        self.arguments.max_steps = self.step_model.total(
+            self.config, len(rows) if isinstance(rows, Dataset) else None
+        )
+        models = PolicyAndValue(
+            self._adapted(self.model, self.adapters()),
+            self._value_trunk(),
+            self.sampling.temperature,
+        )
+        return _Loop(
+            **surroundings | {"model": models},
+            settings=self.settings,
+            step_model=self.step_model,
+            sampler=Sampler(self.sampling, self.tokenizer, self._end_tokens()),
+            rewards=self.rewards,
+            reference=self._reference(),
+        )
+
+    def need_loop(self) -> RunLoop:
+        """Have everything; what is saved and asked is the policy alone."""
+        loop = super().need_loop()
+        self.model = loop.model.policy
+        return loop
+
+    def _reference(self) -> PolicyAndValue | None:
+        """A model of its own where one is named or all weights are tuned; else None."""
+        config = self.config
+        if config.reference_model is None and config.model.tuning == "lora":
+            return None
+        frozen = load_reference(
+            config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)
+        )
+        return PolicyAndValue(frozen, None, self.sampling.temperature)
+
+    def _value_trunk(self) -> Any | None:  # noqa: ANN401
+        if self.settings.value_model == "head":
+            return None
+        trunk = self.load_model(self.config.model, self.computed_in).base_model
+        adapters = self.adapters()
+        if adapters is not None:
+            adapters.task_type = "FEATURE_EXTRACTION"
+        return self._adapted(trunk, adapters)
+
+    def _adapted(self, model: Any, adapters: PeftLoraConfig | None) -> Any:  # noqa: ANN401
+        """The model with the adapters that are trained, where not all weights are."""
+        if adapters is None:
+            return model
+        adapted = get_peft_model(model, adapters)
+        if self.arguments.gradient_checkpointing:
+            adapted.enable_input_require_grads()  # else nothing below the adapters has a gradient
+        return adapted
+
+    def _end_tokens(self) -> list[int]:
+        """The tokenizer's end token, and whatever else the model stops at."""
+        own = self.model.generation_config.eos_token_id
+        more = own if isinstance(own, list) else [own]
+        return sorted({self.tokenizer.eos_token_id, *more} - {None})

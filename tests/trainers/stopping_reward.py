@@ -1,0 +1,25 @@
+"""A reward function of a user's own, which gets a process stopped in the middle of a rollout."""
+
+import itertools
+import os
+import signal
+from pathlib import Path
+
+from aligntune.rewards.scoring import Batch
+
+_calls = itertools.count(1)
+
+
+def vowels(batch: Batch, marker: str = "", call: int = 2, rank: str = "0") -> list[float]:
+    """The share of vowels in a completion.
+
+    The first process that makes its `call`th call as `rank` sends itself SIGTERM, once: `marker` is
+    a file that says that it has happened.
+    """
+    here = os.environ.get("RANK", "0") == rank
+    if marker and here and next(_calls) == call and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return [
+        sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in batch.completions
+    ]
