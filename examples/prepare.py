@@ -10,6 +10,11 @@ Writes into FOLDER (default: `${XDG_CACHE_HOME:-~/.cache}/aligntune`) and prints
   `test.jsonl` with the columns `prompt` and `completion`; no question is in both.
 - `data/chatterbot-topics`: the different questions and the topic of each, `train.jsonl` and
   `test.jsonl` with the columns `text` and `label`; no question is in both.
+- `data/chatterbot-preferences`: short questions with the corpus's answer and, as the worse one,
+  what people said elsewhere in as many characters (package chitchat-dataset), `train.jsonl` and
+  `test.jsonl` with the columns `prompt`, `chosen` and `rejected`; no question is in both.
+- `data/sums`: the hundred sums of two digits, `train.jsonl` and `test.jsonl` with the columns
+  `prompt` and `answer`; no pair of digits is in both, whichever comes first.
 
 What is already there is left alone; a folder appears only when it is complete.
 """
@@ -27,6 +32,11 @@ from pathlib import Path
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEST_SHARE = 0.1
 TOPICS_TEST_SHARE = 0.25
+SUMS_TEST_SHARE = 0.2
+PREFERENCES_TEST_SHARE = 0.25
+LONGEST_QUESTION = 100
+ANSWER_LENGTHS = range(10, 61)
+"""In characters: short enough for a step of a few seconds on a CPU."""
 
 
 def package_folder(module: str, requirement: str) -> Path:
@@ -99,6 +109,53 @@ def write_topics(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
 
 
+def write_preferences(folder: Path) -> None:
+    """Answers to the question against other people's words of the same length.
+
+    The topic tech_support, half of the corpus, is left out: its answers are all alike.
+    """
+    import yaml
+
+    corpus = package_folder("chatterbot_corpus", "chatterbot-corpus==1.3.3")
+    chats = package_folder("chitchat_dataset", "chitchat-dataset==0.9.0") / "dataset.json"
+    said: dict[int, dict[str, None]] = {}
+    for chat in json.loads(chats.read_text("utf-8")).values():
+        for message in (message for turn in chat["messages"][1:] for message in turn):
+            text = " ".join(message["text"].split())
+            said.setdefault(len(text), {})[text] = None
+    pools = {length: list(texts) for length, texts in said.items()}
+
+    rows: dict[str, set[tuple[str, str]]] = {"train": set(), "test": set()}
+    for topic in (corpus / "data" / "english").glob("*.yml"):
+        if topic.stem == "tech_support":
+            continue
+        for question, answer, *_ in yaml.safe_load(topic.read_text("utf-8"))["conversations"]:
+            asked, answered = question.strip(), answer.strip()
+            if len(asked) <= LONGEST_QUESTION and len(answered) in ANSWER_LENGTHS:
+                rows[split_of(asked, PREFERENCES_TEST_SHARE)].add((asked, answered))
+    for split, answers in rows.items():
+        lines = []
+        for asked, answered in sorted(answers):
+            pool = pools[len(answered)]
+            digest = hashlib.sha256(f"{asked}\n{answered}".encode()).digest()
+            other = pool[int.from_bytes(digest[:8], "big") % len(pool)]
+            row = {"prompt": asked, "chosen": answered, "rejected": other}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
+
+
+def write_sums(folder: Path) -> None:
+    """Each pair of digits, asked for the number alone."""
+    rows: dict[str, list[str]] = {"train": [], "test": []}
+    for one in range(10):
+        for other in range(10):
+            question = f"What is {one} + {other}? Answer with the number alone."
+            split = split_of(f"{min(one, other)} {max(one, other)}", SUMS_TEST_SHARE)
+            rows[split].append(json.dumps({"prompt": question, "answer": str(one + other)}) + "\n")
+    for split, lines in rows.items():
+        (folder / f"{split}.jsonl").write_text("".join(lines), "utf-8")
+
+
 def split_of(question: str, test_share: float) -> str:
     """`test` or `train`, by the question's hash: however often it occurs, it is in one of them."""
     digest = hashlib.sha256(question.strip().lower().encode()).digest()
@@ -131,7 +188,10 @@ def main() -> None:
     model = once(root / "models" / "SmolLM2-135M-Instruct", write_model)
     data = once(root / "data" / "chatterbot", write_conversations)
     topics = once(root / "data" / "chatterbot-topics", write_topics)
-    sys.stdout.write(f"model: {model}\ndata: {data}\ndata: {topics}\n")
+    pairs = once(root / "data" / "chatterbot-preferences", write_preferences)
+    digits = once(root / "data" / "sums", write_sums)
+    prepared = [f"model: {model}", *(f"data: {path}" for path in (data, topics, pairs, digits))]
+    sys.stdout.write("\n".join([*prepared, ""]))
 
 
 if __name__ == "__main__":
