@@ -63,9 +63,11 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
         remedy = f"use backend {' or '.join(others)}" if others else "no backend has one yet"
         raise UnsupportedError(f"{backend} has no trainer for {task} here; {remedy}", "backend")
     section = "rl" if isinstance(config, RLSpec) else "sft"
-    if config.distributed.strategy != "ddp":
+    samples = task in ("ppo", "grpo")
+    if samples and (strategy := config.distributed.strategy) in ("fsdp2", "zero3"):
         raise UnsupportedError(
-            f"{config.distributed.strategy} is not supported by this version; use ddp",
+            f"{strategy} has not been run with {task}, which samples from whole weights; use ddp or"
+            " zero2",
             *(section, "distributed", "strategy"),
         )
     if isinstance(config, SFTSpec) and config.model.attention != "flash_attention_2":

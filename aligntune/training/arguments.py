@@ -5,6 +5,7 @@ from typing import Any
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.training.machine import Compute, Machine
+from aligntune.training.sharding import strategy_arguments
 
 
 def shared_arguments(
@@ -40,8 +41,7 @@ def shared_arguments(
         "fp16": computed_in == "fp16",
         "gradient_checkpointing": machine.gpu if checkpointing is None else checkpointing,
         "torch_compile": train.compile,
-        "ddp_backend": "gloo" if processes > 1 and not machine.gpu else None,
-        "ddp_find_unused_parameters": False,
+        **strategy_arguments(config.distributed.strategy, machine=machine, processes=processes),
         "dataloader_pin_memory": machine.gpu,
         # measuring
         "eval_strategy": "steps" if measured else "no",

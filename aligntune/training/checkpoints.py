@@ -66,7 +66,7 @@ class Checkpoints:
     def __init__(self, config: SFTConfig | UnifiedConfig, world_size: int) -> None:
         self.folder = Path(config.output_dir)
         self._policy = config.checkpoint
-        self._strategy = config.distributed.strategy
+        self.strategy = config.distributed.strategy
         self._world_size = world_size
         self._config = identity(config)
 
@@ -124,7 +124,7 @@ class Checkpoints:
             samples=samples,
             tokens=tokens,
             world_size=self._world_size,
-            strategy=self._strategy,
+            strategy=self.strategy,
             config_hash=_hash(self._config),
             config=self._config,
             files=_sizes(path),
@@ -165,8 +165,8 @@ class Checkpoints:
         """In words, what makes the manifest one of another run; empty where it is ours."""
         if manifest.world_size != self._world_size:
             return f"it was trained by {manifest.world_size} processes, now {self._world_size}"
-        if manifest.strategy != self._strategy:
-            return f"its strategy is {manifest.strategy}, now {self._strategy}"
+        if manifest.strategy != self.strategy:
+            return f"its strategy is {manifest.strategy}, now {self.strategy}"
         return "; ".join(
             f"{path} was {before!r}, now {now!r}"
             for path, before, now in _differences(manifest.config, self._config)

@@ -7,15 +7,16 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from aligntune.core.config.training import EvaluationConfig
-from aligntune.training._compat import LoadsOptimizerOnCPU
+from aligntune.training._compat import LoadsOptimizerOnCPU, ShardsOnCPU
 from aligntune.training.checkpoints import Checkpoints
 from aligntune.training.context import world_size
 from aligntune.training.metric_names import metrics_of
 from aligntune.training.preemption import Preemption
 from aligntune.training.progress import RunProgress, StepTotals
+from aligntune.training.sharding import check_shared
 
 
-class RunLoop(LoadsOptimizerOnCPU):
+class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
     """To be put before a TRL trainer among the bases; the algorithm stays TRL's.
 
     At the end of each step all processes add up loss, tokens and requests to stop, in the one
@@ -53,6 +54,7 @@ class RunLoop(LoadsOptimizerOnCPU):
 
     def begin(self) -> None:
         """The first step is next; how many there are, and how many are done, is known now."""
+        check_shared(self._checkpoints.strategy, self.model_wrapped, self.args.world_size)
         self._recorded_step = self.state.global_step
         if self._resumed_from is not None:
             self.load_more(self._resumed_from)
@@ -176,6 +178,15 @@ class RunLoop(LoadsOptimizerOnCPU):
         """Put the weights of the best evaluation in place of the last."""
         if self.state.best_model_checkpoint is not None:
             self._load_best_model()
+
+    def whole_weights(self) -> dict[str, torch.Tensor] | None:
+        """The weights, where each process holds a part: all take part, the first gets them all.
+
+        None where the model is whole everywhere.
+        """
+        if self._checkpoints.strategy in ("fsdp2", "zero3"):
+            return self.accelerator.get_state_dict(self.model_wrapped) or {}
+        return None
 
     def save_checkpoint(self) -> Path:
         """Write a complete checkpoint now; returns its folder."""

@@ -209,13 +209,15 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
         self.need_model()
         folder = Path(path) if path is not None else Path(self.config.output_dir) / "model"
+        weights = self.loop.whole_weights() if self.loop else None
         if self.arguments.process_index == 0:
             with self.progress.doing("saving"):
                 model = self.model
                 if merge and self.config.model.tuning == "lora":
                     base = self.config.model.model_copy(update={"quantization": None})
-                    model = merged(model, self.load_model(base, "bf16"), folder.parent)
-                save(model, self.tokenizer, self._card(), folder)
+                    model = merged(model, weights, self.load_model(base, "bf16"), folder.parent)
+                    weights = None
+                save(model, weights, self.tokenizer, self._card(), folder)
         if self.loop is not None:
             self.loop.accelerator.wait_for_everyone()
         return folder

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel, PeftModelForSequenceClassification
@@ -16,18 +17,26 @@ from aligntune.training.files import publish
 
 def save(
     model: Any,  # noqa: ANN401 - a transformers or PEFT model
+    weights: dict[str, torch.Tensor] | None,
     tokenizer: Any,  # noqa: ANN401
     card: str,
     folder: Path,
 ) -> Path:
     """Write weights, tokenizer with chat template, generation config and model card.
 
+    Args:
+        model: A transformers or PEFT model.
+        weights: Its weights by name, where the model itself holds only a part of them.
+        tokenizer: With the chat template of training.
+        card: The model card, as Markdown.
+        folder: Where it goes; replaced as a whole.
+
     Raises:
         OSError: The disk is full, or the place cannot be written; nothing is left then.
     """
 
     def write(unfinished: Path) -> None:
-        model.save_pretrained(unfinished)
+        model.save_pretrained(unfinished, state_dict=weights)
         if isinstance(model, PeftModelForSequenceClassification):
             model.config.save_pretrained(unfinished)  # the head's size and the classes' names
         tokenizer.save_pretrained(unfinished)
@@ -38,20 +47,26 @@ def save(
     return publish(folder, write)
 
 
-def merged(adapter: Any, base: Any, near: Path) -> Any:  # noqa: ANN401
+def merged(
+    adapter: Any,  # noqa: ANN401
+    weights: dict[str, torch.Tensor] | None,
+    base: Any,  # noqa: ANN401
+    near: Path,
+) -> Any:  # noqa: ANN401
     """`base` with the adapters merged into its weights.
 
     The model in training is left as it is; a quantised base would lose precision in a merge.
 
     Args:
         adapter: The PEFT model.
+        weights: Its weights by name, where the model itself holds only a part of them.
         base: The model that the adapters are for, loaded anew in 16 bits.
         near: Where the adapters may lie on their way.
     """
     if getattr(adapter, "generation_config", None) is not None:  # a classifier has none
         base.generation_config = adapter.generation_config
     with tempfile.TemporaryDirectory(dir=near) as scratch:
-        adapter.save_pretrained(scratch)
+        adapter.save_pretrained(scratch, state_dict=weights)
         return PeftModel.from_pretrained(base, scratch).merge_and_unload()
 
 

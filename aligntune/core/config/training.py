@@ -10,6 +10,7 @@ from aligntune.core.config.data import DataSource
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 
 class TrainConfig(Section):
@@ -147,6 +148,6 @@ class LoggingConfig(Section):
 class DistributedConfig(Section):
     """How several processes share one model."""
 
-    strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"
+    strategy: Strategy = "ddp"
     """`ddp` keeps a whole model per process; `fsdp2`, `zero2` and `zero3` shard its state. ddp:
     the simplest, and LoRA rarely needs more."""
