@@ -18,6 +18,7 @@ from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.progress import Outcome, Report
 from aligntune.core.errors import HubPushError
+from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
 from aligntune.hub import contact
 from aligntune.training.saving import push
 from tests.hub.content import alpaca
@@ -30,6 +31,11 @@ SNIPPET = """
 from aligntune.core.backend_factory import create_sft_trainer
 trainer = create_sft_trainer(model_name="meta-llama/Llama-3.2-3B-Instruct", dataset_name="tatsu-lab/alpaca", backend="trl")
 results = trainer.train(); metrics = trainer.evaluate(); model_path = trainer.save_model(); answer = trainer.predict("What is AI?")
+"""  # noqa: E501 - as the reference shows it
+DPO_SNIPPET = """
+from aligntune.core.backend_factory import create_rl_trainer
+trainer = create_rl_trainer(model_name="microsoft/DialoGPT-medium", dataset_name="Anthropic/hh-rlhf", algorithm="dpo", backend="trl")
+results = trainer.train(); metrics = trainer.evaluate(); model_path = trainer.save_model(); url = trainer.push_to_hub("username/my-model")
 """  # noqa: E501 - as the reference shows it
 
 
@@ -111,6 +117,25 @@ def test_the_documented_call_trains_evaluates_saves_answers_and_pushes(
     assert repo.private
     saved = {path.name: path.read_bytes() for path in (tmp_path / model).iterdir()}
     assert repo.at("main").files == saved
+
+
+def test_the_documented_call_of_dpo_trains_evaluates_saves_and_pushes(
+    hub: Hub, tmp_path: Path
+) -> None:
+    tell = """
+        import json
+        print(json.dumps([results.step, metrics, str(model_path), url]))
+    """
+    env = hub.environment(tmp_path / "home", WRITER)
+    done = run(["-c", DPO_SNIPPET + textwrap.dedent(tell)], cwd=tmp_path, env=env)
+    step, metrics, model, url = json.loads(done.stdout.splitlines()[-1])
+    assert step == 8
+    assert 0 < metrics["train_loss"] < 1
+    assert metrics["train_reward_accuracy"] >= 0.5
+    assert url == f"{hub.endpoint}/username/my-model"
+    saved = {path.name: path.read_bytes() for path in (tmp_path / model).iterdir()}
+    assert hub.repos["model", "username/my-model"].at("main").files == saved
+    assert saved["chat_template.jinja"].decode() == PLAIN_CHAT_TEMPLATE
 
 
 @pytest.fixture
