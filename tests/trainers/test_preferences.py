@@ -7,6 +7,7 @@ import trl
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from aligntune.core.config.data import ColumnsConfig
 from aligntune.core.errors import DataError
 from aligntune.data.preferences import (
     PREFERENCES,
@@ -107,6 +108,12 @@ def test_shapes_are_recognised_by_their_columns(
     recognised = recognise(row, None, PREFERENCES, "datasets[0]")
     assert recognised.shape.name == shape
     assert recognised.example(row) == example
+
+
+def test_columns_override_recognition() -> None:
+    row = {"question": "q", "chosen": "x", "rejected": "y", "better": "a", "worse": "b"}
+    columns = ColumnsConfig(prompt="question", chosen="better", rejected="worse")
+    assert recognise(row, columns, PREFERENCES, "datasets[0]").example(row) == PAIR
 
 
 def test_answers_without_a_prompt_are_refused_with_the_remedy() -> None:

@@ -146,6 +146,7 @@ def test_predict_takes_conversations_texts_and_lists_of_them(pairs_config: MakeR
     scores = trainer.predict([LONGER, CHAT, text, *[CHAT] * 5])
     assert scores == pytest.approx([scores[0], *[one] * 7], abs=1e-6)  # padding changes nothing
     assert scores[0] != pytest.approx(one, abs=1e-4)
+    assert trainer.predict([]) == []
     trainer.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match="roles must alternate"):
         trainer.predict(CHAT)

@@ -12,7 +12,7 @@ import trl
 
 from aligntune.backends.trl.rl.ties import wins
 from aligntune.core.config.model import ModelConfig
-from aligntune.core.lifecycle import Message, Question
+from aligntune.core.lifecycle import Question
 from aligntune.core.rl.config import RewardConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import ComparisonEncoder, render
@@ -99,7 +99,7 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
                 has the form of the chat template already.
         """
         self.need_model()
-        single = isinstance(conversations, str) or _is_message(conversations[0])
+        single = isinstance(conversations, str) or _is_conversation(conversations)
         asked: Any = [conversations] if single else conversations
         texts = [one if isinstance(one, str) else render(self.tokenizer, one) for one in asked]
         size = self.arguments.per_device_eval_batch_size
@@ -133,5 +133,5 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
         return scores
 
 
-def _is_message(value: str | Message | Sequence[Message]) -> bool:
-    return isinstance(value, dict)
+def _is_conversation(value: Sequence[Any]) -> bool:
+    return bool(value) and isinstance(value[0], dict)
