@@ -88,11 +88,32 @@ PUSH_NEEDS_TOKEN = Rule(
 )
 
 
+def _shards(section: str) -> str:
+    return (
+        f"has(self.{section}) && has(self.{section}.distributed)"
+        f" && has(self.{section}.distributed.strategy)"
+        f" && self.{section}.distributed.strategy != 'ddp'"
+    )
+
+
+SHARDS_OVER_SEVERAL = Rule(
+    f"!({_shards('sft')} || {_shards('rl')})"
+    " || (has(self.runtime) && ((has(self.runtime.nodes) && self.runtime.nodes > 1)"
+    " || (has(self.runtime.processesPerNode) ? self.runtime.processesPerNode > 1"
+    " : has(self.runtime.gpusPerNode) && self.runtime.gpusPerNode > 1)))",
+    "fsdp2, zero2 and zero3 share one model among several processes: raise gpusPerNode or nodes, or"
+    " leave distributed.strategy at ddp",
+    "runtime",
+)
+
+
 class AlignTuneJobSpec(Section):
     """What to train, on what, where, and what to do when it fails."""
 
     model_config = ConfigDict(
-        json_schema_extra=cel_rules(EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN)
+        json_schema_extra=cel_rules(
+            EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN, SHARDS_OVER_SEVERAL
+        )
     )
 
     backend: Backend = "trl"
@@ -120,6 +141,9 @@ class AlignTuneJobSpec(Section):
             raise broken(STORAGE_OR_PUSH)
         if self.hub.push is not None and self.hub.token_secret is None:
             raise broken(PUSH_NEEDS_TOKEN)
+        processes = self.runtime.nodes * self.runtime.processes
+        if self.method.distributed.strategy != "ddp" and processes == 1:
+            raise broken(SHARDS_OVER_SEVERAL)
         return self
 
     @property

@@ -61,7 +61,7 @@ def cluster() -> Iterator[Cluster]:
     try:
         crds = str(REPOSITORY / "crds")
         running.kubectl("apply", "--server-side", "-f", crds)
-        running.kubectl("wait", "--for=condition=Established", "-f", crds)
+        running.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", crds)
         yield running
     finally:
         running.stop()

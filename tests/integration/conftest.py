@@ -145,7 +145,7 @@ class Operator:
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("control-plane") / "state") as running:
         running.kubectl("apply", "--server-side", "-f", str(CRD))
-        running.kubectl("wait", "--for=condition=Established", "-f", str(CRD))
+        running.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(CRD))
         yield running
 
 

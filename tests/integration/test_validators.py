@@ -103,6 +103,10 @@ GOOD: dict[str, dict[str, Any]] = {
         affinity={"nodeAffinity": {}},
         sharedMemory="1Gi",
     ),
+    "sharded over GPUs": sft(distributed={"strategy": "fsdp2"}) | {"runtime": {"gpusPerNode": 2}},
+    "sharded over nodes": rl(distributed={"strategy": "zero2"}) | {"runtime": {"nodes": 2}},
+    "sharded over processes on CPUs": sft(distributed={"strategy": "zero3"})
+    | {"runtime": {"gpusPerNode": 0, "processesPerNode": 2}},
     "a policy": sft() | {"policy": {"maxRestarts": 0, "onStall": "Fail", "podRetentionSeconds": 0}},
 }  # fmt: skip
 
@@ -116,6 +120,15 @@ BAD: dict[str, Bad] = {
     ),
     "push without a token": Bad(
         {"sft": SFT, "hub": {"push": {"repoId": "a/b"}}}, "spec.hub", "set hub.tokenSecret"
+    ),
+    "sharded over one process": Bad(
+        rl(distributed={"strategy": "zero3"}), "spec.runtime", "share one model among several"
+    ),
+    "sharded over one process of several GPUs": Bad(
+        sft(distributed={"strategy": "fsdp2"})
+        | {"runtime": {"gpusPerNode": 8, "processesPerNode": 1}},
+        "spec.runtime",
+        "raise gpusPerNode or nodes",
     ),
     "an unknown backend": Bad(sft() | {"backend": "axolotl"}, "spec.backend", "Unsupported value"),
     "an unknown algorithm": Bad(rl(algo="kto"), "spec.rl.algo"),

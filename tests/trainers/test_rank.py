@@ -126,7 +126,7 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
             {"distributed": {"strategy": "fsdp2"}},
             Cause.CONFIG_ERROR,
             ExitCode.BAD_CONFIG,
-            "distributed.strategy: fsdp2 is not supported by this version; use ddp",
+            "distributed.strategy: fsdp2 shares one model among several processes",
         ),
         (
             {"task": "text_classification"},

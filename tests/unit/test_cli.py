@@ -54,13 +54,13 @@ def test_validate_refuses_what_no_trainer_here_can_do(tmp_path: Path) -> None:
 def test_every_unsupported_setting_is_told_by_the_line_it_is_on(tmp_path: Path) -> None:
     file = tmp_path / "jobs.yaml"
     job = (EXAMPLES / "sft-chat.yaml").read_text()
-    wrong = job.replace("  sft:\n", "  sft:\n    distributed:\n      strategy: zero3\n")
+    wrong = job.replace("train: {", "train: {packing: true, ")
     file.write_text(f"{wrong}\n---\n{wrong}")
-    lines = [n for n, line in enumerate(file.read_text().splitlines(), 1) if "zero3" in line]
+    lines = [n for n, line in enumerate(file.read_text().splitlines(), 1) if "packing" in line]
     code, _, err = run("validate", file)
     assert code == 78
     for line in lines:
-        assert f"{file}:{line}: spec.sft.distributed.strategy: zero3 is not supported" in err
+        assert f"{file}:{line}: spec.sft.train.packing: needs model.attention: flash_att" in err
     assert len(lines) == len(err.splitlines()) == 2
 
 
