@@ -7,7 +7,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds docs/reference tests/golden
 
-.PHONY: help setup demo test verify generate golden cluster cluster-down e2e bench
+.PHONY: help setup demo test verify generate golden cluster cluster-down e2e bench bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -63,3 +63,7 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 bench: setup ## Measure the trainer against a plain TRL script, and the operator.
 	$(BIN)/python bench/reconcile.py
 	$(BIN)/python bench/steps.py
+
+bench-learning: setup ## Measure that each method learns; docs/learning tells the results.
+	$(BIN)/python examples/prepare.py
+	@set -e; for script in bench/learning_*.py; do $(BIN)/python $$script; done
