@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from aligntune.api.exit_codes import ExitCode
 from aligntune.backends.trl.rl.ppo.ppo import TRLPPOTrainer
 from aligntune.backends.trl.rl.ppo.prompts import endless
-from aligntune.core.backend_factory import create_rl_trainer
+from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import ConfigError, LossDivergedError
 from aligntune.core.rl.config import UnifiedConfig
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
@@ -323,6 +323,24 @@ def test_evaluation_draws_the_same_random_numbers_each_time_and_leaves_those_of_
     assert trainer.evaluate(str(rows)) == trainer.evaluate()
 
 
+def test_evaluation_answers_as_many_prompts_at_a_time_as_it_is_told(ppo: MakePPO) -> None:
+    data = ppo().datasets[0].name  # six rows in its split `test`
+    trainer = TRLPPOTrainer(
+        ppo(evaluation={"datasets": [{"name": data}], "per_device_batch_size": 4})
+    )
+    policy: Any = trainer.need_loop().model.policy
+    asked: list[int] = []
+    generate = policy.generate
+
+    def watched(**inputs: Any) -> Any:
+        asked.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    policy.generate = watched
+    trainer.evaluate()
+    assert asked == [4, 2]
+
+
 def test_streamed_prompts_go_on_where_they_stopped(ppo: MakePPO) -> None:
     whole = ppo()
     whole = ppo(datasets=[{"name": whole.datasets[0].name, "streaming": True}])
@@ -381,6 +399,20 @@ def test_what_cannot_be_cut_is_refused_with_the_numbers(
 def test_epochs_become_whole_rollouts(ppo: MakePPO, epochs: float, steps: int) -> None:
     settings = ppo(train={"max_steps": None, "epochs": epochs})
     assert TRLPPOTrainer(settings).need_loop().args.max_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("strategy", "passes"), [("zero2", True), ("fsdp2", False), ("zero3", False)]
+)
+def test_only_strategies_that_keep_whole_weights_are_taken(
+    ppo: MakePPO, strategy: str, passes: bool
+) -> None:
+    settings = ppo(distributed={"strategy": strategy})
+    if passes:
+        check_supported("trl", settings)
+    else:
+        with pytest.raises(ConfigError, match=f"rl.distributed.strategy: {strategy} has not been"):
+            check_supported("trl", settings)
 
 
 def test_the_factory_makes_the_trainer(tiny_model: Path, questions: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         """
         settings, rows = self.settings, self._draw(number)
         with torch.no_grad(), seeded(self.args.device, *self._key(ROLLOUTS, number)):
-            answers = self._sample(rows)
+            answers = self._sample(rows, self.step_model.batch_size)
             scores = judge(self.rewards, rows, answers, self.processing_class)
             before, reference_logp_NT = self._read(answers)
             order_EN = torch.stack([torch.randperm(len(rows)) for _ in range(settings.epochs)])
@@ -164,14 +164,11 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         self._next_rollout = number + 1
         return list(islice(self._prompts, prompts))[self.args.process_index :: processes]
 
-    def _sample(self, rows: Sequence[Row]) -> Answers:
+    def _sample(self, rows: Sequence[Row], batch_size: int) -> Answers:
         self.model.eval()
+        prompts = [row["prompt_ids"] for row in rows]
         with self.accelerator.autocast():
-            return self.sampler.sample(
-                self.model.policy,
-                [row["prompt_ids"] for row in rows],
-                self.step_model.batch_size,
-            )
+            return self.sampler.sample(self.model.policy, prompts, batch_size)
 
     def _read(self, answers: Answers) -> tuple[Predictions, Tensor]:
         """What policy, value model and reference say of the answers' tokens, all N x T."""
@@ -261,7 +258,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         """
         rows: list[Row] = [row for batch in dataloader for row in batch]
         with torch.no_grad(), seeded(self.args.device, *self._key(EVALUATIONS, 0)):
-            answers = self._sample(rows)
+            answers = self._sample(rows, self.args.eval_batch_size)
         scores = judge(self.rewards, rows, answers, self.processing_class)
         told = described(scores, answers, [reward.name for reward in self.rewards], self._total)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
