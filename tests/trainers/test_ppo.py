@@ -1,5 +1,6 @@
 """PPO, end to end on a tiny model, in this process or in forked ranks."""
 
+import json
 import math
 import os
 import signal
@@ -96,6 +97,10 @@ def test_the_mean_reward_rises_and_the_metrics_say_how(ppo: MakePPO, questions: 
     assert {"eval_reward", "eval_reward_std", "eval_reward_vowels", "eval_missing_eos"} <= set(
         after
     )
+    newest = max((Path(settings.output_dir) / "completions").iterdir())
+    rows = [json.loads(line) for line in newest.read_text().splitlines()]
+    assert (newest.name, len(rows)) == ("step-00000060.jsonl", 32)
+    assert {"step", "prompt", "completion", "reward", "reward_vowels", "advantage"} == set(rows[0])
 
 
 @pytest.mark.parametrize("reference", ["adapters off", "a copy", "named"])

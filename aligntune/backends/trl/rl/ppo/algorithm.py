@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from aligntune.backends.trl.rl.ppo.advantages import experience, explained_variance
-from aligntune.backends.trl.rl.ppo.judging import described, judge
+from aligntune.backends.trl.rl.ppo.judging import described, listed, said
 from aligntune.backends.trl.rl.ppo.kl import KLController, KLGuard
 from aligntune.backends.trl.rl.ppo.losses import LossSums, loss_sums
 from aligntune.backends.trl.rl.ppo.prompts import Row, endless
@@ -27,7 +27,7 @@ from aligntune.backends.trl.rl.ppo.steps import StepModel
 from aligntune.backends.trl.rl.ppo.sums import moments
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue, Predictions
 from aligntune.core.rl.config import PPOConfig
-from aligntune.rewards.scoring import Reward
+from aligntune.rewards.scoring import Reward, score
 
 VALUE_FILE = "value.safetensors"
 """The value model in a checkpoint, beside the policy."""
@@ -69,6 +69,8 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.rollout: Rollout | None = None
         self.told: list[dict[str, float]] = []
         """What was measured of each rollout since the last log line."""
+        self.newest: list[dict[str, Any]] = []
+        """This process's answers of the newest rollout, to be read."""
         self._prompts: Iterator[Row] = iter(())
         self._next_rollout: int | None = None
         """The one that `_prompts` stands before."""
@@ -112,7 +114,8 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         settings, rows = self.settings, self._draw(number)
         with torch.no_grad(), seeded(self.args.device, *self._key(ROLLOUTS, number)):
             answers = self._sample(rows, self.step_model.batch_size)
-            scores = judge(self.rewards, rows, answers, self.processing_class)
+            batch = said(rows, answers, self.processing_class)
+            scores = score(self.rewards, batch)
             before, reference_logp_NT = self._read(answers)
             order_EN = torch.stack([torch.randperm(len(rows)) for _ in range(settings.epochs)])
         mask_NT = answers.mask_NT
@@ -144,6 +147,8 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
             ),
         }
         self.told.append(told)
+        advantage_N = learned.advantage_NT.sum(1) / mask_NT.sum(1)
+        self.newest = listed(batch, scores, advantage_N.tolist(), self.state.global_step)
         return Rollout(
             input_ids_NS=answers.input_ids_NS,
             attention_mask_NS=answers.attention_mask_NS,
@@ -259,7 +264,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         rows: list[Row] = [row for batch in dataloader for row in batch]
         with torch.no_grad(), seeded(self.args.device, *self._key(EVALUATIONS, 0)):
             answers = self._sample(rows, self.args.eval_batch_size)
-        scores = judge(self.rewards, rows, answers, self.processing_class)
+        scores = score(self.rewards, said(rows, answers, self.processing_class))
         told = described(scores, answers, [reward.name for reward in self.rewards], self._total)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         return EvalLoopOutput(None, None, metrics, len(rows) * self.step_model.processes)

@@ -9,26 +9,36 @@ from torch import Tensor
 from aligntune.backends.trl.rl.ppo.rollout import Answers
 from aligntune.backends.trl.rl.ppo.sums import Total, moments
 from aligntune.data.prompts import columns_of
-from aligntune.rewards.scoring import Batch, Reward, Scores, score
+from aligntune.rewards.scoring import Batch, Scores
+from aligntune.training.completions import Row
 
 
-def judge(
-    rewards: Sequence[Reward],
-    rows: Sequence[dict[str, Any]],
-    answers: Answers,
-    tokenizer: Any,  # noqa: ANN401
-) -> Scores:
-    """Score the answers to `rows`.
-
-    Raises:
-        ConfigError: A reward function fails, or returns what is no number.
-    """
-    batch = Batch(
+def said(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Batch:  # noqa: ANN401
+    """The answers to `rows` as reward functions read them."""
+    return Batch(
         prompts=[row["prompt"] for row in rows],
         completions=tokenizer.batch_decode(answers.ids, skip_special_tokens=True),
         columns=columns_of([row["row"] for row in rows]),
     )
-    return score(rewards, batch)
+
+
+def listed(batch: Batch, scores: Scores, advantages: Sequence[float], step: int) -> list[Row]:
+    """The answers for a person to look at.
+
+    Args:
+        batch: The answers.
+        scores: Theirs.
+        advantages: One number for each answer, the mean over its tokens.
+        step: Optimizer steps before them.
+    """
+    return [
+        {"step": step, "prompt": prompt[-1]["content"], "completion": completion, "reward": reward}
+        | {f"reward_{name}": values[index] for name, values in scores.each.items()}
+        | {"advantage": advantages[index]}
+        for index, (prompt, completion, reward) in enumerate(
+            zip(batch.prompts, batch.completions, scores.total, strict=True)
+        )
+    ]
 
 
 def described(

@@ -1,5 +1,6 @@
 """Proximal policy optimisation: our own, on transformers' Trainer (TRL has none since 1.13)."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.prompts import PromptEncoder, longest_prompt
 from aligntune.rewards.registry import load_rewards
 from aligntune.rewards.scoring import Reward
+from aligntune.training import completions
 from aligntune.training.context import world_size
 from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute
 from aligntune.training.model_loading import load_reference
+
+_log = logging.getLogger(__name__)
 
 
 class _Loop(RunLoop, PPO):
@@ -34,6 +38,13 @@ class _Loop(RunLoop, PPO):
     def roll_out(self, number: int) -> Rollout:
         with self.progress.doing("generating"):
             return super().roll_out(number)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.newest and self.is_world_process_zero():
+            completions.write(Path(self.args.output_dir), self.state.global_step, self.newest)
+            _log.info("step %d:\n%s", self.state.global_step, completions.shown(self.newest))
+            self.newest = []
+        super().log(logs, start_time)
 
     def _end_step(self, grad_norm: float, learning_rate: float) -> None:
         if isinstance(self.train_dataset, Dataset):  # the Trainer counts rollouts
