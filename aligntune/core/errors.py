@@ -35,7 +35,7 @@ class UnauthorizedError(RunError, PermissionError):
 
 
 class LossDivergedError(RunError, ArithmeticError):
-    """The loss or its gradient is no longer a finite number."""
+    """The loss or its gradient is no longer a finite number, or a policy has left its reference."""
 
 
 class HubPushError(RunError):
