@@ -379,6 +379,12 @@ def test_two_ranks_train_as_one_and_stop_together_when_one_is_asked(
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
 
 
+def test_pairs_can_be_streamed(pairs_config: MakeRLConfig, tiny_pairs: Path) -> None:
+    source = {"name": str(tiny_pairs), "streaming": True}
+    settings = pairs_config("dpo", datasets=[source], train={"max_steps": 3})
+    assert TRLDPOTrainer(settings).train().samples == 12
+
+
 def test_functions_arguments_reach_trl(tiny_model: Path, tiny_pairs: Path) -> None:
     trainer = create_rl_trainer(
         model_name=str(tiny_model),

@@ -108,7 +108,7 @@ def test_the_trajectory_is_the_committed_one(pairs_config: MakeRLConfig) -> None
 
 
 def test_right_answers_come_to_score_higher_and_the_result_says_so(
-    pairs_config: MakeRLConfig,
+    pairs_config: MakeRLConfig, tiny_pairs: Path
 ) -> None:
     settings = pairs_config(
         "reward", train={"max_steps": 40, "learning_rate": 5e-3}, evaluation={"split_ratio": 0.2}
@@ -123,6 +123,8 @@ def test_right_answers_come_to_score_higher_and_the_result_says_so(
     )
     assert not {"accuracy", "margin"} & set(result.metrics)
     assert (result.step, result.samples) == (40, 2 * 77)  # pairs, twice
+    named = trainer.evaluate(str(tiny_pairs / "test.jsonl"))
+    assert named["eval_reward_accuracy"] > 0.9
     better, worse = trainer.predict(
         [[CHAT[0], {"role": "assistant", "content": f"It is {n}."}] for n in (3, 77)]
     )
