@@ -346,6 +346,12 @@ def test_evaluation_answers_as_many_prompts_at_a_time_as_it_is_told(ppo: MakePPO
     assert asked == [4, 2]
 
 
+def test_a_process_without_held_out_prompts_takes_part_in_an_evaluation(ppo: MakePPO) -> None:
+    loop: Any = TRLPPOTrainer(ppo()).need_loop()
+    told = loop.evaluation_loop(loop.get_eval_dataloader([]), "")
+    assert (told.num_samples, told.metrics["eval_reward"]) == (0, 0)
+
+
 def test_streamed_prompts_go_on_where_they_stopped(ppo: MakePPO) -> None:
     whole = ppo()
     whole = ppo(datasets=[{"name": whole.datasets[0].name, "streaming": True}])

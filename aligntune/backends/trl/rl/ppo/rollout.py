@@ -100,9 +100,12 @@ class Sampler:
 
         Args:
             policy: A causal language model in evaluation mode.
-            prompts: Token ids.
+            prompts: Token ids; there may be none, where held-out rows are fewer than processes.
             batch_size: Prompts that are answered at the same time.
         """
+        if not prompts:
+            nothing = torch.zeros(0, 1, dtype=torch.long, device=policy.device)
+            return Answers(nothing, nothing, nothing.bool(), nothing[:, 0].bool())
         longest = max(map(len, prompts))
         prompt_NP = torch.tensor([[self._pad] * (longest - len(p)) + [*p] for p in prompts])
         there_NP = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
