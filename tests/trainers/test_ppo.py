@@ -14,7 +14,12 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 
 from aligntune.api.exit_codes import ExitCode
 from aligntune.backends.trl.rl.ppo.ppo import TRLPPOTrainer
@@ -131,6 +136,18 @@ def test_another_reference_is_another_distance(
         train={"max_steps": 4, "learning_rate": 1e-12},
     )
     assert TRLPPOTrainer(settings).train().metrics["kl"] > 0.01
+
+
+def test_a_reward_model_scores_the_answers(ppo: MakePPO, tiny_model: Path, tmp_path: Path) -> None:
+    judge = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    judge.save_pretrained(tmp_path / "judge")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "judge")
+    settings = ppo(rewards=[], reward_model={"name": str(tmp_path / "judge")})
+    loop: Any = TRLPPOTrainer(settings).need_loop()
+    loop.roll_out(0)
+    [told] = loop.told
+    assert told["reward_mean"] == pytest.approx(told["reward_reward_model"])
+    assert told["reward_std"] > 0
 
 
 @pytest.mark.parametrize(
