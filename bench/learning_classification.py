@@ -128,10 +128,16 @@ def main() -> None:
                 f" | {score['macro_f1']:.3f} | {seconds:.0f} |",
                 flush=True,
             )
+            keep(results)
     compare(results)
+
+
+def keep(results: list[dict[str, Any]]) -> None:
+    """Write what there is so far; a run that is broken off leaves its finished splits."""
     packages = ("torch", "transformers", "peft", "scikit-learn")
     versions = {package: metadata.version(package) for package in packages}
     document = {"versions": versions, "results": results}
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.with_suffix(".json").write_text(json.dumps(document, indent=1))
 
 
