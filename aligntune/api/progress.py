@@ -60,6 +60,10 @@ def _foreseeable(seconds: Any) -> Any:  # noqa: ANN401  a validator sees what wa
 Metrics = Annotated[dict[str, float], BeforeValidator(_reportable), Field(max_length=MAX_METRICS)]
 Eta = Annotated[Annotated[int, Field(ge=0, le=LONGEST_ETA)] | None, BeforeValidator(_foreseeable)]
 
+TrackerUrls = Annotated[
+    dict[str, Annotated[str, Field(max_length=2048, pattern="^https?://")]], Field(max_length=8)
+]
+
 
 class StatusSection(Section):
     """A part of the status. Fields that a newer version wrote are passed over when it is read."""
@@ -115,6 +119,8 @@ class Snapshot(Section):
     """The newest value of each metric, by its camelCase name; finite numbers only."""
     checkpoint: Checkpoint | None = None
     """The newest complete checkpoint."""
+    tracker_urls: TrackerUrls = {}
+    """The run's page in each experiment tracker."""
     stalled_seconds: Count | None = None
     """Seconds without a step, once they exceed the job's limit. Unset: not stalled."""
 

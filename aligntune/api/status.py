@@ -13,6 +13,7 @@ from aligntune.api.progress import (
     ProcessExitCode,
     Progress,
     StatusSection,
+    TrackerUrls,
 )
 
 Text = Annotated[str, Field(max_length=4096)]
@@ -141,6 +142,8 @@ class AlignTuneJobStatus(StatusSection):
     """The newest value of each metric."""
     checkpoint: Checkpoint | None = None
     """The newest complete checkpoint."""
+    tracker_urls: TrackerUrls | None = None
+    """The run's page in each experiment tracker (W&B, MLflow). Unset: it has none."""
     attempts: Attempts = Attempts()
     """The attempts so far."""
     failure: Failure | None = None

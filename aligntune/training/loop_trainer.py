@@ -30,7 +30,7 @@ from aligntune.training.model_card import model_card
 from aligntune.training.model_loading import load_model, load_tokenizer, longest, lora_config
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merged, push, save
-from aligntune.training.tracking import point_trackers
+from aligntune.training.tracking import Tracked, point_trackers
 
 TRAINING_ROWS_MEASURED = 512
 """Training rows that `evaluate` measures where nothing is held out."""
@@ -112,7 +112,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         machine = this_machine()
         self.computed_in = compute(config.train.precision, machine)
         claim(Path(config.output_dir))
-        point_trackers(config.logging, config.output_dir)
+        anew = config.checkpoint.resume == "never"
+        point_trackers(config.logging, config.output_dir, anew=anew)
         check_kernels(config, machine)
         with self.progress.doing("loading"):
             self.config = config = self.resolve(config)
@@ -280,11 +281,14 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 "train_dataset": self.data.train,
                 "eval_dataset": self.data.evaluation,
                 "processing_class": self.tokenizer,
-                "callbacks": self.callbacks,
+                "callbacks": [self._tracked(), *self.callbacks],
             }
         )
         self.model = self.loop.model
         return self.loop
+
+    def _tracked(self) -> Tracked:
+        return Tracked(self.config.logging, self.config.output_dir, self.progress.tracked)
 
     def _card(self) -> str:
         return model_card(

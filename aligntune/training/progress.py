@@ -76,6 +76,7 @@ class RunProgress:
         self._total_steps: int | None = None
         self._activity: Activity = "starting"
         self._reported = 0.0
+        self._tracker_urls: dict[str, str] = {}
         self._pace: list[float] = []
         self._loss_sum = 0.0
         self._loss_count = 0
@@ -167,6 +168,11 @@ class RunProgress:
         ours = {"loss", "grad_norm", "learning_rate"}
         self.metrics |= {name: value for name, value in metrics.items() if name not in ours}
 
+    def tracked(self, urls: dict[str, str]) -> None:
+        """Experiment trackers show this run at `urls`, by the tracker's name."""
+        self._tracker_urls = urls
+        self._tell()
+
     def evaluated(
         self, metrics: Mapping[str, float], judged_by: float | None, *, greater_is_better: bool
     ) -> None:
@@ -204,6 +210,7 @@ class RunProgress:
             ),
             metrics={to_camel(name): value for name, value in self.metrics.items()},
             checkpoint=self.checkpoint(),
+            tracker_urls=self._tracker_urls,
         )
 
     def checkpoint(self) -> Checkpoint | None:

@@ -1,16 +1,29 @@
-"""Pointing the experiment trackers at this run."""
+"""Experiment trackers: where they write, the same run after a restart, and its page."""
 
+import json
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TrainerCallback
 
 from aligntune.core.config.training import LoggingConfig
+from aligntune.training.files import replace_file
 from aligntune.training.machine import require
 
+Tracker = Literal["wandb", "mlflow"]
+RUNS = "tracker-runs.json"
+"""Which run of each tracker this one is, in the run's output folder."""
+RUN_ID: dict[Tracker, str] = {"wandb": "WANDB_RUN_ID", "mlflow": "MLFLOW_RUN_ID"}
 
-def point_trackers(logging: LoggingConfig, output_dir: str) -> None:
+
+def point_trackers(logging: LoggingConfig, output_dir: str, *, anew: bool) -> None:
     """Tell the trackers, which listen to nothing but the environment, where to write.
 
-    TensorBoard's files go to `<output_dir>/tensorboard`, so that a restarted run adds to its own.
+    TensorBoard's files go to `<output_dir>/tensorboard`. W&B and MLflow go on with the run that an
+    earlier attempt began, unless the run starts `anew`.
 
     Raises:
         ConfigError: A tracker's package is not installed.
@@ -22,3 +35,41 @@ def point_trackers(logging: LoggingConfig, output_dir: str) -> None:
     if logging.project is not None:
         os.environ["WANDB_PROJECT"] = logging.project
         os.environ["MLFLOW_EXPERIMENT_NAME"] = logging.project
+    path = Path(output_dir) / RUNS
+    if anew or not path.is_file():
+        return
+    earlier = json.loads(path.read_text("utf-8"))
+    for tracker, variable in RUN_ID.items():
+        if tracker in earlier and tracker in logging.trackers:
+            os.environ[variable] = earlier[tracker]
+    if "wandb" in earlier:
+        os.environ["WANDB_RESUME"] = "allow"
+
+
+class Tracked(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Once the trackers have begun: remembers their runs, and tells where their pages are."""
+
+    def __init__(
+        self, logging: LoggingConfig, output_dir: str, tell: Callable[[dict[str, str]], None]
+    ) -> None:
+        self._trackers = logging.trackers
+        self._path = Path(output_dir) / RUNS
+        self._tell = tell
+
+    def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        """The trackers' own callbacks come before this one; only the first process has runs."""
+        if not state.is_world_process_zero:
+            return
+        runs = {name: (run, url) for name, run, url in _runs() if name in self._trackers}
+        if runs:
+            replace_file(self._path, json.dumps({name: run for name, (run, _) in runs.items()}))
+        self._tell({name: url for name, (_, url) in runs.items() if url.startswith("http")})
+
+
+def _runs() -> Iterator[tuple[Tracker, str, str]]:
+    """Every tracker's active run: its name, the run's id, and its page where it has one."""
+    if (wandb := sys.modules.get("wandb")) and wandb.run:
+        yield "wandb", wandb.run.id, wandb.run.url or ""
+    if (mlflow := sys.modules.get("mlflow")) and (run := mlflow.active_run()):
+        page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        yield "mlflow", run.info.run_id, f"{mlflow.get_tracking_uri().rstrip('/')}/{page}"

@@ -57,6 +57,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
         progress=progress,
         metrics=metrics,
         checkpoint=checkpoint,
+        tracker_urls=(snapshot and snapshot.tracker_urls) or before.tracker_urls,
         attempts=_attempts(before.attempts, observed.job, phase, failure, progress),
         failure=failure,
         model=model,
