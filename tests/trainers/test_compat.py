@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.trainers.tiny import DEEPSPEED
+
 
 def test_torch_still_refuses_to_restore_to_a_numbered_cpu(tmp_path: Path) -> None:
     torch.save({"step": torch.ones(1)}, tmp_path / "optimizer.pt")
@@ -13,7 +15,8 @@ def test_torch_still_refuses_to_restore_to_a_numbered_cpu(tmp_path: Path) -> Non
         torch.load(tmp_path / "optimizer.pt", map_location="cpu:0", weights_only=True)
 
 
-@pytest.mark.parametrize(("package", "tried"), [("accelerate", "1.15"), ("deepspeed", "0.19")])
-def test_a_mend_is_looked_at_again_when_its_library_moves_on(package: str, tried: str) -> None:
+def test_a_mend_is_looked_at_again_when_its_library_moves_on() -> None:
     """`_compat.py` says what the library did at this version; see whether it still does."""
-    assert metadata.version(package).startswith(f"{tried}.")
+    assert metadata.version("accelerate").startswith("1.15.")
+    [deepspeed] = metadata.distributions(name="deepspeed", path=[str(DEEPSPEED)])
+    assert deepspeed.version.startswith("0.19.")

@@ -12,7 +12,15 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.core.errors import ConfigError
 from aligntune.training.machine import Machine
 from aligntune.training.sharding import check_shared, strategy_arguments
-from tests.trainers.tiny import MakeConfig, curve, launch, losses, wait_for_step, write_run
+from tests.trainers.tiny import (
+    DEEPSPEED,
+    MakeConfig,
+    curve,
+    launch,
+    losses,
+    wait_for_step,
+    write_run,
+)
 
 GPU = Machine(gpu=True, bf16=True)
 
@@ -22,9 +30,17 @@ GPU = Machine(gpu=True, bf16=True)
     [("fsdp2", "full"), ("fsdp2", "lora"), ("zero2", "lora"), ("zero3", "full")],
 )
 def test_a_model_sharded_over_two_ranks_trains_resumes_and_saves_like_a_whole_one(
-    config: MakeConfig, tmp_path: Path, tiny_model: Path, strategy: str, tuning: str
+    config: MakeConfig,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+    tuning: str,
 ) -> None:
     """fully_shard and DeepSpeed over gloo: the code that shards on GPUs, without the GPUs."""
+    fresh = strategy.startswith("zero")
+    if fresh:
+        monkeypatch.setenv("PYTHONPATH", str(DEEPSPEED))
     whole = config(model={"tuning": tuning}, train={"max_steps": 30})
     one = write_run(tmp_path / "one.json", whole)
     assert [rank.wait() for rank in launch(one, tmp_path)] == [0]
@@ -40,7 +56,7 @@ def test_a_model_sharded_over_two_ranks_trains_resumes_and_saves_like_a_whole_on
         return run, Path(parts.output_dir)
 
     run, folder = sharded("uninterrupted")
-    assert [rank.wait() for rank in launch(run, tmp_path, 2)] == [0, 0]
+    assert [rank.wait() for rank in launch(run, tmp_path, 2, fresh=fresh)] == [0, 0]
     assert losses(folder) == pytest.approx(losses(Path(whole.output_dir)), rel=1e-3)
     weights = _weights(tiny_model, folder, tuning)
     expected = _weights(tiny_model, Path(whole.output_dir), tuning)
@@ -49,11 +65,11 @@ def test_a_model_sharded_over_two_ranks_trains_resumes_and_saves_like_a_whole_on
         torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4)
 
     again, stopped = sharded("stopped")
-    ranks = launch(again, tmp_path, 2)
+    ranks = launch(again, tmp_path, 2, fresh=fresh)
     wait_for_step(stopped, 7)
     ranks[1].terminate()
     assert [rank.wait() for rank in ranks] == [ExitCode.PREEMPTED, ExitCode.PREEMPTED]
-    assert [rank.wait() for rank in launch(again, tmp_path, 2)] == [0, 0]
+    assert [rank.wait() for rank in launch(again, tmp_path, 2, fresh=fresh)] == [0, 0]
     assert curve(stopped) == curve(folder)
 
 
@@ -72,7 +88,12 @@ def test_a_strategy_that_cannot_be_had_is_refused_with_what_would_do() -> None:
         strategy_arguments("fsdp2", machine=GPU, processes=1)
 
 
-def test_deepspeed_is_told_its_stage_and_takes_the_rest_from_the_config() -> None:
+def test_deepspeed_is_told_its_stage_and_takes_the_rest_from_the_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match="zero3: needs the package deepspeed"):
+        strategy_arguments("zero3", machine=GPU, processes=2)
+    monkeypatch.syspath_prepend(str(DEEPSPEED))
     settings = strategy_arguments("zero3", machine=GPU, processes=2)["deepspeed"]
     assert settings["zero_optimization"]["stage"] == 3
     assert settings["gradient_clipping"] == "auto"

@@ -15,6 +15,8 @@ from aligntune.core.backend_factory import TRAINERS
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 
+DEEPSPEED = Path(sys.prefix) / "deepspeed"
+"""Where `make setup` puts DeepSpeed, for those processes alone that train with it."""
 MakeConfig = Callable[..., SFTConfig]
 MakeRLConfig = Callable[..., UnifiedConfig]
 
@@ -92,13 +94,19 @@ def write_run(path: Path, config: SFTConfig | UnifiedConfig, **run: Any) -> Path
 
 
 class Rank:
-    """A rank in a process of its own, forked from one that has imported TRL already."""
+    """A rank in a process of its own, forked from one that has imported TRL already.
 
-    def __init__(self, run: Path, log: Path, env: dict[str, str] | None = None) -> None:
+    A `fresh` one imports all by itself, and so sees what the test has put into PYTHONPATH.
+    """
+
+    def __init__(
+        self, run: Path, log: Path, env: dict[str, str] | None = None, *, fresh: bool = False
+    ) -> None:
         modules = [place.split(":")[0] for place in TRAINERS.values()]
         _FORKS.set_forkserver_preload([*modules, "aligntune.pod.rank"])
+        context: Any = multiprocessing.get_context("spawn") if fresh else _FORKS
         self._log = log
-        self._process = _FORKS.Process(target=_train, args=(str(run), str(log), env or {}))
+        self._process = context.Process(target=_train, args=(str(run), str(log), env or {}))
         self._process.start()
 
     def terminate(self) -> None:
@@ -121,17 +129,22 @@ class Rank:
         return self._log.read_text() if self._log.is_file() else ""
 
 
-def launch(run: Path, folder: Path, world_size: int = 1) -> list[Rank]:
+def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False) -> list[Rank]:
     """All ranks of a run, as the launcher starts them."""
     if world_size == 1:
-        return [Rank(run, folder / "rank-0.log")]
+        return [Rank(run, folder / "rank-0.log", fresh=fresh)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        Rank(run, folder / f"rank-{n}.log", common | {"RANK": str(n), "LOCAL_RANK": str(n)})
+        Rank(
+            run,
+            folder / f"rank-{n}.log",
+            common | {"RANK": str(n), "LOCAL_RANK": str(n)},
+            fresh=fresh,
+        )
         for n in range(world_size)
     ]
 
