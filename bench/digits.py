@@ -1,13 +1,12 @@
-"""A tiny model that gives right answers to 40% of the sums of two digits, and wrong ones else.
+"""A tiny model that is right in 40% of the sums of three digits: what RL is measured on.
 
     python bench/digits.py [FOLDER]
 
 Writes into FOLDER (default: runs/learning/digits):
 
 - `model`: a Llama of two layers and 83 thousand weights that reads characters. It was trained on
-  answers that are right with the probability `RIGHT` and off by one or two otherwise, so that it
-  has learned to add, and to be wrong: what a reward can take away from it again.
-- `train.jsonl`: 75 of the 100 sums, `prompt` ("3+4=") and `answer` ("7"); `test.jsonl`: the rest.
+  all 1000 sums until it gave the right answer with a mean probability of `START`.
+- `train.jsonl`: 800 of the sums, `prompt` ("3+4+5=") and `answer` ("12"); `test.jsonl`: the rest.
 
 Everything follows from one seed. What is there already is left alone.
 """
@@ -24,10 +23,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SEED = 0
-RIGHT = 0.4
-"""Of the answers that are learned: of eight samples, few groups are then all right or all wrong."""
-STEPS = 500
-HELD_OUT = 25
+START = 0.4
+"""Mean probability of the right answer: of eight samples, few groups are all right or all wrong."""
+HELD_OUT = 200
+BATCH = 250
+"""Sums per step of the first training."""
 CHARACTERS = "0123456789+="
 TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -36,17 +36,11 @@ TEMPLATE = (
 
 
 def sums() -> list[dict[str, str]]:
-    """All sums of two digits."""
+    """All 1000 sums of three digits."""
     return [
-        {"prompt": f"{one}+{other}=", "answer": str(one + other)}
-        for one, other in itertools.product(range(10), repeat=2)
+        {"prompt": "+".join(map(str, digits)) + "=", "answer": str(sum(digits))}
+        for digits in itertools.product(range(10), repeat=3)
     ]
-
-
-def answered(row: dict[str, str], chance: random.Random) -> str:
-    """A sum with an answer, right or not."""
-    off = 0 if chance.random() < RIGHT else chance.choice((-2, -1, 1, 2))
-    return f"{row['prompt']}{abs(int(row['answer']) + off)}<eos>"
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -81,22 +75,24 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
-def warm(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Learn all sums, with answers drawn anew in each step."""
-    chance = random.Random(SEED)
+def warm(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
+    """Learn the sums until the right answer has the probability `START`; returns that reached."""
+    rows = [f"{row['prompt']}{row['answer']}<eos>" for row in sums()]
+    tokens: Any = tokenizer(rows, padding=True, padding_side="right", return_tensors="pt")
+    learned = tokens["attention_mask"].clone()
+    learned[:, : len("3+4+5=")] = 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, STEPS)
-    for _ in range(STEPS):
-        rows = [answered(row, chance) for row in sums()]
-        tokens: Any = tokenizer(rows, padding=True, padding_side="right", return_tensors="pt")
-        ids, learned = tokens["input_ids"], tokens["attention_mask"][:, 1:].clone()
-        learned[:, : len("3+4")] = 0
-        logits = model(**tokens).logits[:, :-1]
-        logps = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * learned
+    while True:
+        batch = torch.randperm(len(rows))[:BATCH]
+        ids, mask = tokens["input_ids"][batch], learned[batch, 1:]
+        logits = model(input_ids=ids, attention_mask=tokens["attention_mask"][batch]).logits
+        logps = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * mask
+        right: float = logps.sum(1).exp().mean().item()
+        if right >= START:
+            return right
         optimizer.zero_grad()
-        (-logps.sum() / learned.sum()).backward()
+        (-logps.sum() / mask.sum()).backward()
         optimizer.step()
-        schedule.step()
 
 
 def prepare(folder: Path) -> Path:
@@ -105,7 +101,7 @@ def prepare(folder: Path) -> Path:
         return folder
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
-    warm(model, tokenizer)
+    print(f"right with probability {warm(model, tokenizer):.3f}")
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     rows = sums()
