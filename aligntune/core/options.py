@@ -84,6 +84,8 @@ RL_OPTIONS = SHARED_OPTIONS | {
     "num_generations": "grpo.num_generations",
     "prompts_per_step": "grpo.prompts_per_step",
     "epsilon": "grpo.epsilon",
+    "epsilon_high": "grpo.epsilon_high",
+    "max_prompt_length": "grpo.max_prompt_length",
     "num_iterations": "grpo.num_iterations",
     "scale_rewards": "grpo.scale_rewards",
     "importance_sampling": "grpo.importance_sampling",

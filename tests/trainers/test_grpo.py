@@ -24,6 +24,7 @@ from aligntune.core.errors import (
     UnsupportedError,
 )
 from aligntune.core.rl.config import GenerationConfig, UnifiedConfig
+from aligntune.training.checkpoints import MANIFEST
 from tests.trainers.rollouts import train_recorded
 from tests.trainers.tiny import (
     MakeRLConfig,
@@ -265,6 +266,21 @@ def test_two_ranks_stop_together_inside_a_rollout_and_resume_exactly(
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
 
 
+def test_a_checkpoint_of_other_processes_goes_on_with_a_new_rollout_where_that_is_forced(
+    grpo: MakeRLConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = grpo(grpo={"num_iterations": 2}, checkpoint={"every_steps": 3, "resume": "force"})
+    TRLGRPOTrainer(settings).train()
+    folder = Path(settings.output_dir)
+    shutil.rmtree(folder / "checkpoint-6")
+    manifest = json.loads((folder / "checkpoint-3" / MANIFEST).read_text())
+    del manifest["files"]["rollout-0.pt"]  # as other processes would have left it
+    (folder / "checkpoint-3" / "rollout-0.pt").unlink()
+    (folder / "checkpoint-3" / MANIFEST).write_text(json.dumps(manifest | {"worldSize": 2}))
+    assert TRLGRPOTrainer(settings).train().step == 6
+    assert "is of other processes: a new rollout begins" in caplog.text
+
+
 def test_two_ranks_learn_the_same_from_recorded_rollouts_as_one(
     grpo: MakeRLConfig, tmp_path: Path
 ) -> None:
@@ -348,6 +364,9 @@ def test_the_model_answers_text_and_the_functions_build_the_trainer(
         num_generations=4,
         prompts_per_step=1,
         max_new_tokens=4,
+        max_prompt_length=100,
+        epsilon_high=0.3,
+        kl_limit=2.0,
         max_steps=1,
         output_dir=str(tmp_path / "out"),
     )

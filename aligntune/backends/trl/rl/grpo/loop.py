@@ -195,6 +195,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
     def save_more(self, folder: Path) -> None:
         """Write this process's rollout, which several steps learn from, and what it counts."""
         state = {
+            "processes": self.args.world_size,
             "step": self._step,
             "rollout": None if self._rollout_is_used_up() else self._buffered_inputs,
             "metrics": dict(self._metrics["train"]),
@@ -207,8 +208,12 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         torch.save(state, self._state_file(folder))
 
     def load_more(self, folder: Path) -> None:
-        """Go on with the rollout of the checkpoint."""
-        state = torch.load(self._state_file(folder), map_location=self.args.device.type)
+        """Go on with the rollout of the checkpoint, unless it was shared out otherwise."""
+        file = self._state_file(folder)
+        state = torch.load(file, map_location=self.args.device.type) if file.is_file() else {}
+        if state.get("processes") != self.args.world_size:
+            _log.warning("%s is of other processes: a new rollout begins", folder)
+            return
         self._step = state["step"]
         self._buffered_inputs = state["rollout"]
         self._metrics["train"].update(state["metrics"])
