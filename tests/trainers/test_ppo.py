@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from itertools import islice
@@ -27,6 +28,7 @@ from aligntune.backends.trl.rl.ppo.prompts import endless
 from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import ConfigError, LossDivergedError
 from aligntune.core.rl.config import UnifiedConfig
+from aligntune.training.checkpoints import MANIFEST
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
 
 MakePPO = Callable[..., UnifiedConfig]
@@ -174,6 +176,21 @@ def test_after_sigterm_a_resumed_run_repeats_the_uninterrupted_one(
     assert (second.samples, second.tokens) == (uninterrupted.samples, uninterrupted.tokens)
 
 
+def test_a_checkpoint_of_other_processes_goes_on_with_a_new_rollout_where_that_is_forced(
+    ppo: MakePPO, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ppo(checkpoint={"every_steps": 6, "resume": "force"})
+    TRLPPOTrainer(settings).train()
+    folder = Path(settings.output_dir)
+    shutil.rmtree(folder / "checkpoint-12")
+    manifest = json.loads((folder / "checkpoint-6" / MANIFEST).read_text())
+    del manifest["files"]["ppo-0.pt"]  # as other processes would have left it
+    (folder / "checkpoint-6" / "ppo-0.pt").unlink()
+    (folder / "checkpoint-6" / MANIFEST).write_text(json.dumps(manifest | {"worldSize": 2}))
+    assert TRLPPOTrainer(settings).train().step == 12
+    assert "is of other processes: a new rollout begins" in caplog.text
+
+
 def test_two_ranks_one_of_them_stopped_during_a_rollout_repeat_the_uninterrupted_run(
     ppo: MakePPO, tmp_path: Path
 ) -> None:
@@ -271,7 +288,7 @@ def test_a_policy_that_left_its_reference_ends_the_run_and_no_checkpoint_is_writ
         train={"max_steps": 40},
         checkpoint={"every_steps": 2},
     )
-    with pytest.raises(LossDivergedError, match=r"step 12: .* beyond ppo\.klLimit \(1\)"):
+    with pytest.raises(LossDivergedError, match=r"step 12: .* above ppo\.klLimit 1 3 times"):
         TRLPPOTrainer(settings, callbacks=[BlowUpAt()]).train()
     assert checkpoints(settings) == ["checkpoint-2", "checkpoint-4"]
 

@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from aligntune.backends.trl.rl.ppo.advantages import experience, explained_variance
 from aligntune.backends.trl.rl.ppo.judging import described, listed, said
-from aligntune.backends.trl.rl.ppo.kl import KLController, KLGuard
+from aligntune.backends.trl.rl.ppo.kl import KLController
 from aligntune.backends.trl.rl.ppo.losses import LossSums, loss_sums
 from aligntune.backends.trl.rl.ppo.prompts import Row, endless
 from aligntune.backends.trl.rl.ppo.rollout import Answers, Rollout, Sampler, seeded
@@ -28,6 +28,7 @@ from aligntune.backends.trl.rl.ppo.sums import moments
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue, Predictions
 from aligntune.core.rl.config import PPOConfig
 from aligntune.rewards.scoring import Reward, score
+from aligntune.training.kl_guard import KLGuard
 
 VALUE_FILE = "value.safetensors"
 """The value model in a checkpoint, beside the policy."""
@@ -65,7 +66,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.sampler = sampler
         self.rewards = rewards
         self.controller = KLController.of(settings.kl)
-        self.guard = KLGuard(settings.kl_limit)
+        self.guard = KLGuard(settings.kl_limit, "ppo.klLimit", "raise ppo.kl.coefficient")
         self.rollout: Rollout | None = None
         self.told: list[dict[str, float]] = []
         """What was measured of each rollout since the last log line."""
@@ -92,13 +93,15 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         num_batches: int,
         device: torch.device,  # noqa: ARG002 - batches are moved when they are used
     ) -> tuple[list[dict[str, Tensor]], None]:
-        """The rows of the next optimizer step; before the first of a rollout it is made."""
+        """The rows of the next optimizer step; before the first of a rollout it is made.
+
+        So it is in the middle of one after a forced start from other processes' checkpoint.
+        """
         passes = list(islice(epoch_iterator, num_batches))
-        if passes[0] == 0:
+        if passes[0] == 0 or self.rollout is None:
             self.rollout = self.roll_out(
                 self.state.global_step // self.step_model.steps_per_rollout
             )
-        assert self.rollout is not None  # noqa: S101 - made above, or loaded with the checkpoint
         return [self.rollout.batch(number, self.step_model.batch_size) for number in passes], None
 
     def roll_out(self, number: int) -> Rollout:
@@ -295,6 +298,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         """What this process must know to go on exactly, besides what the Trainer saves."""
         half_used = self.state.global_step % self.step_model.steps_per_rollout
         return {
+            "processes": self.step_model.processes,
             "rollout": self.rollout._asdict() if self.rollout and half_used else None,
             "kl_coefficient": self.controller.coefficient,
             "rollouts_beyond_limit": self.guard.beyond,

@@ -59,7 +59,11 @@ class _Loop(RunLoop, PPO):
 
     def load_more(self, folder: Path) -> None:
         path = folder / f"ppo-{self.args.process_index}.pt"
-        self.remember(torch.load(path, map_location="cpu", weights_only=True))
+        memory = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+        if memory.get("processes") != self.step_model.processes:
+            _log.warning("%s is of other processes: a new rollout begins", folder)
+            return
+        self.remember(memory)
 
 
 class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
