@@ -75,7 +75,7 @@ def load_reference(
     if named is None:
         model = load_model(config, computed_in)
     else:
-        arguments = model_arguments(config, computed_in) | {"revision": named.revision}
+        arguments = reference_arguments(config, named, computed_in)
         model = from_pretrained(AutoModelForCausalLM, named, "referenceModel", **arguments)
         known = model.get_input_embeddings().num_embeddings
         if known < tokens:
@@ -84,6 +84,13 @@ def load_reference(
                 f" {tokens}; name a model with the same tokenizer"
             )
     return model.requires_grad_(requires_grad=False)
+
+
+def reference_arguments(
+    policy: ModelConfig, reference: ModelRef, computed_in: Compute
+) -> dict[str, Any]:
+    """What transformers is asked for, besides the reference's name: the policy's own form."""
+    return model_arguments(policy, computed_in) | {"revision": reference.revision}
 
 
 def load_classifier(

@@ -23,7 +23,6 @@ from transformers import (
 from aligntune.api.exit_codes import ExitCode
 from aligntune.backends.trl.rl.dpo.dpo import (
     TRLDPOTrainer,
-    reference_arguments,
     trl_arguments,
 )
 from aligntune.backends.trl.rl.ties import wins
@@ -31,6 +30,7 @@ from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, LossDivergedError, ModelNotFoundError
 from aligntune.core.rl.config import DPOLoss, UnifiedConfig
+from aligntune.training.model_loading import reference_arguments
 from tests.trainers.tiny import (
     MakeRLConfig,
     comparisons,

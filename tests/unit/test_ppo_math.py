@@ -16,12 +16,13 @@ from aligntune.backends.trl.rl.ppo.advantages import (
     gae,
     token_rewards,
 )
-from aligntune.backends.trl.rl.ppo.kl import PATIENCE, KLController, KLGuard
+from aligntune.backends.trl.rl.ppo.kl import KLController
 from aligntune.backends.trl.rl.ppo.losses import loss_sums, policy_loss, value_loss
 from aligntune.backends.trl.rl.ppo.sums import alone, moments, whiten
 from aligntune.backends.trl.rl.ppo.value import Predictions
 from aligntune.core.errors import LossDivergedError
 from aligntune.core.rl.config import KLConfig, PPOConfig
+from aligntune.training.kl_guard import PATIENCE, KLGuard
 
 lengths = st.lists(st.integers(1, 7), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)
@@ -262,7 +263,7 @@ def test_the_coefficient_rises_when_kl_is_too_high_and_never_moves_without_a_tar
 
 
 def test_a_run_ends_when_kl_stays_beyond_the_limit_and_not_at_one_bad_rollout() -> None:
-    guard = KLGuard(limit=2.0)
+    guard = KLGuard(2.0, "ppo.klLimit", "raise ppo.kl.coefficient")
     for kl in [3.0] * (PATIENCE - 1) + [1.0] + [3.0] * (PATIENCE - 1):
         guard = guard.after(kl, step=4)
     with pytest.raises(LossDivergedError, match=r"step 8: the policy is 3 nats per token away"):

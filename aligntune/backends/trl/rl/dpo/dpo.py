@@ -8,20 +8,16 @@ from typing import Any
 
 import torch
 import trl
-from transformers import AutoModelForCausalLM
 from trl.trainer.utils import selective_log_softmax
 
 from aligntune.backends.trl.rl.ties import wins
-from aligntune.core.config.model import ModelConfig, ModelRef
-from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import DPOConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import PreferenceEncoder
 from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import Compute
-from aligntune.training.model_loading import from_pretrained, model_arguments
+from aligntune.training.model_loading import load_reference
 
 
 def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfig:
@@ -39,13 +35,6 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
         precompute_ref_log_probs=dpo.precompute_reference,
         disable_dropout=True,
     )
-
-
-def reference_arguments(
-    policy: ModelConfig, reference: ModelRef, computed_in: Compute
-) -> dict[str, Any]:
-    """What transformers is asked for, besides the reference's name: the policy's own form."""
-    return model_arguments(policy, computed_in) | {"revision": reference.revision}
 
 
 class _Loop(RunLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
@@ -137,21 +126,8 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         return self.config.reference_model is None and (lora or precomputed)
 
     def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model
-        """The frozen model, kept in the form of the policy, so that both begin alike.
-
-        Raises:
-            ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
-            ConfigError: It does not know all of the policy's tokens.
-        """
-        named = self.config.reference_model
-        if named is None:
-            return self.load_model(self.config.model, self.computed_in)
-        arguments = reference_arguments(self.config.model, named, self.computed_in)
-        model = from_pretrained(AutoModelForCausalLM, named, "referenceModel", **arguments)
-        known, needed = model.get_input_embeddings().num_embeddings, len(self.tokenizer)
-        if known < needed:
-            raise ConfigError(
-                f"referenceModel.name {named.name!r}: it knows {known} tokens and the model"
-                f" {needed}; name a model with the same tokenizer"
-            )
-        return model
+        """The frozen model, kept in the form of the policy, so that both begin alike."""
+        config = self.config
+        return load_reference(
+            config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)
+        )

@@ -13,14 +13,11 @@ from accelerate.utils import gather
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.utils import RepeatSampler
 
-from aligntune.core.errors import LossDivergedError
 from aligntune.data.prompts import columns_of
 from aligntune.rewards.scoring import Batch, Reward, score
 from aligntune.training import completions
+from aligntune.training.kl_guard import KLGuard
 from aligntune.training.loop import RunLoop
-
-KL_PATIENCE = 3
-"""Steps in a row above the limit that end a run. 3: one odd batch must not."""
 
 METRICS = {
     "reward": "reward_mean",
@@ -69,12 +66,11 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
             reference: The frozen model that the policy is held to; None: its base without adapters,
                 or none at all where `beta` is 0. (TRL would load the policy's anew, and always from
                 the main revision.)
-            kl_limit: Nats per token above which a run ends after `KL_PATIENCE` steps.
+            kl_limit: Nats per token above which a run ends after a few steps.
             **trainer: What the TRL trainer takes.
         """
         self._rewards = rewards
-        self._kl_limit = kl_limit
-        self._steps_above_limit = 0
+        self._guard = KLGuard(kl_limit, "grpo.klLimit", "raise grpo.beta")
         self._prompts: Prompts | None = None
         super().__init__(reward_funcs=[reward.score for reward in rewards], **trainer)
         self.reward_func_names = [reward.name for reward in rewards]
@@ -142,26 +138,9 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         super()._end_step(grad_norm, learning_rate)
         if self.beta:
             seen = self._metrics["train"]["kl"][-self.args.gradient_accumulation_steps :]
-            self._guard(math.fsum(seen) / len(seen))
-
-    def _guard(self, kl: float) -> None:
-        """End the run where the policy has left its reference for good; until then, save nothing.
-
-        Raises:
-            LossDivergedError: The KL was above the limit for several steps.
-        """
-        if kl <= self._kl_limit:
-            self._steps_above_limit = 0
-            return
-        self._steps_above_limit += 1
-        if self._steps_above_limit >= KL_PATIENCE:
-            raise LossDivergedError(
-                f"step {self.state.global_step}: the KL from the reference model is {kl:.3g} nats"
-                f" per token, for {KL_PATIENCE} steps above grpo.klLimit {self._kl_limit:g}; lower"
-                " train.learningRate, or raise grpo.beta"
-            )
-        if not self.preempted:
-            self.control.should_save = False
+            self._guard = self._guard.after(math.fsum(seen) / len(seen), self.state.global_step)
+            if self._guard.beyond and not self.preempted:
+                self.control.should_save = False  # the last checkpoint is to be a good one
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass on what TRL measures, by our names, and the completions of the newest rollout."""
@@ -203,7 +182,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
                 name: list(self._logs[name]) for name in ("prompt", "completion", "advantages")
             },
             "rewards": {name: list(values) for name, values in self._logs["rewards"].items()},
-            "steps_above_limit": self._steps_above_limit,
+            "steps_beyond_limit": self._guard.beyond,
         }
         torch.save(state, self._state_file(folder))
 
@@ -221,7 +200,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
             self._logs[name].extend(values)
         for name, values in state["rewards"].items():
             self._logs["rewards"][name].extend(values)
-        self._steps_above_limit = state["steps_above_limit"]
+        self._guard = self._guard._replace(beyond=state["steps_beyond_limit"])
 
     def _state_file(self, folder: Path) -> Path:
         return folder / f"rollout-{self.args.process_index}.pt"
