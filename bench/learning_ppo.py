@@ -3,8 +3,8 @@
     python bench/learning_ppo.py [SEEDS] [--no-smollm]
 
 The tiny model of digits.py knows each sum with a probability of 0.4 on average. PPO trains all its
-weights on 75 sums; the other 25 are held out, and each of them is asked `ASKED` times. Controls: a
-rate of 1e-20, which changes nothing, and a coin's throw as reward, which has nothing to teach.
+weights on 800 sums; the other 200 are held out, and each of them is asked `ASKED` times. Controls:
+a rate of 1e-20, which changes nothing, and a coin's throw as reward, which has nothing to teach.
 SmolLM2-135M-Instruct runs examples/ppo-sums.yaml. Prints Markdown; the numbers are in
 runs/learning/ppo.json.
 """
@@ -28,8 +28,8 @@ from aligntune.core.rl.config import UnifiedConfig
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
 OUTPUT = Path("runs/learning/ppo")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ppo-sums.yaml"
-ASKED = 20
-STEPS, RATE, AS_GOOD_AS_NONE = 160, 5e-4, 1e-20
+ASKED = 5
+STEPS, RATE, AS_GOOD_AS_NONE = 240, 5e-4, 1e-20
 RIGHT = {"name": "exact_match"}
 COIN = [{"name": "controls:coin"}, RIGHT | {"weight": 0}]
 KEPT = {"checkpoint": {"everySteps": 10_000, "keep": 1, "resume": "never"}}
@@ -37,7 +37,7 @@ KEPT = {"checkpoint": {"everySteps": 10_000, "keep": 1, "resume": "never"}}
 
 def digits(seed: int, rate: float, rewards: list[dict[str, Any]]) -> UnifiedConfig:
     """A run on the tiny model."""
-    folder = prepare(Path("runs/learning/two-digits"))
+    folder = prepare(Path("runs/learning/digits"))
     OUTPUT.mkdir(parents=True, exist_ok=True)
     asked = OUTPUT / f"test-{ASKED}.jsonl"
     asked.write_text((folder / "test.jsonl").read_text() * ASKED)
