@@ -67,8 +67,9 @@ cluster-down: setup ## Stop it and leave the machine as it was.
 e2e: setup ## Train on a real kubelet by kubectl apply.
 	$(BIN)/pytest tests/e2e
 
-bench: setup ## Measure the trainer against a plain TRL script, and the operator.
+bench: setup ## Measure the operator, what we add to a step, and a run beside plain TRL.
 	$(BIN)/python bench/reconcile.py
+	$(BIN)/python bench/hooks.py
 	$(BIN)/python bench/steps.py
 
 bench-learning: setup ## Measure that each method learns; docs/learning tells the results.

@@ -1,20 +1,28 @@
 """A pod's run beside a plain TRL script with equal settings: cost per step, time to the first.
 
-    python bench/steps.py [PAIRS]
+    python bench/steps.py [RUNS]
 
 SmolLM2-135M-Instruct, LoRA, batch 4, on the chatterbot corpus. Ours is the whole pod: launcher,
-endpoint, rank, progress reports. The two take turns, so that what else the machine does hits both;
-each pair gives a ratio, the ratios a mean with a 95% confidence interval. Both run on one thread:
-on a shared machine, threads that wait for each other show what else runs there.
+endpoint, rank, progress reports. The two take turns step by step, with the same batches, while the
+other one waits; so whatever else the machine does hits both. Each step gives a ratio, and each run
+the ratio of its means: their 95% intervals differ by what only whole runs have in common, such as
+where their memory lies. Both run on one thread: on a shared machine, threads that wait for each
+other show what else runs there. CPU time counts no waiting for others, and the launcher's too.
 """
 
 import json
+import multiprocessing
 import os
-import statistics
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from intervals import interval
 
 from aligntune.pod.launcher import launch
 
@@ -22,33 +30,28 @@ BENCH = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
 MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 DATA = CACHE / "data" / "chatterbot" / "train.jsonl"
-STEPS, WARM_UP = 15, 3
+STEPS, WARM_UP = 20, 3
+START_SECONDS = 600
+"""Longest wait for a first step."""
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-Ends = list[tuple[float, float]]
-"""Seconds and CPU seconds from the start of the process to the end of each step."""
-STUDENT_T = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""97.5% quantiles by degrees of freedom."""
+Cost = tuple[float, float]
+"""Seconds and CPU seconds."""
 
 
-def plain(folder: Path) -> Ends:
-    """Ends of the steps of the plain script."""
-    times = folder / "plain.json"
-    script = [sys.executable, BENCH / "stopwatch.py", times, BENCH / "plain_trl.py"]
-    with (folder / "plain.log").open("wb") as log:
-        subprocess.run(
-            [*script, MODEL, DATA, folder / "plain", str(STEPS)],
-            check=True,
-            stdout=log,
-            stderr=log,
-            env=ONE_THREAD,
-        )
-    ends: Ends = json.loads(times.read_text())
-    return ends
+def prepare() -> None:
+    """Have model and data."""
+    subprocess.run([sys.executable, BENCH.parent / "examples" / "prepare.py"], check=True)
 
 
-def ours(folder: Path) -> Ends:
-    """The same of a pod's run."""
-    times = folder / "ours.json"
+def start_plain(folder: Path, stopwatch: list[str]) -> Callable[[], object]:
+    """Start the plain script; what is returned waits for its end."""
+    script = [*stopwatch, BENCH / "plain_trl.py", MODEL, DATA, folder / "plain", str(STEPS)]
+    log = (folder / "plain.log").open("wb")
+    return subprocess.Popen(script, stdout=log, stderr=log, env=ONE_THREAD).wait
+
+
+def start_ours(folder: Path, stopwatch: list[str]) -> Callable[[], object]:
+    """Start a pod's run; what is returned waits for its end."""
     config = folder / "run.json"
     method = {
         "model": {"name": str(MODEL), "maxLength": 128},
@@ -58,44 +61,91 @@ def ours(folder: Path) -> Ends:
         "outputDir": str(folder / "ours"),
     }
     config.write_text(json.dumps({"sft": method}))
-    stopwatch = (
-        sys.executable,
-        str(BENCH / "stopwatch.py"),
-        str(times),
-        "-m",
-        "aligntune.pod.rank",
-    )
-    with (folder / "ours.log").open("wb") as log:
-        code = launch(config, env=ONE_THREAD, port=0, rank_command=stopwatch, stdout=log)
-    if code:
-        sys.exit(f"our run failed: {(folder / 'ours.log').read_text()[-2000:]}")
-    ends: Ends = json.loads(times.read_text())
-    return ends
+    rank = (*stopwatch, "-m", "aligntune.pod.rank")
+    pod = multiprocessing.get_context("spawn").Process(target=pod_run, args=(config, rank))
+    pod.start()
+    return pod.join
 
 
-def per_step(ends: Ends, clock: int) -> float:
-    """Mean cost of a step after the warm-up."""
-    return (ends[-1][clock] - ends[WARM_UP - 1][clock]) / (len(ends) - WARM_UP)
+def pod_run(config: Path, rank_command: tuple[str, ...]) -> None:
+    """The launcher, as a pod's first process."""
+    with config.with_name("ours.log").open("wb") as log:
+        launch(config, env=ONE_THREAD, port=0, rank_command=rank_command, stdout=log)
 
 
-def main(pairs: int) -> None:
-    subprocess.run([sys.executable, BENCH.parent / "examples" / "prepare.py"], check=True)
-    print("| pair | plain: s, CPU s per step, s to step 1 | ours: the same |\n|---|---|---|")
-    results = []
-    for pair in range(pairs):
+class Racer:
+    """One of the two, as far as its first step; `turn` lets it do another."""
+
+    def __init__(self, start: Callable[..., Callable[[], object]], folder: Path) -> None:
+        self._log = folder / f"{start.__name__.removeprefix('start_')}.log"
+        with socket.socket(socket.AF_UNIX) as listening:
+            path = str(self._log.with_suffix(".socket"))
+            listening.bind(path)
+            listening.listen()
+            listening.settimeout(START_SECONDS)
+            self.wait = start(folder, [sys.executable, str(BENCH / "stopwatch.py"), path])
+            self._stream = listening.accept()[0].makefile("rw")
+        self.first = self._cost()
+
+    def turn(self) -> Cost:
+        """Do a step; what it cost."""
+        self.go()
+        return self._cost()
+
+    def go(self) -> None:
+        """Go on, and do not wait for it."""
+        print(file=self._stream, flush=True)
+
+    def _cost(self) -> Cost:
+        line = self._stream.readline()
+        if not line:
+            sys.exit(f"a run failed: {self._log.read_text()[-2000:]}")
+        wall, cpu = json.loads(line)
+        return wall, cpu
+
+
+def race(folder: Path, *, plain_first: bool) -> tuple[list[Cost], list[Cost], float, float]:
+    """Costs of the steps of both after the warm-up, and seconds to their first."""
+    starts: list[Any] = [start_plain, start_ours]
+    racers = {start: Racer(start, folder) for start in starts[:: 1 if plain_first else -1]}
+    costs: dict[Any, list[Cost]] = {start: [] for start in starts}
+    for step in range(STEPS - 1):
+        for start in starts[:: 1 if step % 2 else -1]:
+            costs[start].append(racers[start].turn())
+    for racer in racers.values():
+        racer.go()
+        racer.wait()
+    plain, ours = (costs[start][WARM_UP - 1 :] for start in starts)
+    return plain, ours, racers[start_plain].first[0], racers[start_ours].first[0]
+
+
+def main(runs: int) -> None:
+    prepare()
+    print("| run | plain: s, CPU s per step, s to step 1 | ours: the same |\n|---|---|---|")
+    ratios: dict[str, list[float]] = {}
+    for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            runs = (plain, ours) if pair % 2 == 0 else (ours, plain)
-            ends = {run: run(Path(folder)) for run in runs}
-        figures = [(per_step(e, 0), per_step(e, 1), e[0][0]) for e in (ends[plain], ends[ours])]
-        results.append([b / a for a, b in zip(*figures, strict=True)])
-        cells = (" / ".join(f"{figure:.3f}" for figure in row) for row in figures)
-        print(f"| {pair + 1} | {' | '.join(cells)} |", flush=True)
-    names = ("time per step", "CPU time per step", "time to the first step")
-    for name, ratios in zip(names, zip(*results, strict=True), strict=True):
-        middle = statistics.mean(ratios)
-        half = STUDENT_T[pairs - 1] * statistics.stdev(ratios) / pairs**0.5
-        interval = f"95% interval {middle - half:.3f} to {middle + half:.3f}"
-        print(f"\n{name}, ours / plain: {middle:.3f} ({interval}, {pairs} pairs)")
+            plain, ours, *firsts = race(Path(folder), plain_first=run % 2 == 0)
+        cells = []
+        for costs, first in zip((plain, ours), firsts, strict=True):
+            wall, cpu = (mean(cost) for cost in zip(*costs, strict=True))
+            cells.append((wall, cpu, first))
+        print(
+            f"| {run + 1} | {' | '.join('{:.3f} / {:.3f} / {:.1f}'.format(*c) for c in cells)} |",
+            flush=True,
+        )
+        for index, name in enumerate(("time", "CPU time")):
+            of_steps = [b[index] / a[index] for a, b in zip(plain, ours, strict=True)]
+            ratios.setdefault(f"{name} per step, by steps", []).extend(of_steps)
+            of_run = cells[1][index] / cells[0][index]
+            ratios.setdefault(f"{name} per step, by runs", []).append(of_run)
+        ratios.setdefault("time to the first step", []).append(firsts[1] / firsts[0])
+    for name, values in ratios.items():
+        middle, low, high = interval(values)
+        print(
+            f"\n{name}, ours / plain: {middle:.3f} (95% interval {low:.3f} to {high:.3f},"
+            f" of {len(values)})"
+        )
 
 
 if __name__ == "__main__":

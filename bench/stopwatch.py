@@ -1,35 +1,48 @@
-"""Runs a script or module and notes the time and CPU time at which each optimizer step ends.
+"""Runs a script or module, and tells what each optimizer step cost before it may do the next.
 
-    python bench/stopwatch.py TIMES.json SCRIPT|-m MODULE ARGUMENT...
+    python bench/stopwatch.py SOCKET SCRIPT|-m MODULE ARGUMENT...
 
-The clocks start with this process. It wraps the one method of transformers that every loop calls,
-in the same way for any of them.
+After each step a line `[seconds, CPU seconds]` goes to the Unix socket, and a line from there
+begins the next; the first counts from the start of the process. CPU seconds are those of this
+process and of its parent, which is the launcher where there is one. It wraps the one method of
+transformers that every loop calls, in the same way for any of them.
 """
 
 import time
 
 STARTED = time.perf_counter()
 
-import atexit  # noqa: E402 - the clock comes first
-import json  # noqa: E402
+import json  # noqa: E402 - the clock comes first
 import runpy  # noqa: E402
+import socket  # noqa: E402
 import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 
 def main() -> None:
-    times_file, what, *rest = sys.argv[1:]
-    ends: list[tuple[float, float]] = []
-    atexit.register(lambda: Path(times_file).write_text(json.dumps(ends)))
-
+    path, what, *rest = sys.argv[1:]
+    import psutil
     from transformers.trainer_callback import CallbackHandler
 
+    parent = psutil.Process().parent()
+    assert parent is not None
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    stream = connection.makefile("rw")
     on_step_end = CallbackHandler.on_step_end
 
+    def clocks() -> tuple[float, float]:
+        return time.perf_counter(), time.process_time() + sum(parent.cpu_times()[:2])
+
+    began = (STARTED, sum(parent.cpu_times()[:2]))
+
     def timed(self: Any, *arguments: Any) -> Any:
+        nonlocal began
         result = on_step_end(self, *arguments)
-        ends.append((time.perf_counter() - STARTED, time.process_time()))
+        cost = [now - then for now, then in zip(clocks(), began, strict=True)]
+        print(json.dumps(cost), file=stream, flush=True)
+        stream.readline()
+        began = clocks()
         return result
 
     CallbackHandler.on_step_end = timed

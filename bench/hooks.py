@@ -1,0 +1,162 @@
+"""What our own code adds to a training step, timed directly instead of as a difference.
+
+    python bench/hooks.py [RUNS]
+
+The run of bench/steps.py (SmolLM2-135M-Instruct, LoRA, batch 4, one thread) in this process, with
+the reports that a pod sends. A clock runs while code of our loop is on top of the stack, and stands
+while it calls what it overrides: forward, backward, optimizer, TRL's own metrics. So it measures
+counting and adding up, the loss curve, log lines, state and reports, and its own reading of the
+time; a plain TRL script has none of these.
+"""
+
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns, process_time_ns, thread_time_ns
+from typing import Any, NamedTuple
+
+from intervals import interval
+from steps import DATA, MODEL, prepare
+
+STEPS, WARM_UP = 24, 3
+
+
+class Mark(NamedTuple):
+    """Clocks at the end of a step, in nanoseconds: the step's, and what of it was ours."""
+
+    wall: int
+    cpu: int
+    our_wall: int
+    our_cpu: int
+
+
+class OurClock:
+    """Runs while the method on top of the stack is ours."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0
+        self._ours = [False]
+        self._since = (0, 0)
+
+    def timed(self, method: Callable[..., Any], *, ours: bool) -> Callable[..., Any]:
+        """The method, charged to us or not, until it calls another that is timed."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._turn()
+            self._ours.append(ours)
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._turn()
+                self._ours.pop()
+
+        return call
+
+    def _turn(self) -> None:
+        now = (perf_counter_ns(), thread_time_ns())
+        if self._ours[-1]:
+            self.wall += now[0] - self._since[0]
+            self.cpu += now[1] - self._since[1]
+        self._since = now
+
+
+def watch(loop: type[Any], clock: OurClock) -> list[Mark]:
+    """Time every method of `RunLoop` that stands in the way of another's; marks come per step."""
+    from aligntune.training.loop import RunLoop
+
+    marks: list[Mark] = []
+    below = loop.__mro__[loop.__mro__.index(RunLoop) + 1 :]
+    for name, method in list(vars(RunLoop).items()):
+        base = next((base for base in below if name in vars(base)), None)
+        if callable(method) and base is not None and not name.startswith("__"):
+            setattr(RunLoop, name, clock.timed(method, ours=True))
+            setattr(base, name, clock.timed(vars(base)[name], ours=False))
+    step_ends = RunLoop._maybe_log_save_evaluate
+
+    def mark(self: Any, *args: Any, **kwargs: Any) -> None:
+        step_ends(self, *args, **kwargs)
+        if self.state.global_step > len(marks):  # it is called once more after an epoch
+            marks.append(Mark(perf_counter_ns(), process_time_ns(), clock.wall, clock.cpu))
+
+    RunLoop._maybe_log_save_evaluate = mark  # type: ignore[method-assign]
+    return marks
+
+
+def run(folder: Path, report_fd: int) -> None:
+    """Train as a pod does, from the config to the last step."""
+    from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+    from aligntune.core.sft.config import SFTConfig
+    from aligntune.pod.rank import _Progress
+    from aligntune.pod.reporter import Reporter
+    from aligntune.training.context import RunContext
+
+    config = SFTConfig.model_validate({
+        "model": {"name": str(MODEL), "maxLength": 128},
+        "datasets": [{"name": str(DATA)}],
+        "train": {"maxSteps": STEPS, "perDeviceBatchSize": 4, "learningRate": 1e-3},
+        "checkpoint": {"everySteps": STEPS},
+        "outputDir": str(folder),
+    })  # fmt: skip
+    TRLSFTTrainer(config, RunContext("bench", _Progress(Reporter(report_fd)).report)).train()
+
+
+def main(runs: int) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}  # TRL phones home otherwise
+    prepare()
+    from aligntune.backends.trl.sft import sft
+
+    clock = OurClock()
+    marks = watch(sft._Loop, clock)
+    shares: list[tuple[float, float]] = []
+    print(
+        "| run | step, ms: wall, CPU | ours, ms: wall, median (range) | CPU | last step: ours, ms |"
+        "\n|---|---|---|---|---|"
+    )
+    for number in range(runs):
+        marks.clear()
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as reader,
+        ):
+            logging.basicConfig(level="INFO", filename=f"{folder}/log", force=True)
+            assert reader.stdin is not None
+            run(Path(folder) / "out", reader.stdin.fileno())
+        steps = [
+            Mark(*(after - before for before, after in zip(*pair, strict=True)))
+            for pair in zip(marks[WARM_UP - 1 :], marks[WARM_UP:], strict=False)
+        ]
+        *steps, last = steps  # it has the checkpoint
+        shares += [(step.our_wall / step.wall, step.our_cpu / step.cpu) for step in steps]
+        wall, cpu, our_wall, our_cpu = zip(*steps, strict=True)
+        print(
+            f"| {number + 1} | {milliseconds(wall)}, {milliseconds(cpu)}"
+            f" | {spread(our_wall)} | {spread(our_cpu)} | {last.our_wall / 1e6:.1f} |",
+            flush=True,
+        )
+    for name, values in zip(("time", "CPU time"), zip(*shares, strict=True), strict=True):
+        middle, low, high = (100 * share for share in interval(values))
+        print(
+            f"\nours, of a step's {name}: {middle:.3f}% (95% interval {low:.3f} to {high:.3f},"
+            f" median {100 * statistics.median(values):.3f}, range {100 * min(values):.3f} to"
+            f" {100 * max(values):.3f}, {len(values)} steps)"
+        )
+
+
+def milliseconds(nanoseconds: tuple[int, ...]) -> str:
+    """Median."""
+    return f"{statistics.median(nanoseconds) / 1e6:.0f}"
+
+
+def spread(nanoseconds: tuple[int, ...]) -> str:
+    """Median and range, in milliseconds."""
+    figures = (statistics.median(nanoseconds), min(nanoseconds), max(nanoseconds))
+    return "{:.2f} ({:.2f} to {:.2f})".format(*(figure / 1e6 for figure in figures))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
