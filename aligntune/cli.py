@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,6 @@ from aligntune.api.manifest import ManifestError, read_manifests
 from aligntune.core.errors import RunError
 
 app = typer.Typer(
-    help="Fine-tune and align language models, on this machine or on Kubernetes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -36,6 +36,8 @@ def main() -> None:
     try:
         app()
     except RunError as error:
+        if os.environ.get(env.DEBUG):
+            traceback.print_exc()
         sys.stderr.write(f"{error}\n")
         sys.exit(ExitCode.BAD_CONFIG)
     except ModuleNotFoundError as error:
@@ -45,6 +47,17 @@ def main() -> None:
             f"this needs {error.name}; run: pip install 'aligntune-operator[operator]'\n"
         )
         sys.exit(ExitCode.BAD_CONFIG)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with every mistake.")
+    ] = False,
+) -> None:
+    """Fine-tune and align language models, on this machine or on Kubernetes."""
+    if debug:
+        os.environ[env.DEBUG] = "1"  # for the processes that train, too
 
 
 @app.command()

@@ -8,6 +8,8 @@ POD_NAME = "ALIGNTUNE_POD_NAME"
 """Name of this pod."""
 NODE_RANK = "JOB_COMPLETION_INDEX"
 """This pod's index in the gang, as an Indexed Job sets it; unset: 0."""
+DEBUG = "ALIGNTUNE_DEBUG"
+"""Show a traceback with every mistake; unset: a sentence, where it says all."""
 TERMINATION_MESSAGE_PATH = "ALIGNTUNE_TERMINATION_MESSAGE_PATH"
 """Where the outcome is left for the kubelet; unset: nowhere."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from aligntune.api.causes import Cause
+from aligntune.api.env import DEBUG
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.manifest import read_run_config
 from aligntune.api.progress import Outcome, Snapshot
@@ -37,7 +38,7 @@ def train(config_path: str | Path) -> int:
         outcome = _run(Path(config_path), progress)
     except Exception as error:  # noqa: BLE001 - the process edge: every end gets a cause
         failure = classify(error)
-        shown = not failure.explained or bool(os.environ.get("ALIGNTUNE_DEBUG"))
+        shown = not failure.explained or bool(os.environ.get(DEBUG))
         _log.error("%s: %s", failure.cause, failure.message, exc_info=shown)
         outcome = progress.outcome("Failed", failure.cause, failure.message)
     progress.reporter.outcome(outcome)

@@ -114,3 +114,21 @@ def test_render_shows_the_objects_that_the_operator_would_make() -> None:
 def test_run_says_which_volume_it_lacks(tmp_path: Path, options: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         run("run", EXAMPLES / "sft-chat.yaml", "--output", tmp_path, *options)
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["--debug"], True)])
+def test_a_mistake_is_a_sentence_and_with_debug_a_traceback_too(
+    tmp_path: Path, options: list[str], shown: bool
+) -> None:
+    two = tmp_path / "jobs.yaml"
+    job = (EXAMPLES / "sft-chat.yaml").read_text()
+    two.write_text(f"{job}\n---\n{job}")
+    done = subprocess.run(
+        [sys.executable, "-m", "aligntune", *options, "run", str(two)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 78
+    assert done.stderr.endswith("one AlignTuneJob expected, found 2\n")
+    assert ("Traceback" in done.stderr) is shown
