@@ -171,7 +171,6 @@ class RunProgress:
     def tracked(self, urls: dict[str, str]) -> None:
         """Experiment trackers show this run at `urls`, by the tracker's name."""
         self._tracker_urls = urls
-        self._tell()
 
     def evaluated(
         self, metrics: Mapping[str, float], judged_by: float | None, *, greater_is_better: bool

@@ -117,12 +117,6 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
             "train.optimizer: adamw_8bit: needs a GPU",
         ),
         (
-            {"logging": {"trackers": ["wandb"]}},
-            Cause.CONFIG_ERROR,
-            ExitCode.BAD_CONFIG,
-            "logging.trackers: wandb: needs the package wandb",
-        ),
-        (
             {"distributed": {"strategy": "fsdp2"}},
             Cause.CONFIG_ERROR,
             ExitCode.BAD_CONFIG,

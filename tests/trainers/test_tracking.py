@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from aligntune.api.progress import Snapshot
+from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+from aligntune.core.errors import ConfigError
 from aligntune.training.tracking import RUNS
 from tests.trainers.tiny import MakeConfig, write_run
 
@@ -105,3 +107,12 @@ def test_the_run_has_a_page_where_the_tracker_is_a_server(
         state = type("State", (), {"is_world_process_zero": True})
         Tracked(settings.logging, settings.output_dir, told.append).on_train_begin(None, state)
     assert told == [{"mlflow": f"https://mlflow.example/#/experiments/0/runs/{run.info.run_id}"}]
+
+
+def test_a_tracker_that_is_not_installed_is_refused(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    settings = config(logging={"trackers": ["wandb"]})
+    with pytest.raises(ConfigError, match="trackers: wandb: needs the package wandb, which is not"):
+        TRLSFTTrainer(settings).setup_model()
