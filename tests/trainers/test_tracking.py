@@ -106,7 +106,8 @@ def test_the_run_has_a_page_where_the_tracker_is_a_server(
         monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://mlflow.example/")
         state = type("State", (), {"is_world_process_zero": True})
         Tracked(settings.logging, settings.output_dir, told.append).on_train_begin(None, state)
-    assert told == [{"mlflow": f"https://mlflow.example/#/experiments/0/runs/{run.info.run_id}"}]
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert told == [{"mlflow": f"https://mlflow.example/{page}"}]
 
 
 def test_a_tracker_that_is_not_installed_is_refused(

@@ -165,6 +165,8 @@ def _train(run: str, log: str, env: dict[str, str]) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(env)
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path.extend(filter(None, given))  # spawn passes on its own
     from aligntune.pod.rank import train
 
     sys.exit(train(run))
