@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import cache
+from tests.cluster import cache, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import REPOSITORY
 from tests.cluster.volumes import PACKAGES, SOURCE, environment_volumes, pod_volumes, volume_mounts
@@ -56,6 +56,8 @@ class Tenant:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    if packages.missing():
+        packages.install()
     running = Cluster(STATE)
     running.start()
     try:
