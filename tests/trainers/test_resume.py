@@ -12,7 +12,7 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
 from aligntune.core.sft.config import SFTConfig
-from aligntune.training.checkpoints import MANIFEST
+from aligntune.training.checkpoints import MANIFEST, Checkpoints
 from tests.trainers.tiny import (
     MakeConfig,
     curve,
@@ -73,7 +73,6 @@ def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(
     [
         ({"train": {"learning_rate": 0.5}}, "train.learningRate was 0.001, now 0.5"),
         ({"model": {"lora": {"r": 4}}}, "model.lora was None"),
-        ({"distributed": {"strategy": "zero2"}}, "strategy is ddp, now zero2"),
     ],
 )
 def test_a_checkpoint_of_another_config_is_refused_unless_forced(
@@ -87,6 +86,14 @@ def test_a_checkpoint_of_another_config_is_refused_unless_forced(
             update={"checkpoint": other.checkpoint.model_copy(update={"resume": "force"})}
         )
         assert TRLSFTTrainer(forced).train().step == 10
+
+
+def test_a_checkpoint_of_another_strategy_is_refused(finished: SFTConfig) -> None:
+    sharded = SFTConfig.model_validate(
+        merge(finished.model_dump(by_alias=False), {"distributed": {"strategy": "zero2"}})
+    )
+    with pytest.raises(ConfigError, match="its strategy is ddp, now zero2"):
+        Checkpoints(sharded, world_size=1).to_resume()
 
 
 def test_never_starts_anew_and_leaves_no_checkpoint_of_the_past(finished: SFTConfig) -> None:
