@@ -38,7 +38,7 @@ demo: setup ## Fine-tune a real chat model on this machine, and compare its answ
 	$(BIN)/python examples/demo.py
 
 test: setup ## Run every test that needs no container runtime.
-	$(BIN)/pytest tests/unit tests/golden tests/trainers tests/integration
+	$(BIN)/pytest tests/unit tests/golden tests/cluster tests/trainers tests/integration
 
 verify: setup ## Lint, types, contracts; regenerate everything and see that nothing changes.
 	$(BIN)/ruff format --check .
