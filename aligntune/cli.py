@@ -113,6 +113,7 @@ def run(
     ] = None,
 ) -> None:
     """Run a job on this machine: a local process in place of the pod."""
+    from aligntune.api.conditions import Phase
     from aligntune.console import Console
     from aligntune.core.errors import ConfigError
     from aligntune_operator import local
@@ -123,6 +124,8 @@ def run(
     with Console(manifests[0].metadata.name) as console:
         status = local.run(manifests[0], output, _volumes(volume or []), _now, console.show)
     console.conclude(manifests[0], status)
+    if status.phase is Phase.SUSPENDED and status.attempts.current:
+        raise typer.Exit(ExitCode.PREEMPTED)
     if status.failure:
         raise typer.Exit(status.failure.exit_code or ExitCode.SOFTWARE)
 

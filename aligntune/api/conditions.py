@@ -13,6 +13,8 @@ class Condition(StrEnum):
     """Every pod of the current attempt runs."""
     SUSPENDED = "Suspended"
     """No pod runs, because `spec.suspend` or a queue says so."""
+    RESUMABLE = "Resumable"
+    """Another attempt goes on from the newest checkpoint, not from step 0."""
     PROGRESS_UNKNOWN = "ProgressUnknown"
     """The pod runs but its progress endpoint does not answer; training may well go on."""
     COMPLETE = "Complete"
@@ -73,6 +75,17 @@ ENDPOINT_ANSWERS = Reason("EndpointAnswers", "The pod reports its progress.")
 ENDPOINT_SILENT = Reason("EndpointSilent", "{error} Training may well go on.")
 NOT_REPORTING = Reason("NotReporting", "No pod runs, so none reports.")
 TRAINED = Reason("Trained", "Trained {steps} steps; the model is in {path}.")
+DURABLE_STORAGE = Reason("DurableStorage", "A restart goes on from the newest checkpoint.")
+EPHEMERAL_STORAGE = Reason(
+    "EphemeralStorage",
+    "Checkpoints vanish with their pod, so a restart begins at step 0: set storage.claimName to"
+    " keep them.",
+)
+RESUME_NEVER = Reason("ResumeNever", "checkpoint.resume is never, so a restart begins at step 0.")
+QUEUED = Reason("Queued", "A queue holds the job until there is room for it.")
+RESTARTING = Reason(
+    "Restarting", "Attempt {number} failed ({cause}: {error}); the next starts after {start}."
+)
 IN_PROGRESS = Reason("InProgress", "The job is not over.")
 STOPPING = Reason("Stopping", "Waiting for the pods to save a checkpoint and end.")
 HINDERED = Reason("CannotCreateJob", "The Job could not be created and is tried again: {error}")

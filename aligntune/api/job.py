@@ -8,7 +8,7 @@ from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
-from aligntune.core.rl.config import RLSpec
+from aligntune.core.rl.config import SAMPLING, RLSpec
 from aligntune.core.sft.config import SFTSpec
 
 NAME_MAX_LENGTH = 50
@@ -56,8 +56,7 @@ class PolicySpec(Section):
     """What happens when things go wrong, and how long things are kept."""
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Counted restarts before the job fails. 3: a fault that returns three times is no accident.
-    Not in effect yet: a job has one attempt."""
+    """Counted restarts before the job fails. 3: a fault that returns three times is no accident."""
     stall_timeout_seconds: Annotated[int, Field(ge=10, le=604_800)] = 900
     """Seconds without a step after which a run counts as hung. 900: longer than any sane step."""
     on_stall: Literal["Report", "Restart", "Fail"] = "Restart"
@@ -65,10 +64,16 @@ class PolicySpec(Section):
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] = 120
     """Seconds between SIGTERM and SIGKILL, for one checkpoint. 120: a 7B model to network
     storage."""
+    on_cuda_out_of_memory: Literal["Restart", "HalveBatch"] = "Restart"
+    """What follows when a GPU's memory is full. HalveBatch: the next attempt halves
+    perDeviceBatchSize and doubles gradientAccumulationSteps, which leaves the loss as it is.
+    Restart: memory may have been another's; a batch is never changed unasked."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=TEN_YEARS)] | None = None
-    """Longest time the job may run, in seconds. Unset: no limit."""
+    """Longest time that all attempts together may hold pods, in seconds; waiting in a queue, for a
+    restart or suspended does not count. Unset: no limit."""
     start_timeout_seconds: Annotated[int, Field(ge=1, le=TEN_YEARS)] | None = None
-    """Longest wait for every pod to run, in seconds. Unset: no limit. Not in effect yet."""
+    """Longest wait for every pod of an attempt to run, in seconds; then its pods are let go and
+    the next attempt waits its turn. Unset: no limit."""
     pod_retention_seconds: Annotated[int, Field(ge=0, le=TEN_YEARS)] = 86_400
     """Seconds after the end until the Job and its pods are removed; the AlignTuneJob stays.
     86400: logs for a day."""
@@ -107,12 +112,26 @@ SHARDS_OVER_SEVERAL = Rule(
 )
 
 
+HALVING_KEEPS_SAMPLES = Rule(
+    "!(has(self.policy) && has(self.policy.onCudaOutOfMemory)"
+    " && self.policy.onCudaOutOfMemory == 'HalveBatch')"
+    " || !(has(self.rl) && self.rl.algo in ['ppo', 'grpo'])",
+    "ppo and grpo draw their answers in batches of perDeviceBatchSize, so a smaller one makes"
+    " another run: leave onCudaOutOfMemory at Restart",
+    "policy.onCudaOutOfMemory",
+)
+
+
 class AlignTuneJobSpec(Section):
     """What to train, on what, where, and what to do when it fails."""
 
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
-            EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN, SHARDS_OVER_SEVERAL
+            EXACTLY_ONE_METHOD,
+            STORAGE_OR_PUSH,
+            PUSH_NEEDS_TOKEN,
+            SHARDS_OVER_SEVERAL,
+            HALVING_KEEPS_SAMPLES,
         )
     )
 
@@ -144,6 +163,9 @@ class AlignTuneJobSpec(Section):
         processes = self.runtime.nodes * self.runtime.processes
         if self.method.distributed.strategy != "ddp" and processes == 1:
             raise broken(SHARDS_OVER_SEVERAL)
+        halves = self.policy.on_cuda_out_of_memory == "HalveBatch"
+        if halves and self.rl is not None and self.rl.algo in SAMPLING:
+            raise broken(HALVING_KEEPS_SAMPLES)
         return self
 
     @property

@@ -54,26 +54,26 @@ class Summary(StatusSection):
 
 
 class Attempt(StatusSection):
-    """One attempt that is over."""
+    """One attempt: a Job, from its creation to its end."""
 
     attempt: Count
     """Its number."""
     job: Annotated[str, Field(max_length=253)]
     """Name of its Job."""
-    reason: Annotated[str, Field(max_length=64)]
-    """How it ended: Succeeded, or the cause."""
+    reason: Annotated[str, Field(max_length=64)] | None = None
+    """How it ended: Succeeded, Suspended, or the cause. Unset: it is not over."""
     exit_code: ProcessExitCode | None = None
     """Exit code of the pod that ended it."""
     pod: Annotated[str, Field(max_length=253)] | None = None
     """The pod that ended it."""
-    from_step: Count | None = None
-    """The step it began at."""
+    from_step: Count = 0
+    """The step it began at: that of the newest checkpoint, or 0."""
     to_step: Count | None = None
     """The step it reached."""
     start: AwareDatetime | None = None
     """When its Job was created."""
     end: AwareDatetime | None = None
-    """When it ended."""
+    """When it ended. Unset: it is not over."""
 
 
 class Attempts(StatusSection):
@@ -85,8 +85,15 @@ class Attempts(StatusSection):
     """Restarts that count against policy.maxRestarts."""
     preemptions: Count = 0
     """Restarts that were nobody's fault."""
+    next_start: AwareDatetime | None = None
+    """When the next attempt starts, at the earliest. Unset: none is due."""
+    active_seconds: Count = 0
+    """Seconds that the attempts which are over held pods; activeDeadlineSeconds counts them."""
+    batch_divisor: Annotated[int, Field(ge=1, le=2**20)] = 1
+    """perDeviceBatchSize is divided by this and gradientAccumulationSteps multiplied: what
+    policy.onCudaOutOfMemory: HalveBatch has come to."""
     history: Annotated[list[Attempt], Field(max_length=10)] = []
-    """The last attempts that are over, oldest first."""
+    """The last attempts, oldest first; the newest may not be over."""
 
 
 class Failure(StatusSection):
@@ -132,8 +139,8 @@ class AlignTuneJobStatus(StatusSection):
             },
         ),
     ] = []
-    """Accepted, Running, Suspended, ProgressUnknown, Complete, Failed, Finished, Reconciling,
-    Stalled."""
+    """Accepted, Running, Suspended, Resumable, ProgressUnknown, Complete, Failed, Finished,
+    Reconciling, Stalled."""
     summary: Summary = Summary()
     """Strings for kubectl's columns."""
     progress: Progress | None = None

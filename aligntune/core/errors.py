@@ -40,3 +40,7 @@ class LossDivergedError(RunError, ArithmeticError):
 
 class HubPushError(RunError):
     """The model is saved, but could not be uploaded."""
+
+
+class SupersededError(RunError):
+    """Another process has taken over the output folder."""

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +16,16 @@ from aligntune.api.causes import Cause
 from aligntune.api.env import DEBUG
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.manifest import read_run_config
-from aligntune.api.progress import Outcome, Snapshot
-from aligntune.api.run import HubPush, RunConfig
+from aligntune.api.progress import Outcome, Progress, Snapshot
+from aligntune.api.run import RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError
 from aligntune.pod.failure import classify
+from aligntune.pod.publish import publish, republish, unpublished
 from aligntune.pod.reporter import Reporter
 from aligntune.training.context import RunContext, rank, world_size
+from aligntune.training.files import claim
+from aligntune.training.ownership import Ownership
 
 LONGEST_MESSAGE = 2048
 """Characters of a message, as Outcome allows."""
@@ -50,7 +54,11 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
     check_supported(run.backend, run.method)
     _check_world_size(run)
     progress.root = run.storage_root
-    context = RunContext(run.job.name, progress.report)
+    if before := unpublished(run):
+        progress.done_before(before)
+        return republish(run, before)
+    check_owner = _take_folder(run) if rank() == 0 else _trust
+    context = RunContext(run.job.name, progress.report, check_owner=check_owner)
     with context.preemption.listening():
         trainer = trainer_for(run.backend, run.task)(run.method, context)
         trainer.setup()
@@ -60,18 +68,20 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
             return progress.outcome("Preempted", Cause.PREEMPTED, message)
         if run.method.evaluation.split_ratio or run.method.evaluation.datasets:
             trainer.evaluate()
-        model = trainer.save_model()
-        url = _publish(model, run.push) if run.push and rank() == 0 else None
-        return progress.outcome("Succeeded", model=model, url=url)
+        progress.model = trainer.save_model()
+        url = publish(progress.model, run.push) if run.push and rank() == 0 else None
+        return progress.outcome("Succeeded", url=url)
 
 
-def _publish(model: Path, push: HubPush) -> str:
-    """Uploads the saved model, with the token in HF_TOKEN; returns the URL of its page."""
-    from aligntune.training.saving import push as upload
+def _take_folder(run: RunConfig) -> Callable[[], None]:
+    """Makes the output folder this attempt's; returns what sees that it still is."""
+    folder = Path(run.method.output_dir)
+    claim(folder)
+    return Ownership.take(folder, run.job.uid, run.attempt).check
 
-    return upload(
-        model, push.repo_id, private=push.private, token=None, commit_message="Upload model"
-    )
+
+def _trust() -> None:
+    """Only the first process writes what others rely on."""
 
 
 class _Progress:
@@ -80,6 +90,8 @@ class _Progress:
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.root = ""
+        self.model: Path | None = None
+        """The trained model, once it is saved."""
         self._last = Snapshot()
 
     def report(self, snapshot: Snapshot) -> None:
@@ -91,12 +103,17 @@ class _Progress:
         self._last = snapshot
         self.reporter.snapshot(snapshot)
 
+    def done_before(self, outcome: Outcome) -> None:
+        """An earlier attempt has trained and saved all there is."""
+        self.model = Path(self.root) / str(outcome.model_path)
+        done = Progress(step=outcome.step, total_steps=outcome.total_steps, activity="saving")
+        self._last = Snapshot(progress=done, metrics=outcome.metrics, checkpoint=outcome.checkpoint)
+
     def outcome(
         self,
         result: Result,
         reason: Cause | None = None,
         message: str = "",
-        model: Path | None = None,
         url: str | None = None,
     ) -> Outcome:
         """How this rank ended, with where it stood."""
@@ -109,7 +126,7 @@ class _Progress:
             total_steps=self._last.progress.total_steps,
             metrics=self._last.metrics,
             checkpoint=self._last.checkpoint,
-            model_path=self._below_root(model) if model else None,
+            model_path=self._below_root(self.model) if self.model else None,
             model_url=url,
         )
 

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from aligntune.core.config.base import Section
 from aligntune.core.errors import ConfigError
-from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.rl.config import SAMPLING, UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.training.files import replace_file, settle
 
@@ -23,6 +23,8 @@ MANIFEST = "complete.json"
 
 NOT_PART_OF_A_RUN = {"output_dir", "checkpoint", "logging"}
 """What may change between attempts: where files go and how often, not what is computed."""
+
+ROWS = "perDeviceBatchSize x gradientAccumulationSteps"
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 """Packages whose versions decide whether a resumed run repeats an uninterrupted one exactly."""
@@ -63,7 +65,13 @@ class Found(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in its output folder."""
 
-    def __init__(self, config: SFTConfig | UnifiedConfig, world_size: int) -> None:
+    def __init__(
+        self,
+        config: SFTConfig | UnifiedConfig,
+        world_size: int,
+        check_owner: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check_owner = check_owner
         self.folder = Path(config.output_dir)
         self._policy = config.checkpoint
         self.strategy = config.distributed.strategy
@@ -115,8 +123,10 @@ class Checkpoints:
         Every process must have written its part. `best` is kept whatever its age.
 
         Raises:
+            SupersededError: The folder is another attempt's by now.
             OSError: The disk is full.
         """
+        self._check_owner()
         path = self.path(step)
         settle(path)
         manifest = Manifest(
@@ -174,8 +184,19 @@ class Checkpoints:
 
 
 def identity(config: SFTConfig | UnifiedConfig) -> dict[str, Any]:
-    """What is computed: the config without the fields that do not matter to that."""
-    return config.model_dump(mode="json", exclude=NOT_PART_OF_A_RUN)
+    """What is computed: the config without the fields that do not matter to that.
+
+    Only the rows of a step and process count, not in how many forward passes they are taken: a
+    smaller `perDeviceBatchSize` with more accumulation is the same run, unless answers are drawn
+    in batches of that size.
+    """
+    found = config.model_dump(mode="json", exclude=NOT_PART_OF_A_RUN)
+    if isinstance(config, UnifiedConfig) and config.algo in SAMPLING:
+        return found
+    train = found["train"]
+    passes = train.pop("gradientAccumulationSteps")
+    train[ROWS] = train.pop("perDeviceBatchSize") * passes
+    return found
 
 
 def read(path: Path) -> Manifest:

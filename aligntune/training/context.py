@@ -12,6 +12,10 @@ def _nobody(_: Snapshot) -> None:
     pass
 
 
+def _everybody() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class RunContext:
     """The surroundings of a run; the default is a notebook or a script on one machine."""
@@ -22,6 +26,9 @@ class RunContext:
     """Told where the run stands."""
     preemption: Preemption = field(default_factory=Preemption)
     """Asked after each step whether to stop."""
+    check_owner: Callable[[], None] = _everybody
+    """Called before anything is written that others rely on; raises SupersededError once the
+    output folder is another's."""
 
 
 def rank() -> int:

@@ -131,7 +131,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 run_name=self.context.name,
             )
         )
-        self.checkpoints = Checkpoints(config, self.arguments.world_size)
+        self.checkpoints = Checkpoints(config, self.arguments.world_size, self.context.check_owner)
         _log.info("config: %s", config.model_dump_json(exclude_none=True))
         _log.info(
             "resolved: learning rate %g, longest sequence %d tokens, computed in %s,"
@@ -212,6 +212,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         folder = Path(path) if path is not None else Path(self.config.output_dir) / "model"
         weights = self.loop.whole_weights() if self.loop else None
         if self.arguments.process_index == 0:
+            self.context.check_owner()
             with self.progress.doing("saving"):
                 model = self.model
                 if merge and self.config.model.tuning == "lora":

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from aligntune.api import labels
 from aligntune_operator.observe import (
     AlignTuneJobState,
+    Explanation,
     Hindrance,
     JobState,
     Key,
@@ -91,6 +92,7 @@ class Cache:
         self.pods: Store[PodState] = Store()
         self._polls: dict[Key, Poll] = {}
         self._hindrances: dict[Key, Hindrance] = {}
+        self._explanations: dict[Key, Explanation] = {}
 
     def object_seen(self, body: Object) -> Key:
         """Takes in an AlignTuneJob."""
@@ -116,6 +118,7 @@ class Cache:
         self.objects.gone(body["metadata"]["uid"])
         self._polls.pop(key, None)
         self._hindrances.pop(key, None)
+        self._explanations.pop(key, None)
         return key
 
     def job_gone(self, body: Object) -> Key:
@@ -150,6 +153,12 @@ class Cache:
         if hindrance is not None:
             self._hindrances[key] = hindrance
 
+    def explained(self, key: Key, explanation: Explanation | None) -> None:
+        """Remembers why the newest attempt does not start, or with None that it is to be asked."""
+        self._explanations.pop(key, None)
+        if explanation is not None:
+            self._explanations[key] = explanation
+
     def observe(self, key: Key) -> Observed | None:
         """All that is known of one AlignTuneJob; None if there is none of that name.
 
@@ -163,8 +172,9 @@ class Cache:
             state,
             tuple(self._jobs_of(state)),
             tuple(self.pods.of(key)),
-            self._polls.get(key),
-            self._hindrances.get(key),
+            poll=self._polls.get(key),
+            hindrance=self._hindrances.get(key),
+            explanation=self._explanations.get(key),
         )
 
     def statuses(self) -> Iterator[AlignTuneJobState]:

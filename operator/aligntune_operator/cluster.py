@@ -1,7 +1,7 @@
 """The API server: every request of the operator besides kopf's watches, and the only writes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -156,6 +156,22 @@ class Cluster:
             "POST", f"api/v1/namespaces/{state.key.namespace}/events", "events", body
         )
 
+    async def newest_event(self, key: Key, uids: Iterable[str]) -> str:
+        """`Reason: message` of the newest Event about any of these objects; empty if none."""
+        told: list[tuple[str, str]] = []
+        for uid in uids:
+            page = await self._request(
+                "GET",
+                f"api/v1/namespaces/{key.namespace}/events",
+                "events",
+                params={
+                    "fieldSelector": f"involvedObject.uid={uid}",
+                    "limit": str(LIST_CHUNK),
+                },
+            )
+            told += [_when_and_what(event) for event in page["items"]]
+        return max(told, default=("", ""))[1]
+
     async def list(self, kind: Kind, namespace: str | None, take: Callable[[Object], None]) -> int:
         """Hands every object of a kind to `take`, in chunks.
 
@@ -247,6 +263,14 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
     return ERRORS.get(response.status, ApiError)(
         response.status, message[:LONGEST_MESSAGE], float(wait) if wait.isdigit() else None
     )
+
+
+def _when_and_what(event: Object) -> tuple[str, str]:
+    """An Event's time, in a form that sorts, and its text; the newer API has other time fields."""
+    series = event.get("series") or {}
+    when = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    what = f"{event.get('reason', '')}: {event.get('message', '')}"
+    return when or "", what[:LONGEST_MESSAGE]
 
 
 def _path(key: Key) -> str:

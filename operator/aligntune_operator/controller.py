@@ -8,8 +8,23 @@ from aligntune.api.job import AlignTuneJobSpec
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import ApiError, Cluster, ConflictError, GoneError, RefusedError
 from aligntune_operator.metrics import Metrics
-from aligntune_operator.observe import AlignTuneJobState, Hindrance, Key, Observed
-from aligntune_operator.plan import Action, CreateJob, DeleteAlignTuneJob, DeleteJob, Wait, plan
+from aligntune_operator.observe import (
+    AlignTuneJobState,
+    Explanation,
+    Hindrance,
+    Key,
+    Observed,
+)
+from aligntune_operator.plan import (
+    EXPLANATION_INTERVAL,
+    Action,
+    CreateJob,
+    DeleteAlignTuneJob,
+    DeleteJob,
+    Explain,
+    Wait,
+    plan,
+)
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.render.job import job as render_job
 from aligntune_operator.render.service import service as render_service
@@ -21,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 REFUSED_RETRY = timedelta(seconds=30)
 """How often a refused Job is tried again: a quota or a policy may have changed."""
+
+
+MOST_ASKED = 3
+"""Objects whose Events are read for one explanation: the pods of a gang mostly say the same."""
 
 
 class Controller:
@@ -64,6 +83,10 @@ class Controller:
         match action:
             case Wait(until):
                 return until - now
+            case Explain(uids):
+                message = await self._cluster.newest_event(key, uids[:MOST_ASKED])
+                self._cache.explained(key, Explanation(now, message))
+                return EXPLANATION_INTERVAL
             case CreateJob(attempt) if observed.spec is not None:
                 return await self._start(observed.object, observed.spec, attempt)
             case DeleteJob(name, uid):
@@ -86,7 +109,7 @@ class Controller:
             if spec.runtime.nodes > 1:
                 await self._cluster.create_service(render_service(key, uid))
             created = await self._cluster.create_job(
-                render_job(key, uid, spec, attempt, self._settings)
+                render_job(key, uid, spec, attempt, self._settings, earlier=state.status.attempts)
             )
         except RefusedError as error:
             self._cache.hindered(key, Hindrance(refused=True, message=error.message))
@@ -95,6 +118,7 @@ class Controller:
             self._cache.hindered(key, Hindrance(refused=False, message=error.message))
             raise
         self._cache.hindered(key, None)
+        self._cache.explained(key, None)
         self._cache.job_seen(created)
         return None
 

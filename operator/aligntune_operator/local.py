@@ -20,6 +20,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from aligntune.api import env
+from aligntune.api.conditions import Phase
 from aligntune.api.job import AlignTuneJobSpec, Manifest
 from aligntune.api.progress import Snapshot
 from aligntune.api.run import RunConfig
@@ -30,6 +31,8 @@ from aligntune_operator.plan import CreateJob, plan
 from aligntune_operator.render.config import run_config
 from aligntune_operator.status.conditions import finished
 from aligntune_operator.status.reduce import reduce_status
+
+Seen = tuple[tuple[JobState, ...], tuple[PodState, ...], Poll | None]
 
 UID = "local"
 POLL_SECONDS = 0.5
@@ -55,7 +58,7 @@ def run(
         changed: Told of each new status.
 
     Returns:
-        The final status.
+        The final status; Suspended if it was interrupted.
 
     Raises:
         ConfigError: The manifest needs something that only a cluster has.
@@ -70,24 +73,25 @@ def run(
         generation=1,
         created=began,
         deleting=False,
-        spec=spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+        spec=_only_once(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
         status=AlignTuneJobStatus(),
     )
     process: LocalProcess | None = None
     while True:
         now = clock()
-        seen = process.observe(now) if process else ((), (), None)
-        observed = observe(state, *seen)
-        for action in plan(observed, now):
+        if process is not None and process.interrupted:
+            state = replace(state, spec={**state.spec, "suspend": True})
+        jobs, pods, poll = process.observe(now) if process else ((), (), None)
+        for action in plan(observe(state, jobs, pods, poll=poll), now):
             if isinstance(action, CreateJob):
                 config = _config(key, spec, action.attempt, output.resolve(), volumes)
                 process = LocalProcess.start(config, _environment(spec), now)
-                observed = observe(state, *process.observe(now))
-        status = reduce_status(observed, now)
+                jobs, pods, poll = process.observe(now)
+        status = reduce_status(observe(state, jobs, pods, poll=poll), now)
         if status != state.status:
             changed(status)
             state = replace(state, status=status)
-        if process is None or finished(status):
+        if process is None or finished(status) or status.phase == Phase.SUSPENDED:
             return status
         process.wait(POLL_SECONDS)
 
@@ -100,6 +104,9 @@ class LocalProcess:
     job: JobState
     pod: PodState
     folder: Path
+    interrupted: bool = False
+    """It was asked to stop: what `spec.suspend` is on a cluster."""
+    end_told: bool = False
 
     @classmethod
     def start(cls, config: RunConfig, variables: Mapping[str, str], now: datetime) -> Self:
@@ -132,19 +139,32 @@ class LocalProcess:
                 # A terminal's Ctrl-C would reach it a second time otherwise.
                 start_new_session=True,
             )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda received, _: process.send_signal(received))
         name = f"{config.job.name}-{config.attempt}"
-        return cls(
+        started = cls(
             process,
             JobState(name, UID, 0, owner_uid=UID, attempt=config.attempt, created=now),
             PodState(name, UID, 0, job_uid=UID, index=0, phase="Running", running=True),
             folder,
         )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: started.interrupt(received))
+        return started
 
-    def observe(self, now: datetime) -> tuple[tuple[JobState], tuple[PodState], Poll | None]:
-        """The process as a Job, its pod and the last answer of its endpoint."""
+    def interrupt(self, number: int) -> None:
+        """Passes a signal on."""
+        self.interrupted = True
+        self.job = replace(self.job, deleting=True)
+        self.process.send_signal(number)
+
+    def observe(self, now: datetime) -> Seen:
+        """The process as a Job, its pod and the last answer of its endpoint.
+
+        One that was asked to stop is gone once its last words are told, as a deleted Job would be.
+        """
         code = self.process.poll()
+        if self.end_told and self.interrupted:
+            return (), (), None
+        self.end_told = code is not None
         if code is None:
             return (self.job,), (self.pod,), self._ask(now)
         message = self.folder / "termination-message"
@@ -177,6 +197,12 @@ class LocalProcess:
         except (OSError, ValueError, ValidationError, urllib.error.URLError) as error:
             return Poll(UID, now, error=f"The process does not answer ({type(error).__name__}).")
         return Poll(UID, now, snapshot)
+
+
+def _only_once(spec: AlignTuneJobSpec) -> AlignTuneJobSpec:
+    """Without restarts that count: a person is there, and sees a fault at once."""
+    policy = spec.policy.model_copy(update={"max_restarts": 0})
+    return spec.model_copy(update={"policy": policy})
 
 
 def _config(

@@ -20,6 +20,8 @@ Object = Mapping[str, Any]
 WITNESS_PATIENCE = timedelta(seconds=10)
 """How long after a Job's end its pods' last words are waited for: the watches are independent."""
 
+NODE_LOST_PATIENCE = timedelta(seconds=60)
+"""How long after its grace period a deleted pod may go on existing: then its node is gone."""
 
 LONGEST_NUMBER = 9
 """Digits of a number in a label; longer ones are not the operator's."""
@@ -62,6 +64,10 @@ class JobState:
     """UID of its AlignTuneJob."""
     attempt: int
     created: datetime
+    started: datetime | None = None
+    """When it was last let go: anew each time that a queue resumes it."""
+    suspended: bool = False
+    """A queue holds it; it has no pods then, or they are stopping."""
     deleting: bool = False
     complete: bool = False
     failed_reason: str | None = None
@@ -95,6 +101,10 @@ class PodState:
     """Why the pod or its container does not run yet: `Reason: message`."""
     disrupted: str = ""
     """Reason of the DisruptionTarget condition: evicted, preempted, its node drained or gone."""
+    evicted: str = ""
+    """What the kubelet says of its eviction."""
+    grace_ends: datetime | None = None
+    """When a pod that is being deleted must have ended. None: it is not being deleted."""
     terminated_reason: str = ""
     """The runtime's word for the end of the container: Completed, Error, OOMKilled."""
     exit_code: int | None = None
@@ -110,6 +120,14 @@ class PodState:
     def ended(self) -> bool:
         """Whether nothing runs in it any more."""
         return self.phase in ("Succeeded", "Failed")
+
+    def lost(self, now: datetime) -> bool:
+        """Whether nobody is left to end it: its node is gone."""
+        return (
+            not self.ended
+            and self.grace_ends is not None
+            and now >= self.grace_ends + NODE_LOST_PATIENCE
+        )
 
     @property
     def outcome(self) -> Outcome | None:
@@ -130,6 +148,14 @@ class Poll:
     error: str = ""
     silent_since: datetime | None = None
     """The first of the failures in a row of which this is the last; None for an answer."""
+
+
+class Explanation(NamedTuple):
+    """What the Events of a Job and its pods say about why they do not start."""
+
+    at: datetime
+    message: str
+    """`Reason: message` of the newest; empty where there is none."""
 
 
 class Hindrance(NamedTuple):
@@ -155,6 +181,8 @@ class Observed:
     poll: Poll | None = None
     hindrance: Hindrance | None = None
     """Why the Job could not be created; None if it could, or was not tried."""
+    explanation: Explanation | None = None
+    """Why the newest attempt does not start, when that was last asked."""
 
     @property
     def accepted(self) -> bool:
@@ -163,8 +191,14 @@ class Observed:
 
     @property
     def job(self) -> JobState | None:
-        """The Job of the newest attempt."""
-        return max(self.jobs, key=lambda job: job.attempt, default=None)
+        """The Job of the newest attempt; None if there is none, or it is gone."""
+        job = max(self.jobs, key=lambda job: job.attempt, default=None)
+        known = self.object.status.attempts.current
+        return job if job is not None and job.attempt >= known else None
+
+    def writers(self, now: datetime) -> list[PodState]:
+        """Pods, of whichever attempt or predecessor, that may still write to the storage."""
+        return [pod for pod in self.pods if not pod.ended and not pod.lost(now)]
 
     @property
     def current_pods(self) -> tuple[PodState, ...]:
@@ -184,8 +218,10 @@ def observe(
     state: AlignTuneJobState,
     jobs: tuple[JobState, ...] = (),
     pods: tuple[PodState, ...] = (),
+    *,
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
+    explanation: Explanation | None = None,
 ) -> Observed:
     """Puts the parts together, and validates the spec as the trainer will."""
     try:
@@ -202,7 +238,15 @@ def observe(
         check_supported(spec.backend, spec.method)
     except UnsupportedError as error:
         return Observed(state, spec, unsupported=str(error), jobs=jobs, pods=pods)
-    return Observed(state, spec, jobs=jobs, pods=pods, poll=poll, hindrance=hindrance)
+    return Observed(
+        state,
+        spec,
+        jobs=jobs,
+        pods=pods,
+        poll=poll,
+        hindrance=hindrance,
+        explanation=explanation,
+    )
 
 
 def owner(body: Object) -> Object | None:
@@ -234,10 +278,8 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
 
 def job_state(body: Object) -> JobState:
     """Trims a Job."""
-    metadata = body["metadata"]
-    conditions = {
-        c["type"]: c for c in body.get("status", {}).get("conditions", ()) if c["status"] == "True"
-    }
+    metadata, status = body["metadata"], body.get("status", {})
+    conditions = {c["type"]: c for c in status.get("conditions", ()) if c["status"] == "True"}
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
     end = failed or complete
     parent = owner(body)
@@ -248,6 +290,8 @@ def job_state(body: Object) -> JobState:
         owner_uid=parent["uid"] if parent else "",
         attempt=_number(metadata["labels"].get(labels.ATTEMPT, "")),
         created=_time(metadata["creationTimestamp"]),
+        started=_time(status["startTime"]) if "startTime" in status else None,
+        suspended=bool(body.get("spec", {}).get("suspend")),
         deleting="deletionTimestamp" in metadata,
         complete=complete is not None,
         failed_reason=failed.get("reason", "") if failed else None,
@@ -282,6 +326,10 @@ def pod_state(body: Object) -> PodState:
         running="running" in container,
         waiting=_waiting(container.get("waiting"), conditions.get("PodScheduled", {})),
         disrupted=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
+        evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
+        grace_ends=_time(metadata["deletionTimestamp"])
+        if "deletionTimestamp" in metadata
+        else None,
         terminated_reason=terminated.get("reason", "") or status.get("reason", ""),
         exit_code=terminated.get("exitCode"),
         message=terminated.get("message", "") or status.get("message", ""),

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from aligntune.api.progress import Snapshot
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import (
+    Explanation,
     Hindrance,
     Observed,
     Poll,
@@ -24,7 +25,7 @@ from aligntune_operator.observe import (
     observe,
     pod_state,
 )
-from aligntune_operator.plan import plan
+from aligntune_operator.plan import CreateJob, plan
 from aligntune_operator.render.job import job as render_job
 from aligntune_operator.render.service import service as render_service
 from aligntune_operator.settings import Settings
@@ -56,7 +57,7 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
         align_tune_job_state(manifest),
         tuple(job_state(body) for body in seen.get("jobs", ())),
         tuple(pod_state(body) for body in seen.get("pods", ())),
-        poll
+        poll=poll
         and Poll(
             pod_uid=poll["podUid"],
             at=datetime.fromisoformat(poll["at"]),
@@ -66,7 +67,12 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
             if "silentSince" in poll
             else None,
         ),
-        Hindrance(**seen["hindrance"]) if "hindrance" in seen else None,
+        hindrance=Hindrance(**seen["hindrance"]) if "hindrance" in seen else None,
+        explanation=Explanation(
+            datetime.fromisoformat(seen["explanation"]["at"]), seen["explanation"]["message"]
+        )
+        if "explanation" in seen
+        else None,
     ), datetime.fromisoformat(seen.get("now", "2026-11-01T12:00:01Z"))
 
 
@@ -78,14 +84,25 @@ def outputs(case: Path) -> dict[str, Any]:
     observed, now = observed_in(case)
     before = observed.object.status
     after = reduce_status(observed, now)
+    actions = plan(observed, now)
     written: dict[str, Any] = {
-        "actions": [{type(action).__name__: asdict(action)} for action in plan(observed, now)],
+        "actions": [{type(action).__name__: asdict(action)} for action in actions],
         "status": plain(after),
         "events": [event._asdict() for event in events(before, after)],
     }
-    if observed.accepted and not observed.jobs and observed.spec is not None:
+    created = [action for action in actions if isinstance(action, CreateJob)]
+    if created and observed.spec is not None:
         key = observed.object.key
-        written["objects"] = [render_job(key, UID, observed.spec, 1, Settings(_env_file=None))]
+        written["objects"] = [
+            render_job(
+                key,
+                UID,
+                observed.spec,
+                created[0].attempt,
+                Settings(_env_file=None),
+                earlier=before.attempts,
+            )
+        ]
         if observed.spec.runtime.nodes > 1:
             written["objects"].insert(0, render_service(key, UID))
     return written

@@ -99,7 +99,7 @@ def test_a_failure_is_told_with_its_cause(
     reason: str,
     sentence: str,
 ) -> None:
-    api.apply(manifest("chat"))
+    api.apply(manifest("chat", policy={"maxRestarts": 0}))
     api.play_kubelet(api.pod_of("chat"), terminated=terminated)
     api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
     status = api.status("chat")
@@ -111,6 +111,56 @@ def test_a_failure_is_told_with_its_cause(
     assert api.condition("chat", "Stalled")["status"] == "True"
     api.until("told", lambda: reason in event_reasons(api, "chat"))
     assert len(api.jobs_of("chat")) == 1
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_fault_that_may_pass_is_followed_by_another_attempt_until_restarts_are_used_up(
+    api: Api, manifest: Make
+) -> None:
+    api.apply(manifest("chat", policy={"maxRestarts": 1}))
+    lost = {"result": "Failed", "reason": "NcclError", "exitCode": 75, "message": "a peer is gone"}
+    api.play_kubelet(api.pod_of("chat"), terminated=ended(75, lost))
+    api.until("restarting", lambda: api.phase("chat") == "Restarting")
+    api.until("told", lambda: "NcclError" in event_reasons(api, "chat"))
+    assert api.condition("chat", "Reconciling")["reason"] == "Restarting"
+    api.until("second attempt", lambda: api.phase("chat") == "Starting")
+    assert api.status("chat")["attempts"]["restarts"] == 1
+    assert len(api.jobs_of("chat")) == 2, "the first Job stays for its logs"
+
+    [second] = api.every("pods", "aligntune.io/job-name=chat,aligntune.io/attempt=2")
+    api.play_kubelet(second, terminated=ended(75, lost))
+    api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
+    status = api.status("chat")
+    assert status["failure"]["reason"] == "NcclError"
+    assert "all 1 restarts of spec.policy.maxRestarts are used up" in status["failure"]["message"]
+    assert [entry["reason"] for entry in status["attempts"]["history"]] == ["NcclError"] * 2
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_preempted_run_goes_on_at_once_and_counts_no_restart(api: Api, manifest: Make) -> None:
+    api.apply(manifest("chat", policy={"maxRestarts": 0}))
+    checkpoint = {"step": 7, "path": "chat/checkpoint-7", "savedAt": "2026-11-01T12:00:00Z"}
+    preempted = {"result": "Preempted", "reason": "Preempted", "exitCode": 143, "step": 7}
+    words = preempted | {"checkpoint": checkpoint}
+    api.play_kubelet(api.pod_of("chat"), terminated=ended(143, words))
+    api.until("second attempt", lambda: api.status("chat")["attempts"]["current"] == 2)
+    attempts = api.status("chat")["attempts"]
+    assert (attempts["restarts"], attempts["preemptions"]) == (0, 1)
+    assert [entry["fromStep"] for entry in attempts["history"]] == [0, 7]
+
+
+@pytest.mark.usefixtures("operator")
+def test_pods_that_a_quota_refuses_are_told_of_and_let_go_after_the_start_timeout(
+    api: Api, manifest: Make
+) -> None:
+    api("create", "quota", "none", "--hard=pods=0")
+    api.apply(manifest("chat", policy={"startTimeoutSeconds": 30, "maxRestarts": 0}))
+    api.until(
+        "told why", lambda: "exceeded quota" in api.condition("chat", "Running").get("message", "")
+    )
+    api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
+    assert api.status("chat")["failure"]["reason"] == "QuotaExceeded"
+    api.until("the Job is let go", lambda: api.jobs_of("chat") == [])
 
 
 @pytest.mark.usefixtures("operator")

@@ -88,6 +88,17 @@ def test_a_checkpoint_of_another_config_is_refused_unless_forced(
         assert TRLSFTTrainer(forced).train().step == 10
 
 
+def test_half_the_rows_in_twice_the_passes_go_on_as_the_same_run(finished: SFTConfig) -> None:
+    folder = Path(finished.output_dir)
+    uninterrupted = losses(folder)
+    shutil.rmtree(folder / "checkpoint-8")
+    shutil.rmtree(folder / "checkpoint-10")
+    train = {"per_device_batch_size": 2, "gradient_accumulation_steps": 2}
+    halved = SFTConfig.model_validate(merge(finished.model_dump(by_alias=False), {"train": train}))
+    TRLSFTTrainer(halved).train()
+    assert losses(folder) == pytest.approx(uninterrupted, rel=1e-5)
+
+
 def test_a_checkpoint_of_another_strategy_is_refused(finished: SFTConfig) -> None:
     sharded = SFTConfig.model_validate(
         merge(finished.model_dump(by_alias=False), {"distributed": {"strategy": "zero2"}})

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.api.conditions import Phase
+from aligntune.api.conditions import Condition, Phase
 from aligntune.api.progress import Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.observe import (
@@ -89,7 +89,7 @@ def observations(draw: st.DrawFn, status: AlignTuneJobStatus | None = None) -> O
     how = st.sampled_from(["pending", "running", "succeeded", "failed"])
     pods = [pod(job, i, draw(how), draw(outcomes)) for i in range(draw(st.integers(0, 2)))]
     poll = draw(st.none() | st.builds(Poll, st.just("job-uid-0"), st.just(NOW), snapshots))
-    return observe(state, (job,), tuple(pods), poll)
+    return observe(state, (job,), tuple(pods), poll=poll)
 
 
 times = st.integers(0, 100).map(lambda seconds: NOW + timedelta(seconds=seconds))
@@ -159,7 +159,7 @@ def test_every_condition_is_there_with_a_reason_and_a_sentence(
 ) -> None:
     status = reduce_status(observed, now)
     conditions = {condition.type: condition for condition in status.conditions}
-    assert len(conditions) == 9
+    assert len(conditions) == len(Condition)
     assert all(condition.message for condition in status.conditions)
     assert (conditions["Complete"].status == "True") == (status.phase == Phase.SUCCEEDED)
     assert (conditions["Failed"].status == "True") == (status.phase == Phase.FAILED)

@@ -23,6 +23,10 @@ class AlgorithmType(StrEnum):
     REWARD = "reward"
 
 
+SAMPLING = (AlgorithmType.PPO, AlgorithmType.GRPO)
+"""The algorithms that learn from answers which they draw themselves."""
+
+
 DPOLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
     "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",

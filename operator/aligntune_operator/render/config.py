@@ -15,6 +15,7 @@ def run_config(
     spec: AlignTuneJobSpec,
     attempt: int,
     *,
+    batch_divisor: int = 1,
     storage_root: str = env.STORAGE_DIR,
     folder: str | None = None,
 ) -> RunConfig:
@@ -28,16 +29,26 @@ def run_config(
         uid: Its UID.
         spec: Its spec.
         attempt: Number of the attempt.
+        batch_divisor: How many forward passes stand for one of the spec's: `Attempts`.
         storage_root: Where the storage is mounted.
         folder: Output folder below it, where the spec names none; by default the job's own.
     """
     chosen = spec.storage.sub_path if spec.storage else ""
     output_dir = f"{storage_root}/{chosen or folder or base_name(key.name, uid)}"
-    runtime = spec.runtime
+    runtime, train = spec.runtime, spec.method.train
+    divided = {
+        "train": train.model_copy(
+            update={
+                "per_device_batch_size": train.per_device_batch_size // batch_divisor,
+                "gradient_accumulation_steps": train.gradient_accumulation_steps * batch_divisor,
+            }
+        ),
+        "output_dir": output_dir,
+    }
     return RunConfig(
         backend=spec.backend,
-        sft=SFTConfig(**dict(spec.sft), output_dir=output_dir) if spec.sft else None,
-        rl=UnifiedConfig(**dict(spec.rl), output_dir=output_dir) if spec.rl else None,
+        sft=SFTConfig(**dict(spec.sft) | divided) if spec.sft else None,
+        rl=UnifiedConfig(**dict(spec.rl) | divided) if spec.rl else None,
         job=JobIdentity(name=key.name, namespace=key.namespace, uid=uid),
         attempt=attempt,
         nodes=runtime.nodes,

@@ -5,17 +5,35 @@ from typing import Any
 from aligntune.api import labels
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.status import Attempts
 from aligntune_operator.observe import Key
 from aligntune_operator.render.config import run_config
 from aligntune_operator.render.names import common_labels, job_name, owner_reference
 from aligntune_operator.render.pod import pod_template
 from aligntune_operator.settings import Settings
 
+NO_ATTEMPTS = Attempts()
+
 
 def job(
-    key: Key, uid: str, spec: AlignTuneJobSpec, attempt: int, settings: Settings
+    key: Key,
+    uid: str,
+    spec: AlignTuneJobSpec,
+    attempt: int,
+    settings: Settings,
+    *,
+    earlier: Attempts = NO_ATTEMPTS,
 ) -> dict[str, Any]:
-    """An Indexed Job that the first failing pod ends: the operator decides on the next attempt."""
+    """An Indexed Job that the first failing pod ends: the operator decides on the next attempt.
+
+    Args:
+        key: Namespace and name of the AlignTuneJob.
+        uid: Its UID.
+        spec: Its spec.
+        attempt: Number of the attempt.
+        settings: The operator's.
+        earlier: The attempts before: what they have used of the deadline, and left of the batch.
+    """
     metadata_labels = common_labels(key.name) | {labels.ATTEMPT: str(attempt)}
     deadline = spec.policy.active_deadline_seconds
     return {
@@ -34,12 +52,20 @@ def job(
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _fail_job_rules()},
-            **({"activeDeadlineSeconds": deadline} if deadline else {}),
+            **({"activeDeadlineSeconds": _left(deadline, earlier)} if deadline else {}),
             "template": pod_template(
-                run_config(key, uid, spec, attempt), spec, metadata_labels, settings
+                run_config(key, uid, spec, attempt, batch_divisor=earlier.batch_divisor),
+                spec,
+                metadata_labels,
+                settings,
             ),
         },
     }
+
+
+def _left(deadline: int, earlier: Attempts) -> int:
+    """Seconds; an attempt that would have none is not started."""
+    return max(deadline - earlier.active_seconds, 1)
 
 
 def _fail_job_rules() -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from aligntune.api.conditions import Condition, Phase
-from aligntune.api.status import AlignTuneJobStatus, StatusCondition
+from aligntune.api.status import AlignTuneJobStatus, Attempts, Failure, StatusCondition
 
 
 class Event(NamedTuple):
@@ -23,6 +23,10 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
     if accepted and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
         kind = "Normal" if accepted.status == "True" else "Warning"
         happened.append(Event(kind, accepted.reason, accepted.message))
+    if after.attempts.restarts > before.attempts.restarts and after.failure:
+        happened.append(_attempt_failed("Warning", after.attempts, after.failure))
+    if after.attempts.preemptions > before.attempts.preemptions and after.failure:
+        happened.append(_attempt_failed("Normal", after.attempts, after.failure))
     if after.attempts.current > before.attempts.current:
         number = after.attempts.current
         happened.append(Event("Normal", "AttemptStarted", f"Attempt {number} started."))
@@ -39,6 +43,13 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
             condition = new[Condition.FAILED]
             happened.append(Event("Warning", condition.reason, condition.message))
     return happened
+
+
+def _attempt_failed(kind: str, attempts: Attempts, failure: Failure) -> Event:
+    """An attempt that is followed by another."""
+    number, start = attempts.current, attempts.next_start
+    follows = f"Attempt {number} ended; the next starts after {start:%Y-%m-%dT%H:%M:%SZ}: "
+    return Event(kind, failure.reason.value, follows + failure.message)
 
 
 def _conditions(status: AlignTuneJobStatus) -> dict[str, StatusCondition]:

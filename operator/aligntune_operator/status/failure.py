@@ -1,12 +1,13 @@
 """Why an attempt failed: the one cause behind exit codes, messages and conditions."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.exit_codes import ExitCode
+from aligntune.api.progress import Outcome
 from aligntune.api.status import Failure
-from aligntune_operator.observe import JobState, PodState
+from aligntune_operator.observe import Explanation, JobState, PodState
 
 SIGKILL_EXIT = 137
 LONGEST_LOG = 4000
@@ -20,51 +21,102 @@ BY_EXIT_CODE = {
 }
 """Exit codes that stand for one cause; the others need the launcher's word."""
 
+OWN_DISK_USE = re.compile(
+    r"Usage of EmptyDir volume|local ephemeral storage usage exceeds|exceeded its local ephemeral"
+)
+"""The kubelet's words for an eviction that the pod has brought on itself."""
+
+SENTENCES = {
+    Cause.OUT_OF_MEMORY: "the container needed more memory than its limit; raise"
+    " spec.runtime.resources.limits.memory, or lower train.perDeviceBatchSize",
+    Cause.NODE_LOST: "the pod's node is gone",
+}
+
+OBSTACLES: tuple[tuple[re.Pattern[str], Cause], ...] = (
+    (re.compile(r"ErrImage|ImagePull|InvalidImageName|ImageInspectError"), Cause.IMAGE_PULL_ERROR),
+    (re.compile(r"exceeded quota"), Cause.QUOTA_EXCEEDED),
+    (re.compile(r"FailedCreate.*(forbidden|denied)", re.DOTALL), Cause.ADMISSION_REFUSED),
+    (re.compile(r"Unschedulable|FailedScheduling"), Cause.UNSCHEDULABLE),
+    (re.compile(r"CreateContainerConfigError"), Cause.CONFIG_ERROR),
+)
+"""What keeps a pod from starting, by the words of the kubelet and the controllers."""
+
 JOB_CONDITION_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
-def classify(job: JobState, pods: Iterable[PodState]) -> Failure:
-    """The failure of an attempt, from the most telling witness to the least.
+SYMPTOMS = (Cause.PREEMPTED, Cause.NCCL_ERROR, Cause.UNKNOWN)
+"""What a pod says of itself when its peer is gone: not the cause, if anything else is known."""
 
-    The launcher's outcome says what happened inside; without it the kubelet's reason, then the
-    exit code, then the Job's own condition, which outlives its pods.
+
+def classify(job: JobState, pods: Iterable[PodState]) -> Failure:
+    """The failure of an attempt, as its most telling witness has it."""
+    return next(_witnesses(job, pods))
+
+
+def _witnesses(job: JobState, pods: Iterable[PodState]) -> Iterator[Failure]:
+    """What happened inside is said by the launcher's outcome, what happened to a pod by the kubelet
+    and the controllers; then come the symptoms of a lost peer, bare exit codes, and at last the
+    Job's own condition, which outlives its pods.
     """
-    failed = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.phase == "Failed"]
-    told = [(pod, pod.outcome) for pod in failed]
-    for pod, outcome in told:
-        # Peers of the pod that failed are stopped, and say so; that is not the cause.
-        if outcome and outcome.reason and outcome.reason != Cause.PREEMPTED:
-            return _failure(
-                outcome.reason, outcome.message, pod.name, outcome.exit_code, outcome.log_tail
-            )
+    ended = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.phase == "Failed"]
+    told = [(pod, pod.outcome) for pod in ended]
+    inside = [_as_told(pod, outcome) for pod, outcome in told if outcome and outcome.reason]
+    yield from (failure for failure in inside if failure.reason not in SYMPTOMS)
     if job.failed_reason == "DeadlineExceeded":
-        return _failure(
-            Cause.DEADLINE_EXCEEDED,
-            "the job ran longer than spec.policy.activeDeadlineSeconds allows; raise it, and apply"
-            " the job under another name",
-        )
-    for pod, outcome in told:
-        cause = _cause_from_outside(pod)
-        if cause is not None:
-            message = outcome.message if outcome else _sentence(cause, pod)
-            return _failure(cause, message, pod.name, pod.exit_code, _log_tail(pod))
-    for pod, _ in told:
-        return _failure(
-            Cause.UNKNOWN, _sentence(Cause.UNKNOWN, pod), pod.name, pod.exit_code, _log_tail(pod)
-        )
-    return _from_condition(job)
+        yield deadline_exceeded()
+    yield from (_seen(cause, pod) for pod in ended if (cause := _cause_from_outside(pod)))
+    yield from (failure for failure in inside if failure.reason != Cause.PREEMPTED)
+    yield from inside
+    for pod in ended:
+        if pod.exit_code in BY_EXIT_CODE:
+            yield _seen(BY_EXIT_CODE[ExitCode(pod.exit_code)], pod)
+    yield from (_seen(Cause.UNKNOWN, pod) for pod in ended)
+    yield _from_condition(job)
+
+
+def deadline_exceeded() -> Failure:
+    """All attempts together held pods for as long as they may."""
+    return failed(
+        Cause.DEADLINE_EXCEEDED,
+        "the job ran longer than spec.policy.activeDeadlineSeconds allows; raise it, and apply the"
+        " job under another name",
+    )
+
+
+def not_started(pods: Iterable[PodState], explanation: Explanation | None) -> Failure:
+    """The failure of an attempt whose pods did not all run within `policy.startTimeoutSeconds`."""
+    detail = obstacle(pods, explanation) or "nothing is known to be in the way"
+    cause = next((cause for sign, cause in OBSTACLES if sign.search(detail)), Cause.UNKNOWN)
+    return failed(cause, f"not every pod ran within spec.policy.startTimeoutSeconds: {detail}")
+
+
+def obstacle(pods: Iterable[PodState], explanation: Explanation | None) -> str:
+    """What keeps pods from running: their own words, and those of their Job's and their Events."""
+    waiting = {pod.waiting for pod in pods if pod.waiting}
+    if explanation is not None and explanation.message:
+        waiting.add(explanation.message)
+    return "; ".join(sorted(waiting))
 
 
 def _cause_from_outside(pod: PodState) -> Cause | None:
+    if OWN_DISK_USE.search(pod.evicted):
+        return Cause.DISK_FULL
     if pod.terminated_reason == "OOMKilled":
         return Cause.OUT_OF_MEMORY
     if pod.disrupted == "DeletionByPodGC":
         return Cause.NODE_LOST
-    if pod.disrupted:
-        return Cause.PREEMPTED
-    if pod.exit_code is not None and pod.exit_code in BY_EXIT_CODE:
-        return BY_EXIT_CODE[ExitCode(pod.exit_code)]
-    return None
+    return Cause.PREEMPTED if pod.disrupted else None
+
+
+def _as_told(pod: PodState, outcome: Outcome) -> Failure:
+    cause = outcome.reason or Cause.UNKNOWN
+    return failed(cause, outcome.message, pod.name, outcome.exit_code, outcome.log_tail)
+
+
+def _seen(cause: Cause, pod: PodState) -> Failure:
+    """Without an outcome the termination message holds the end of the log."""
+    log_tail = "" if pod.outcome else pod.message
+    return failed(cause, _sentence(cause, pod), pod.name, pod.exit_code, log_tail)
 
 
 def _from_condition(job: JobState) -> Failure:
@@ -76,40 +128,34 @@ def _from_condition(job: JobState) -> Failure:
         cause = BY_EXIT_CODE[ExitCode(code)]
     elif "DisruptionTarget" in job.failed_message:
         cause = Cause.PREEMPTED
-    return _failure(cause, job.failed_message or "its pods are gone, and said nothing", None, code)
+    elif job.failed_reason == "BackoffLimitExceeded":
+        # A pod that had failed by itself would be there, or its exit code in the condition.
+        return failed(Cause.PREEMPTED, "its pod was deleted from outside")
+    return failed(cause, job.failed_message or "its pods are gone, and said nothing", None, code)
 
 
 def _sentence(cause: Cause, pod: PodState) -> str:
-    match cause:
-        case Cause.OUT_OF_MEMORY:
-            return (
-                "the container needed more memory than its limit; raise"
-                " spec.runtime.resources.limits.memory, or lower train.perDeviceBatchSize"
-            )
-        case Cause.NODE_LOST:
-            return "the pod's node is gone"
-        case Cause.PREEMPTED:
-            return f"the pod was stopped from outside ({pod.disrupted or 'SIGTERM'})"
-        case _ if pod.exit_code == SIGKILL_EXIT:
-            return "the container was killed (SIGKILL), and not for its memory limit"
-        case _ if pod.exit_code is None:
-            return pod.message or "the pod failed before its container ran"
-        case _:
-            return f"the trainer ended with exit code {pod.exit_code}; its last log lines follow"
+    if cause in SENTENCES:
+        return SENTENCES[cause]
+    if cause == Cause.DISK_FULL:
+        return f"the pod was evicted for its own disk use: {pod.evicted}"
+    if cause == Cause.PREEMPTED:
+        return f"the pod was stopped from outside ({pod.disrupted or 'SIGTERM'})"
+    if pod.exit_code == SIGKILL_EXIT:
+        return "the container was killed (SIGKILL), and not for its memory limit"
+    if pod.exit_code is None:
+        return pod.message or "the pod failed before its container ran"
+    return f"the trainer ended with exit code {pod.exit_code}; its last log lines follow"
 
 
-def _log_tail(pod: PodState) -> str:
-    """Without an outcome the termination message holds the end of the log."""
-    return "" if pod.outcome else pod.message
-
-
-def _failure(
+def failed(
     cause: Cause,
     message: str,
     pod: str | None = None,
     exit_code: int | None = None,
     log_tail: str = "",
 ) -> Failure:
+    """A failure, its texts as long as a status may hold."""
     return Failure(
         reason=cause,
         message=message[:LONGEST_LOG],

@@ -1,0 +1,78 @@
+"""Whether the newest attempt is over, and how it ended."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from aligntune.api.causes import Cause
+from aligntune.api.status import Attempt, Failure
+from aligntune_operator.observe import WITNESS_PATIENCE, Observed, PodState
+from aligntune_operator.status.failure import SENTENCES, classify, failed, not_started
+
+SUCCEEDED = "Succeeded"
+SUSPENDED = "Suspended"
+
+
+class Ending(NamedTuple):
+    """How an attempt ended."""
+
+    reason: str
+    """Succeeded, Suspended, or the cause."""
+    at: datetime
+    failure: Failure | None = None
+    """None if it succeeded, or was suspended."""
+
+
+def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
+    """How the attempt of `entry` ended; None while it is under way or its end not fully seen.
+
+    An attempt that did not start in time, or whose node is gone, counts as over before its Job is:
+    the operator lets go of it then.
+    """
+    job, pods = observed.job, observed.current_pods
+    if job is not None and job.over:
+        if awaits_witnesses(observed, now):
+            return None
+        end = job.ended or now
+        return Ending(SUCCEEDED, end) if job.complete else _failed(classify(job, pods), end)
+    lost = next((pod for pod in pods if pod.lost(now)), None)
+    if job is None or lost is not None:
+        return None if observed.writers(now) else _gone(entry, lost, now)
+    due = start_due(observed)
+    late = due is not None and now >= due
+    return _failed(not_started(pods, observed.explanation), now) if late else None
+
+
+def _gone(entry: Attempt, lost: PodState | None, now: datetime) -> Ending:
+    """The end of an attempt without a Job, or with one that a dead node keeps from ending."""
+    if entry.reason == SUSPENDED:
+        return Ending(SUSPENDED, now)
+    if lost is not None:
+        return _failed(failed(Cause.NODE_LOST, SENTENCES[Cause.NODE_LOST], lost.name), now)
+    return _failed(failed(Cause.PREEMPTED, "its Job was deleted from outside"), now)
+
+
+def awaits_witnesses(observed: Observed, now: datetime) -> bool:
+    """Whether the Job is seen to have ended but a pod is not yet."""
+    job = observed.job
+    if job is None or job.ended is None or now - job.ended >= WITNESS_PATIENCE:
+        return False
+    return not observed.current_pods or not all(pod.ended for pod in observed.current_pods)
+
+
+def start_due(observed: Observed) -> datetime | None:
+    """When every pod must run; None where there is no limit, or they do.
+
+    Time in a queue does not count: a Job's start time is set anew when it is let go.
+    """
+    job, spec = observed.job, observed.spec
+    if job is None or job.deleting or job.suspended or spec is None:
+        return None
+    limit = spec.policy.start_timeout_seconds
+    started = sum(pod.started for pod in observed.current_pods)
+    if limit is None or started == spec.runtime.nodes:
+        return None
+    return (job.started or job.created) + timedelta(seconds=limit)
+
+
+def _failed(failure: Failure, at: datetime) -> Ending:
+    return Ending(failure.reason, at, failure)

@@ -1,0 +1,136 @@
+"""What each condition of an AlignTuneJob says, and why."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from aligntune.api import conditions as reasons
+from aligntune.api.conditions import Condition, Phase, Reason
+from aligntune.api.progress import Outcome
+from aligntune.api.status import Attempts, Failure
+from aligntune_operator.attempts import durable
+from aligntune_operator.observe import Observed
+from aligntune_operator.status.conditions import Verdict
+from aligntune_operator.status.failure import obstacle
+
+SILENCE_PATIENCE = timedelta(seconds=30)
+"""How long an endpoint may be silent before a condition says so: one lost packet is no news."""
+
+
+def verdicts(
+    observed: Observed,
+    phase: Phase,
+    attempts: Attempts,
+    failure: Failure | None,
+    outcome: Outcome | None,
+) -> Mapping[Condition, Verdict]:
+    """What each condition says in this phase."""
+    over = phase in (Phase.SUCCEEDED, Phase.FAILED)
+    end = _end_reason(phase, failure, outcome)
+    accepted = _accepted(observed)
+    reconciling: Verdict
+    stalled: Verdict
+    refused = accepted[0] is False
+    if refused:
+        reconciling, stalled = (False, accepted[1]), (True, accepted[1])
+    elif phase == Phase.FAILED:
+        reconciling, stalled = (False, end), (True, end)
+    else:
+        reconciling = _reconciling(observed, phase, attempts, failure)
+        stalled = (False, reasons.WORKING)
+    return {
+        Condition.ACCEPTED: accepted,
+        Condition.RUNNING: _running(observed, phase),
+        Condition.SUSPENDED: _suspended(phase),
+        Condition.RESUMABLE: _resumable(observed),
+        Condition.PROGRESS_UNKNOWN: _progress_unknown(observed, phase),
+        Condition.COMPLETE: (phase == Phase.SUCCEEDED, end),
+        Condition.FAILED: (phase == Phase.FAILED, end),
+        Condition.FINISHED: (over, end),
+        Condition.RECONCILING: reconciling,
+        Condition.STALLED: stalled,
+    }
+
+
+def _accepted(observed: Observed) -> Verdict:
+    if observed.spec is None:
+        return False, reasons.INVALID_SPEC(errors="; ".join(observed.errors))
+    if observed.unsupported:
+        return False, reasons.UNSUPPORTED(error=observed.unsupported)
+    hindrance = observed.hindrance
+    # What trains may be changed while this is False, so only before the first attempt.
+    if hindrance and hindrance.refused and observed.object.status.attempts.current == 0:
+        return False, reasons.REFUSED(error=hindrance.message)
+    return True, reasons.VALID(backend=observed.spec.backend, task=observed.spec.task)
+
+
+def _reconciling(
+    observed: Observed, phase: Phase, attempts: Attempts, failure: Failure | None
+) -> Verdict:
+    job, hindrance = observed.job, observed.hindrance
+    if job is not None and job.deleting and not job.over:
+        return True, reasons.STOPPING
+    if phase == Phase.PENDING and hindrance is not None:
+        return True, reasons.HINDERED(error=hindrance.message)
+    if phase == Phase.RESTARTING and failure is not None:
+        return True, reasons.RESTARTING(
+            number=attempts.current,
+            cause=failure.reason,
+            error=failure.message,
+            start=f"{attempts.next_start:%Y-%m-%dT%H:%M:%SZ}",
+        )
+    settled = phase in (Phase.SUCCEEDED, Phase.RUNNING, Phase.SUSPENDED, Phase.QUEUED)
+    return not settled, reasons.UP_TO_DATE if settled else reasons.STARTING
+
+
+def _running(observed: Observed, phase: Phase) -> Verdict:
+    if observed.job is None or observed.spec is None:
+        return False, reasons.NOT_STARTED
+    total = observed.spec.runtime.nodes
+    match phase:
+        case Phase.RUNNING:
+            return True, reasons.PODS_RUNNING(total=total)
+        case Phase.STARTING:
+            pods = observed.current_pods
+            waiting = obstacle(pods, observed.explanation) or "Nothing is known to be in the way."
+            ready = sum(pod.running for pod in pods)
+            return False, reasons.PODS_PENDING(ready=ready, total=total, detail=waiting)
+        case _:
+            return False, reasons.PODS_ENDED
+
+
+def _suspended(phase: Phase) -> Verdict:
+    match phase:
+        case Phase.SUSPENDED:
+            return True, reasons.SUSPENDED_BY_SPEC
+        case Phase.QUEUED:
+            return True, reasons.QUEUED
+        case _:
+            return False, reasons.NOT_SUSPENDED
+
+
+def _resumable(observed: Observed) -> Verdict:
+    if observed.spec is None:
+        return None, reasons.INVALID_SPEC(errors="; ".join(observed.errors))
+    if not durable(observed.spec):
+        return False, reasons.EPHEMERAL_STORAGE
+    if observed.spec.method.checkpoint.resume == "never":
+        return False, reasons.RESUME_NEVER
+    return True, reasons.DURABLE_STORAGE
+
+
+def _progress_unknown(observed: Observed, phase: Phase) -> Verdict:
+    poll = observed.current_poll
+    if phase != Phase.RUNNING or poll is None:
+        return False, reasons.NOT_REPORTING
+    if poll.silent_since is not None and poll.at - poll.silent_since >= SILENCE_PATIENCE:
+        return True, reasons.ENDPOINT_SILENT(error=poll.error)
+    return False, reasons.ENDPOINT_ANSWERS
+
+
+def _end_reason(phase: Phase, failure: Failure | None, outcome: Outcome | None) -> Reason:
+    if phase == Phase.SUCCEEDED:
+        path = outcome.model_path if outcome else None
+        return reasons.TRAINED(steps=outcome.step if outcome else "all", path=path or "its storage")
+    if phase == Phase.FAILED and failure is not None:
+        return Reason(failure.reason, failure.message)
+    return reasons.IN_PROGRESS

@@ -1,0 +1,54 @@
+"""Two processes on one output folder: the later attempt wins, the other notices in time."""
+
+from pathlib import Path
+
+import pytest
+
+from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+from aligntune.core.errors import SupersededError
+from aligntune.training.checkpoints import MANIFEST
+from aligntune.training.context import RunContext
+from aligntune.training.ownership import Ownership
+from tests.trainers.tiny import MakeConfig
+
+
+def test_the_last_to_take_a_folder_owns_it(tmp_path: Path) -> None:
+    first = Ownership.take(tmp_path, "uid", attempt=1)
+    first.check()
+    second = Ownership.take(tmp_path, "uid", attempt=2)
+    second.check()
+    with pytest.raises(SupersededError, match="belongs to attempt 2 of uid now"):
+        first.check()
+
+
+def test_an_attempt_that_begins_late_does_not_take_over_from_its_successor(tmp_path: Path) -> None:
+    newer = Ownership.take(tmp_path, "uid", attempt=2)
+    with pytest.raises(SupersededError, match="belongs to attempt 2"):
+        Ownership.take(tmp_path, "uid", attempt=1)
+    newer.check()
+
+
+def test_a_job_that_was_created_anew_takes_the_folder_of_the_old_one(tmp_path: Path) -> None:
+    old = Ownership.take(tmp_path, "old uid", attempt=7)
+    Ownership.take(tmp_path, "new uid", attempt=1).check()
+    with pytest.raises(SupersededError):
+        old.check()
+
+
+def test_a_pod_thought_dead_commits_no_checkpoint_once_its_successor_has_begun(
+    config: MakeConfig,
+) -> None:
+    settings = config(checkpoint={"every_steps": 2, "keep": 5})
+    folder = Path(settings.output_dir)
+    folder.mkdir(parents=True)
+    thought_dead = Ownership.take(folder, "uid", attempt=1)
+
+    def check() -> None:
+        if (folder / "checkpoint-4" / MANIFEST).exists():
+            Ownership.take(folder, "uid", attempt=2)
+        thought_dead.check()
+
+    with pytest.raises(SupersededError):
+        TRLSFTTrainer(settings, RunContext(check_owner=check)).train()
+    complete = sorted(path.parent.name for path in folder.glob(f"checkpoint-*/{MANIFEST}"))
+    assert complete == ["checkpoint-2", "checkpoint-4"]

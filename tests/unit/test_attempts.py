@@ -1,0 +1,301 @@
+"""Attempts: which failures are followed, when, and never two at once."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from aligntune.api.causes import RETRY, Cause, Retry
+from aligntune.api.conditions import Phase
+from aligntune.api.progress import Checkpoint
+from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
+from aligntune_operator.attempts import follow, setbacks
+from aligntune_operator.observe import (
+    NODE_LOST_PATIENCE,
+    AlignTuneJobState,
+    JobState,
+    Key,
+    PodState,
+    observe,
+)
+from aligntune_operator.plan import CreateJob, DeleteJob, plan
+from aligntune_operator.status.conditions import finished
+from aligntune_operator.status.reduce import reduce_status
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+SPEC: dict[str, Any] = {
+    "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+    "storage": {"claimName": "c"},
+}
+CREATED = AlignTuneJobState(Key("ns", "job"), "uid", 1, 1, NOW, False, SPEC, AlignTuneJobStatus())
+
+
+def followed(
+    cause: Cause,
+    *,
+    steps: tuple[int, ...] = (0,),
+    checkpoint: int = 0,
+    policy: dict[str, Any] | None = None,
+    **attempts: Any,
+) -> tuple[Attempts, Failure]:
+    """What follows the last of attempts that began at `steps`."""
+    history = [
+        Attempt(attempt=n, job=f"job-{n}", from_step=step, start=NOW, end=NOW)
+        for n, step in enumerate(steps, 1)
+    ]
+    observed = observe(replace(CREATED, spec=SPEC | {"policy": policy or {}}))
+    return follow(
+        Failure(reason=cause, message="why", retryable=True),
+        Attempts(current=len(steps), history=history, **attempts),
+        observed,
+        Checkpoint(step=checkpoint, path="c", saved_at=NOW) if checkpoint else None,
+        NOW,
+    )
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if RETRY[cause] == Retry.NEVER])
+def test_what_would_fail_the_same_way_is_not_tried_again(cause: Cause) -> None:
+    attempts, failure = followed(cause)
+    assert attempts.next_start is None
+    assert not failure.retryable
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if RETRY[cause] == Retry.COUNTED])
+def test_other_faults_count_and_wait(cause: Cause) -> None:
+    attempts, _ = followed(cause)
+    assert (attempts.restarts, attempts.preemptions) == (1, 0)
+    assert attempts.next_start is not None
+    assert timedelta(seconds=9) <= attempts.next_start - NOW <= timedelta(seconds=12)
+
+
+def test_a_preempted_run_that_got_further_goes_on_at_once() -> None:
+    attempts, _ = followed(Cause.PREEMPTED, steps=(0, 100), checkpoint=200, restarts=3)
+    assert attempts.next_start == NOW
+    assert (attempts.restarts, attempts.preemptions) == (3, 1)
+
+
+def test_preemptions_count_from_the_third_attempt_that_gained_nothing() -> None:
+    second, _ = followed(Cause.PREEMPTED, steps=(0, 100, 100), checkpoint=100)
+    third, _ = followed(Cause.PREEMPTED, steps=(0, 100, 100, 100), checkpoint=100)
+    assert (second.restarts, second.preemptions) == (0, 1)
+    assert (third.restarts, third.preemptions) == (1, 0)
+
+
+def test_the_wait_doubles_up_to_five_minutes() -> None:
+    waits = []
+    for number in range(1, 10):
+        attempts, _ = followed(Cause.NCCL_ERROR, steps=(0,) * number, policy={"maxRestarts": 100})
+        assert attempts.next_start is not None
+        waits.append((attempts.next_start - NOW).total_seconds())
+    assert all(10 * 2**n <= wait + 1 <= 12 * 2**n + 1 for n, wait in enumerate(waits[:5]))
+    assert all(299 <= wait <= 360 for wait in waits[5:])
+
+
+def test_a_job_whose_restarts_are_used_up_fails_and_says_so() -> None:
+    attempts, failure = followed(Cause.NCCL_ERROR, restarts=3)
+    assert attempts.next_start is None
+    assert "all 3 restarts of spec.policy.maxRestarts are used up" in failure.message
+
+
+def test_a_hang_is_final_where_the_policy_says_so() -> None:
+    assert followed(Cause.STALLED)[0].next_start is not None
+    assert followed(Cause.STALLED, policy={"onStall": "Fail"})[0].next_start is None
+
+
+def test_the_deadline_is_over_all_attempts() -> None:
+    policy = {"activeDeadlineSeconds": 600}
+    assert followed(Cause.PREEMPTED, policy=policy, active_seconds=599)[0].next_start is not None
+    attempts, failure = followed(Cause.PREEMPTED, policy=policy, active_seconds=600)
+    assert attempts.next_start is None
+    assert failure.reason == Cause.DEADLINE_EXCEEDED
+
+
+def test_a_batch_is_halved_only_where_the_policy_says_so() -> None:
+    halve = {"onCudaOutOfMemory": "HalveBatch"}
+    assert followed(Cause.CUDA_OUT_OF_MEMORY)[0].batch_divisor == 1
+    assert followed(Cause.OUT_OF_MEMORY, policy=halve)[0].batch_divisor == 1
+    attempts, failure = followed(Cause.CUDA_OUT_OF_MEMORY, policy=halve)
+    assert attempts.batch_divisor == 2
+    assert failure.message == "why (the next attempt takes 2 rows at a time)"
+
+
+def test_a_batch_of_one_cannot_be_halved_and_the_failure_says_so() -> None:
+    attempts, failure = followed(
+        Cause.CUDA_OUT_OF_MEMORY, policy={"onCudaOutOfMemory": "HalveBatch"}, batch_divisor=4
+    )
+    assert attempts.batch_divisor == 4
+    assert "a batch of 1 cannot be halved" in failure.message
+
+
+def test_setbacks_are_counted_back_from_the_newest_attempt() -> None:
+    def of(*steps: int, now: int) -> int:
+        history = [Attempt(attempt=n, job="j", from_step=step) for n, step in enumerate(steps)]
+        return setbacks(Attempts(history=history), now)
+
+    assert of(now=0) == 0
+    assert of(0, now=0) == 1
+    assert of(0, now=5) == 0
+    assert of(0, 0, 5, 5, now=5) == 2
+    assert of(0, 5, 5, now=9) == 0
+
+
+GANG = SPEC | {"runtime": {"nodes": 2}, "policy": {"startTimeoutSeconds": 300}}
+GRACE = timedelta(seconds=30)
+
+
+class World(RuleBasedStateMachine):
+    """A job of two pods on a cluster where anything may happen at any time.
+
+    The kubelets and the Job controller are played as they behave; the operator's core is the real
+    one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.state = replace(CREATED, spec=GANG)
+        self.jobs: dict[str, JobState] = {}
+        self.pods: dict[str, PodState] = {}
+        self.created: list[int] = []
+        self.unreachable: set[str] = set()
+
+    @rule(dies=st.booleans())
+    def reconcile(self, dies: bool = False) -> None:
+        """One pass; the operator may die before the status is written."""
+        observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
+        for action in plan(observed, self.now):
+            if isinstance(action, CreateJob):
+                self.create(action.attempt)
+            elif isinstance(action, DeleteJob):
+                self.jobs[action.uid] = replace(self.jobs[action.uid], deleting=True)
+                self.terminate(action.uid)
+        if not dies:
+            observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
+            self.state = replace(self.state, status=reduce_status(observed, self.now))
+
+    def create(self, attempt: int) -> None:
+        assert attempt not in {job.attempt for job in self.jobs.values()}
+        writers = [pod for pod in self.pods.values() if not pod.ended and not pod.lost(self.now)]
+        assert not writers, "two writers on one output folder"
+        assert not finished(self.state.status)
+        assert not self.state.spec.get("suspend")
+        self.created.append(attempt)
+        uid = f"job-{len(self.created)}"
+        self.jobs[uid] = JobState(uid, uid, 1, "uid", attempt, self.now)
+        for index in (0, 1):
+            self.pods[f"{uid}-{index}"] = PodState(
+                f"{uid}-{index}", f"{uid}-{index}", 1, job_uid=uid, index=index
+            )
+
+    def terminate(self, job_uid: str) -> None:
+        """The pods of a Job are deleted; those that do not run are gone at once."""
+        for pod in list(self.pods.values()):
+            if pod.job_uid == job_uid and not pod.running:
+                del self.pods[pod.uid]
+            elif pod.job_uid == job_uid and pod.grace_ends is None:
+                self.pods[pod.uid] = replace(pod, grace_ends=self.now + GRACE)
+        self.collect()
+
+    def collect(self) -> None:
+        """A Job that is being deleted goes when its pods are gone."""
+        left = {pod.job_uid for pod in self.pods.values()}
+        for job in list(self.jobs.values()):
+            if job.deleting and job.uid not in left:
+                del self.jobs[job.uid]
+
+    def running(self) -> list[PodState]:
+        return [
+            pod for pod in self.pods.values() if pod.running and pod.uid not in self.unreachable
+        ]
+
+    def end(self, pod: PodState, code: int) -> None:
+        """A pod ends; the first that fails ends its Job and so its peer."""
+        phase = "Failed" if code else "Succeeded"
+        self.pods[pod.uid] = replace(pod, phase=phase, running=False, exit_code=code)
+        if pod.grace_ends is not None:
+            del self.pods[pod.uid]
+        elif code:
+            self.terminate_peers(pod)
+        self.collect()
+        job = self.jobs.get(pod.job_uid)
+        peers = [other for other in self.pods.values() if other.job_uid == pod.job_uid]
+        if job is None or job.deleting or job.over or not all(peer.ended for peer in peers):
+            return
+        failed = any(peer.exit_code for peer in peers) or len(peers) < 2
+        self.jobs[job.uid] = replace(
+            job,
+            complete=not failed,
+            failed_reason="PodFailurePolicy" if failed else None,
+            ended=self.now,
+        )
+
+    def terminate_peers(self, pod: PodState) -> None:
+        for other in list(self.pods.values()):
+            if other.job_uid == pod.job_uid and other.phase == "Pending":
+                del self.pods[other.uid]
+            elif other.job_uid == pod.job_uid and other.running and other.grace_ends is None:
+                self.pods[other.uid] = replace(other, grace_ends=self.now + GRACE)
+
+    @rule(seconds=st.sampled_from([1, 15, 100, 400]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule(suspend=st.booleans())
+    def edit(self, suspend: bool) -> None:
+        self.state = replace(self.state, spec=GANG | {"suspend": suspend})
+
+    @rule(index=st.sampled_from([0, 1]))
+    def a_pod_starts(self, index: int) -> None:
+        for pod in list(self.pods.values()):
+            if pod.phase == "Pending" and pod.index == index:
+                self.pods[pod.uid] = replace(pod, phase="Running", running=True)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), code=st.sampled_from([0, 0, 1, 65, 137, 143]))
+    def a_pod_ends(self, data: st.DataObject, code: int) -> None:
+        self.end(data.draw(st.sampled_from(self.running())), code)
+
+    @precondition(lambda self: self.jobs)
+    @rule()
+    def somebody_deletes_the_newest_job_in_the_background(self) -> None:
+        job = max(self.jobs.values(), key=lambda job: job.attempt)
+        self.terminate(job.uid)
+        self.jobs.pop(job.uid, None)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def a_node_goes_down(self, data: st.DataObject) -> None:
+        pod = data.draw(st.sampled_from(self.running()))
+        self.unreachable.add(pod.uid)
+        grace_ends = pod.grace_ends or self.now + timedelta(seconds=330)
+        self.pods[pod.uid] = replace(pod, grace_ends=grace_ends)
+
+    @invariant()
+    def attempts_are_numbered_in_order_and_counted(self) -> None:
+        assert self.created == sorted(self.created)
+        assert self.state.status.attempts.restarts <= 3
+
+    def teardown(self) -> None:
+        """Left in peace, every job comes to an end."""
+        self.state = replace(self.state, spec=GANG)
+        for _ in range(60):
+            if finished(self.state.status):
+                break
+            self.reconcile()
+            self.a_pod_starts(0)
+            self.a_pod_starts(1)
+            self.reconcile()
+            for pod in self.running():
+                if pod.uid in self.pods:
+                    self.end(pod, 143 if pod.grace_ends else 0)
+            self.now += NODE_LOST_PATIENCE
+        assert self.state.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
+        assert all(entry.end for entry in self.state.status.attempts.history)
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
