@@ -83,7 +83,7 @@ def render(file: ManifestFile) -> None:
     """Show the objects that the operator would make."""
     from ruamel.yaml import YAML
 
-    from aligntune_operator.observe import Key
+    from aligntune_operator.observe import Key, queue_labels
     from aligntune_operator.render.job import job
     from aligntune_operator.render.service import service
     from aligntune_operator.settings import Settings
@@ -97,7 +97,8 @@ def render(file: ManifestFile) -> None:
             continue
         if manifest.spec.runtime.nodes > 1:
             objects.append(service(key, uid))
-        objects.append(job(key, uid, manifest.spec, 1, settings))
+        queue = queue_labels(manifest.metadata.labels)
+        objects.append(job(key, uid, manifest.spec, 1, settings, queue_labels=queue))
     YAML().dump_all(objects, sys.stdout)
 
 

@@ -191,6 +191,8 @@ class Metadata(Section):
     """Name of the job: lower case letters, digits and '-', at most 50 characters."""
     namespace: Annotated[str, Field(max_length=63)] = "default"
     """Namespace. default: kubectl's."""
+    labels: dict[str, str] = {}
+    """Labels; those for a queue (kueue.x-k8s.io/) go on to the Job."""
 
 
 class Manifest(Section):

@@ -14,6 +14,11 @@ JOB_NAME = f"{GROUP}/job-name"
 ATTEMPT = f"{GROUP}/attempt"
 """Label: number of the attempt."""
 
+QUEUE_PREFIX = "kueue.x-k8s.io/"
+"""Labels of an AlignTuneJob with this prefix go on to its Jobs, where Kueue reads them."""
+QUEUE_NAME = f"{QUEUE_PREFIX}queue-name"
+"""Label: the Kueue LocalQueue that decides when the job may hold pods."""
+
 APP_NAME = "app.kubernetes.io/name"
 APP_INSTANCE = "app.kubernetes.io/instance"
 APP_COMPONENT = "app.kubernetes.io/component"

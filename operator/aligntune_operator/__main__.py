@@ -3,9 +3,13 @@
 import asyncio
 import logging
 import random
+import secrets
+import socket
 import sys
+import time
 from datetime import UTC, datetime
 
+import aiohttp
 import kopf
 from prometheus_client import CollectorRegistry
 
@@ -14,8 +18,9 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.core.errors import ConfigError
 from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
-from aligntune_operator.cluster import ApiError, Cluster, GoneError
+from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
 from aligntune_operator.controller import Controller, work_forever
+from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import Key
 from aligntune_operator.progress import asker, poll_forever
@@ -29,6 +34,12 @@ DEEPEST_OBJECT = 10_000
 """Levels of nesting that the API server takes; Python's JSON reader counts them as recursion, and a
 watch that it cannot read would stop the operator for everybody."""
 
+STUCK_SECONDS = 300.0
+"""How long one reconciliation may take before the replica counts as dead: its requests time out
+long before."""
+
+logger = logging.getLogger(__name__)
+
 
 def now() -> datetime:
     """The only wall clock of the operator."""
@@ -36,33 +47,57 @@ def now() -> datetime:
 
 
 async def run(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT, or until the cluster refuses the operator's credentials."""
+    """Runs until SIGTERM or SIGINT, or until the cluster refuses the operator's credentials.
+
+    Every replica watches, so that the one that takes over knows everything already; the leader
+    alone reconciles, and asks pods for their progress.
+
+    Raises:
+        NotLeadingError: This replica led, and another may by now.
+    """
     kopf_settings = handlers.kopf_settings()
     connection = connect(kopf_settings)
     cache: Cache = Cache()
     queue = KeyedQueue[Key](random.Random())  # noqa: S311 - jitter is no secret
+    election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()
-    metrics = Metrics(prometheus, cache, queue.__len__)
-    cluster = Cluster(connection.session, connection.server, metrics.request)
+    metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
+    cluster = Cluster(connection.session, connection.server, metrics.request, election.leads)
     controller = Controller(cache, cluster, settings, now)
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
     ready = asyncio.Event()
 
-    server = await serve(settings.http_port, prometheus, ready.is_set)
+    deposed = asyncio.Event()
+
+    async def lead() -> None:
+        await election.won()
+        logger.info("this replica leads")
+        try:
+            async with asyncio.TaskGroup() as group:
+                ask = asker(connection, now, metrics.polled)
+                interval, limit = settings.poll_interval_seconds, settings.poll_concurrency
+                polls = poll_forever(
+                    cache, queue.add, ask, interval_seconds=interval, concurrency=limit
+                )
+                for task in (polls, election.lost()):
+                    group.create_task(task)
+                for _ in range(settings.workers):
+                    group.create_task(work_forever(queue, controller, metrics))
+        except* NotLeadingError:
+            deposed.set()
+
+    server = await serve(
+        settings.http_port,
+        prometheus,
+        ready=ready.is_set,
+        alive=lambda: queue.stuck_seconds() < STUCK_SECONDS,
+    )
     try:
         await relist(cluster, cache, settings.namespaces, queue.add)
         async with asyncio.TaskGroup() as group:
-            polling = poll_forever(
-                cache,
-                queue.add,
-                asker(connection, now, metrics.polled),
-                interval_seconds=settings.poll_interval_seconds,
-                concurrency=settings.poll_concurrency,
-            )
             relisting = relist_forever(cluster, cache, settings.namespaces, queue.add)
-            workers = (work_forever(queue, controller, metrics) for _ in range(settings.workers))
-            background = [group.create_task(task) for task in (polling, relisting, *workers)]
+            background = [group.create_task(task) for task in (lead(), relisting)]
             ready.set()
             await kopf.operator(
                 registry=registry,
@@ -72,13 +107,38 @@ async def run(settings: Settings) -> None:
                 identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
+                stop_flag=deposed,
             )
             for task in background:
                 task.cancel()
+        if deposed.is_set():
+            raise NotLeadingError("this replica led, and another may by now")
     finally:
+        await election.resign()
         await server.cleanup()
         await connection.session.close()
         await connection.pods.close()
+
+
+def elect(settings: Settings) -> Election:
+    """Takes part in the election of the replica that leads."""
+    leadership = Leadership(time.monotonic)
+    me = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    election = Election(leadership)
+
+    async def open_lease() -> Lease:
+        connection = connect(handlers.kopf_settings())
+        cluster = Cluster(
+            connection.session,
+            connection.server,
+            lambda *_: None,
+            may_write=lambda: True,
+            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        )
+        return Lease(cluster, settings.lease_namespace, settings.lease_name)
+
+    election.begin(Elector(leadership, me, now, asyncio.sleep), open_lease)
+    return election
 
 
 def main() -> int:
@@ -94,7 +154,7 @@ def main() -> int:
         return _say(str(error), ExitCode.BAD_CONFIG)
     except GoneError:
         return _say("the cluster has no AlignTuneJobs: apply crds/ first", 1)
-    except (NoClusterError, ApiError) as error:
+    except (NoClusterError, ApiError, NotLeadingError) as error:
         return _say(str(error), 1)
     return ExitCode.DONE
 

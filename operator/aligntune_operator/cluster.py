@@ -14,6 +14,7 @@ from aligntune_operator.status.events import Event
 
 MANAGER = {"fieldManager": labels.FIELD_MANAGER}
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+LEASES = "apis/coordination.k8s.io/v1"
 LIST_CHUNK = 500
 LONGEST_MESSAGE = 1024
 
@@ -52,6 +53,10 @@ ERRORS: Mapping[int, type[ApiError]] = {
 }
 
 
+class NotLeadingError(Exception):
+    """This process may not write any more: another may have begun to."""
+
+
 class Kind(NamedTuple):
     """A kind of object that the operator lists."""
 
@@ -69,12 +74,29 @@ Observer = Callable[[str, str, int], None]
 
 
 class Cluster:
-    """A small client for the five kinds that the operator writes or lists."""
+    """A small client for the kinds that the operator writes or lists.
 
-    def __init__(self, session: aiohttp.ClientSession, server: str, observer: Observer) -> None:
+    Args:
+        session: With the operator's credentials.
+        server: URL of the API server.
+        observer: Told of each request.
+        may_write: Asked before each write.
+        timeout: Of each request.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        server: str,
+        observer: Observer,
+        may_write: Callable[[], bool],
+        timeout: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
+    ) -> None:
         self._session = session
         self._server = server.rstrip("/")
         self._observer = observer
+        self._may_write = may_write
+        self._timeout = timeout
 
     async def create_job(self, manifest: Object) -> Object:
         """Creates a Job, or takes over the one that an earlier life of the operator created.
@@ -195,6 +217,32 @@ class Cluster:
                 return int(page["metadata"]["resourceVersion"])
             params["continue"] = token
 
+    async def read_lease(self, namespace: str, name: str) -> Object:
+        """A Lease.
+
+        Raises:
+            GoneError: There is none.
+        """
+        path = f"{LEASES}/namespaces/{namespace}/leases/{name}"
+        return await self._request("GET", path, "leases")
+
+    async def write_lease(self, namespace: str, name: str, manifest: Object) -> Object:
+        """Creates a Lease, or replaces the version that `manifest` was made from.
+
+        Raises:
+            ConflictError: It has changed, or was created, meanwhile.
+        """
+        folder = f"{LEASES}/namespaces/{namespace}/leases"
+        known = "resourceVersion" in manifest["metadata"]
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": manifest["metadata"] | {"namespace": namespace, "name": name},
+            "spec": manifest["spec"],
+        }
+        verb, path = ("PUT", f"{folder}/{name}") if known else ("POST", folder)
+        return await self._request(verb, path, "leases", body, params=MANAGER)
+
     async def _create(self, api: str, plural: str, manifest: Object) -> Object:
         metadata = manifest["metadata"]
         path = f"{api}/namespaces/{metadata['namespace']}/{plural}"
@@ -232,6 +280,8 @@ class Cluster:
         params: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        if verb != "GET" and not self._may_write():
+            raise NotLeadingError(f"{verb} {resource}")
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type} if data else {}
         try:
@@ -241,7 +291,7 @@ class Cluster:
                 data=data,
                 params=params,
                 headers=headers,
-                timeout=REQUEST_TIMEOUT,
+                timeout=self._timeout,
             ) as response:
                 self._observer(verb, resource, response.status)
                 if response.ok:

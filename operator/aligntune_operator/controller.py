@@ -6,7 +6,14 @@ from datetime import datetime, timedelta
 
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune_operator.cache import Cache
-from aligntune_operator.cluster import ApiError, Cluster, ConflictError, GoneError, RefusedError
+from aligntune_operator.cluster import (
+    ApiError,
+    Cluster,
+    ConflictError,
+    GoneError,
+    NotLeadingError,
+    RefusedError,
+)
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import (
     AlignTuneJobState,
@@ -109,7 +116,15 @@ class Controller:
             if spec.runtime.nodes > 1:
                 await self._cluster.create_service(render_service(key, uid))
             created = await self._cluster.create_job(
-                render_job(key, uid, spec, attempt, self._settings, earlier=state.status.attempts)
+                render_job(
+                    key,
+                    uid,
+                    spec,
+                    attempt,
+                    self._settings,
+                    earlier=state.status.attempts,
+                    queue_labels=state.queue_labels,
+                )
             )
         except RefusedError as error:
             self._cache.hindered(key, Hindrance(refused=True, message=error.message))
@@ -159,6 +174,8 @@ async def work_forever(queue: KeyedQueue[Key], controller: Controller, metrics: 
             # The watch brings the newer version; the backoff is for the case that it is late.
             logger.info("%s: %s", key, error)
             queue.retry(key)
+        except NotLeadingError:
+            raise
         except ApiError as error:
             metrics.reconcile_errors.inc()
             seconds = queue.retry(key, error.retry_after)

@@ -19,7 +19,11 @@ class Metrics:
     """Counters and histograms of the operator's work."""
 
     def __init__(
-        self, registry: CollectorRegistry, cache: Cache, queue_length: Callable[[], int]
+        self,
+        registry: CollectorRegistry,
+        cache: Cache,
+        queue_length: Callable[[], int],
+        leading: Callable[[], bool],
     ) -> None:
         self.reconcile_seconds = Histogram(
             "aligntune_operator_reconcile_duration_seconds",
@@ -47,6 +51,9 @@ class Metrics:
         Gauge(
             "aligntune_operator_queue_length", "Jobs that wait for a worker.", registry=registry
         ).set_function(queue_length)
+        Gauge(
+            "aligntune_operator_leader", "1 while this replica leads.", registry=registry
+        ).set_function(lambda: float(leading()))
         registry.register(JobCollector(cache))
 
     def polled(self, result: str) -> None:

@@ -1,7 +1,7 @@
 """What is known of one AlignTuneJob, its Jobs and pods: plain values, trimmed from API objects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class AlignTuneJobState:
     deleting: bool
     spec: Mapping[str, Any]
     status: AlignTuneJobStatus
+    queue_labels: Mapping[str, str] = field(default_factory=dict)
+    """What Kueue is to know of it; empty where no queue manages it."""
     unreadable: bool = False
     """The status is of a version that this one cannot read: nothing may be concluded from it."""
 
@@ -204,14 +206,20 @@ class Observed:
     def current_pods(self) -> tuple[PodState, ...]:
         """The pods of the newest attempt, by their index in the gang."""
         job = self.job
-        pods = (pod for pod in self.pods if job is not None and pod.job_uid == job.uid)
-        return tuple(sorted(pods, key=lambda pod: pod.index))
+        pods = [pod for pod in self.pods if job is not None and pod.job_uid == job.uid]
+        # A queue that lets a Job go again gives it new pods, beside what is left of the old.
+        newest = {pod.index: pod for pod in sorted(pods, key=_age)}
+        return tuple(newest[index] for index in sorted(newest))
 
     @property
     def current_poll(self) -> Poll | None:
         """The last answer of a pod of the newest attempt; another pod's does not count."""
         current = {pod.uid for pod in self.current_pods}
         return self.poll if self.poll is not None and self.poll.pod_uid in current else None
+
+
+def _age(pod: PodState) -> tuple[bool, int]:
+    return not pod.ended and pod.grace_ends is None, pod.resource_version
 
 
 def observe(
@@ -272,8 +280,16 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
         deleting="deletionTimestamp" in metadata,
         spec=body["spec"],
         status=status,
+        queue_labels=queue_labels(metadata.get("labels", {})),
         unreadable=unreadable,
     )
+
+
+def queue_labels(found: Mapping[str, str]) -> dict[str, str]:
+    """Those of an AlignTuneJob's labels that are for Kueue; none without a queue's name."""
+    if labels.QUEUE_NAME not in found:
+        return {}
+    return {name: value for name, value in found.items() if name.startswith(labels.QUEUE_PREFIX)}
 
 
 def job_state(body: Object) -> JobState:

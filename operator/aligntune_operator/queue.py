@@ -28,7 +28,7 @@ class KeyedQueue(Generic[K]):
     ) -> None:
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: set[K] = set()
-        self._working: set[K] = set()
+        self._working: dict[K, float] = {}
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
@@ -39,6 +39,11 @@ class KeyedQueue(Generic[K]):
     def __len__(self) -> int:
         """Keys that wait for a worker."""
         return self._ready.qsize()
+
+    def stuck_seconds(self) -> float:
+        """How long the key has been worked on that has been longest; 0 if none is."""
+        now = asyncio.get_running_loop().time()
+        return max((now - began for began in self._working.values()), default=0.0)
 
     def add(self, key: K) -> None:
         """Queues a key now."""
@@ -76,12 +81,12 @@ class KeyedQueue(Generic[K]):
         """Waits for a key and takes it; `done` must follow."""
         key = await self._ready.get()
         self._waiting.discard(key)
-        self._working.add(key)
+        self._working[key] = asyncio.get_running_loop().time()
         return key
 
     def done(self, key: K, *, failed: bool = False) -> None:
         """Gives a key back; it is queued again if it was added meanwhile."""
-        self._working.discard(key)
+        self._working.pop(key, None)
         if not failed:
             self._failures.pop(key, None)
         if key in self._again:

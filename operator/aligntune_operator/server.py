@@ -6,8 +6,21 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 
-async def serve(port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> web.AppRunner:
-    """Starts serving, unless the port is 0; the caller cleans the runner up."""
+async def serve(
+    port: int,
+    registry: CollectorRegistry,
+    *,
+    ready: Callable[[], bool],
+    alive: Callable[[], bool],
+) -> web.AppRunner:
+    """Starts serving, unless the port is 0; the caller cleans the runner up.
+
+    Args:
+        port: Where.
+        registry: What /metrics shows.
+        ready: Whether /readyz answers 200.
+        alive: Whether /healthz does; that it answers at all shows that the event loop turns.
+    """
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(
@@ -24,7 +37,7 @@ async def serve(port: int, registry: CollectorRegistry, ready: Callable[[], bool
     app.add_routes(
         [
             web.get("/metrics", metrics),
-            web.get("/healthz", probe(lambda: True)),
+            web.get("/healthz", probe(alive)),
             web.get("/readyz", probe(ready)),
         ]
     )

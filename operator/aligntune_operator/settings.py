@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     """Progress requests under way at the same time."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /metrics, /healthz and /readyz. 0: none."""
+    lease_namespace: Annotated[str, Field(max_length=63)] = ""
+    """Namespace of the Lease by which one of several replicas leads. Empty: this is the only
+    one."""
+    lease_name: Annotated[str, Field(min_length=1, max_length=63)] = "aligntune-operator"
+    """Name of that Lease."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log record that is written."""
 

@@ -101,6 +101,7 @@ def outputs(case: Path) -> dict[str, Any]:
                 created[0].attempt,
                 Settings(_env_file=None),
                 earlier=before.attempts,
+                queue_labels=observed.object.queue_labels,
             )
         ]
         if observed.spec.runtime.nodes > 1:

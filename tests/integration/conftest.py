@@ -101,9 +101,10 @@ class Api:
 class Operator:
     """`python -m aligntune_operator` as a process of its own."""
 
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
+    def __init__(self, kubeconfig: Path, log: Path, *options: str) -> None:
         self._kubeconfig = kubeconfig
         self._log = log
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -111,11 +112,31 @@ class Operator:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "aligntune_operator", "--http-port", str(self._port)],
+                [sys.executable, "-m", "aligntune_operator", "--http-port", str(self._port),
+                 *self._options],
                 env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
                 stdout=log,
                 stderr=log,
-            )
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def send(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits for it to end by itself; its exit code."""
+        assert self._process is not None
+        code = self._process.wait(DEADLINE_SECONDS)
+        self._process = None
+        return code
+
+    @property
+    def leads(self) -> bool:
+        return self.running and self.metrics().get("aligntune_operator_leader") == 1
 
     @property
     def pid(self) -> int:
@@ -135,8 +156,13 @@ class Operator:
         return self._process is not None and self._process.poll() is None
 
     def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
+        """Empty while it does not answer."""
+        try:
+            url = f"http://127.0.0.1:{self._port}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return {}
         samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in samples}
 

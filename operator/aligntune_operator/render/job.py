@@ -1,5 +1,6 @@
 """The batch/v1 Job of one attempt."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aligntune.api import labels
@@ -13,6 +14,7 @@ from aligntune_operator.render.pod import pod_template
 from aligntune_operator.settings import Settings
 
 NO_ATTEMPTS = Attempts()
+NO_LABELS: Mapping[str, str] = {}
 
 
 def job(
@@ -23,6 +25,7 @@ def job(
     settings: Settings,
     *,
     earlier: Attempts = NO_ATTEMPTS,
+    queue_labels: Mapping[str, str] = NO_LABELS,
 ) -> dict[str, Any]:
     """An Indexed Job that the first failing pod ends: the operator decides on the next attempt.
 
@@ -33,6 +36,8 @@ def job(
         attempt: Number of the attempt.
         settings: The operator's.
         earlier: The attempts before: what they have used of the deadline, and left of the batch.
+        queue_labels: What Kueue is to know. With any, the Job begins suspended and its `suspend`,
+            parallelism and template are Kueue's from then on.
     """
     metadata_labels = common_labels(key.name) | {labels.ATTEMPT: str(attempt)}
     deadline = spec.policy.active_deadline_seconds
@@ -42,7 +47,7 @@ def job(
         "metadata": {
             "name": job_name(key.name, uid, attempt),
             "namespace": key.namespace,
-            "labels": metadata_labels,
+            "labels": metadata_labels | dict(queue_labels),
             "ownerReferences": [owner_reference(key.name, uid)],
         },
         "spec": {
@@ -51,7 +56,8 @@ def job(
             "parallelism": spec.runtime.nodes,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": _fail_job_rules()},
+            "podFailurePolicy": {"rules": _failure_rules(queued=bool(queue_labels))},
+            **({"suspend": True} if queue_labels else {}),
             **({"activeDeadlineSeconds": _left(deadline, earlier)} if deadline else {}),
             "template": pod_template(
                 run_config(key, uid, spec, attempt, batch_divisor=earlier.batch_divisor),
@@ -68,9 +74,22 @@ def _left(deadline: int, earlier: Attempts) -> int:
     return max(deadline - earlier.active_seconds, 1)
 
 
-def _fail_job_rules() -> list[dict[str, Any]]:
-    """Rules that put the cause into the Job's own condition, which outlives its pods."""
-    codes = sorted(code for code in ExitCode if code != ExitCode.DONE)
+def _failure_rules(*, queued: bool) -> list[dict[str, Any]]:
+    """Rules that put the cause into the Job's own condition, which outlives its pods.
+
+    A queue that takes its resources back suspends the Job: its pods save a checkpoint and exit as
+    preempted, which must not fail it, since the queue lets the same Job go again.
+    """
+    final = {ExitCode.DONE, ExitCode.PREEMPTED} if queued else {ExitCode.DONE}
+    codes = sorted(set(ExitCode) - final)
+    stopped = {
+        "action": "Ignore",
+        "onExitCodes": {
+            "containerName": labels.TRAINER_CONTAINER,
+            "operator": "In",
+            "values": [int(ExitCode.PREEMPTED)],
+        },
+    }
     return [
         {
             "action": "FailJob",
@@ -84,4 +103,5 @@ def _fail_job_rules() -> list[dict[str, Any]]:
                 "values": [int(code) for code in codes],
             },
         },
+        *([stopped] if queued else []),
     ]
