@@ -75,6 +75,20 @@ class Api:
     def until(self, what: str, condition: Callable[[], bool]) -> None:
         wait_until(what, condition, DEADLINE_SECONDS)
 
+    def bind(self, pod: dict[str, Any]) -> None:
+        """Stand-in for the scheduler: a pod with a node is not gone as soon as it is deleted."""
+        name = pod["metadata"]["name"]
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.namespace}}
+        self("apply", "-f", "-", stdin=node)
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": name},
+            "target": {"kind": "Node", "name": self.namespace},
+        }
+        url = f"/api/v1/namespaces/{self.namespace}/pods/{name}/binding"
+        self("create", "--raw", url, "-f", "-", stdin=binding)
+
     def play_kubelet(self, pod: dict[str, Any], **state: Any) -> None:
         """Stand-in for the kubelet, which has no place here: writes what it would into a pod."""
         phase = "Running"

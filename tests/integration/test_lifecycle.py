@@ -269,22 +269,9 @@ def test_suspending_removes_the_pods_and_resuming_starts_the_next_attempt(
 def test_suspending_a_pod_that_trains_waits_for_its_checkpoint_and_is_no_failure(
     api: Api, manifest: Make
 ) -> None:
-    api(
-        "create",
-        "-f",
-        "-",
-        stdin={"apiVersion": "v1", "kind": "Node", "metadata": {"name": api.namespace}},
-    )
     api.apply(manifest("chat"))
     pod = api.pod_of("chat")
-    bind = {
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": pod["metadata"]["name"]},
-        "target": {"kind": "Node", "name": api.namespace},
-    }
-    url = f"/api/v1/namespaces/{api.namespace}/pods/{pod['metadata']['name']}/binding"
-    api("create", "--raw", url, "-f", "-", stdin=bind)
+    api.bind(pod)
     api.play_kubelet(pod, running=RUNNING)
     api.until("running", lambda: api.phase("chat") == "Running")
 
@@ -301,6 +288,48 @@ def test_suspending_a_pod_that_trains_waits_for_its_checkpoint_and_is_no_failure
     api.apply(manifest("chat"))
     api.until("started again", lambda: api.status("chat")["attempts"]["current"] == 2)
     assert api.phase("chat") == "Starting"
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_queue_decides_when_a_job_holds_pods_and_an_eviction_is_no_failure(
+    api: Api, manifest: Make
+) -> None:
+    """Kueue itself is not here: its writes to a Job, as its contract has them, are played."""
+    job = manifest("chat")
+    job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    api.apply(job)
+    api.until("queued", lambda: api.phase("chat") == "Queued")
+    [queued] = api.jobs_of("chat")
+    assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"
+    assert api.condition("chat", "Suspended")["reason"] == "Queued"
+    assert api.every("pods") == []
+
+    def admit(admitted: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": not admitted}})
+        api("patch", "job", queued["metadata"]["name"], "--type=merge", "-p", patch)
+
+    admit(True)
+    pod = api.pod_of("chat")
+    api.bind(pod)
+    api.play_kubelet(pod, running=RUNNING)
+    api.until("running", lambda: api.phase("chat") == "Running")
+
+    admit(False)
+    api.until("evicted", lambda: api.phase("chat") == "Queued")
+    preempted = {"result": "Preempted", "reason": "Preempted", "exitCode": 143, "step": 7}
+    api.play_kubelet(pod, terminated=ended(143, preempted))
+    api("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    api.until("its pod is gone", lambda: api.every("pods") == [])
+
+    admit(True)
+    again = api.pod_of("chat")
+    assert again["metadata"]["uid"] != pod["metadata"]["uid"]
+    api.bind(again)
+    api.play_kubelet(again, running=RUNNING)
+    api.until("running again", lambda: api.phase("chat") == "Running")
+    [same] = api.jobs_of("chat")
+    assert same["metadata"]["uid"] == queued["metadata"]["uid"]
+    assert api.status("chat")["attempts"]["current"] == 1
 
 
 @pytest.mark.usefixtures("operator")
