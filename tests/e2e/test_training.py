@@ -140,6 +140,7 @@ class TestFailures:
         manifest = example("sft-chat")
         manifest["metadata"]["name"] = "too-big"
         manifest["spec"]["runtime"]["resources"] = {"limits": {"memory": "700Mi"}}
+        manifest["spec"]["policy"] = {"maxRestarts": 0}
         tenant.apply(manifest)
         tenant("wait", "--for=condition=Failed", "atj/too-big", f"--timeout={FINISH_SECONDS}s")
         status = tenant.status("too-big")

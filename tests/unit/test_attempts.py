@@ -1,5 +1,6 @@
 """Attempts: which failures are followed, when, and never two at once."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from aligntune_operator.observe import (
 from aligntune_operator.plan import CreateJob, DeleteJob, plan
 from aligntune_operator.status.conditions import finished
 from aligntune_operator.status.reduce import reduce_status
+from tests.cluster.processes import REPOSITORY
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 SPEC: dict[str, Any] = {
@@ -143,6 +145,30 @@ def test_setbacks_are_counted_back_from_the_newest_attempt() -> None:
     assert of(0, 5, 5, now=9) == 0
 
 
+def drawn_transitions() -> dict[str, set[str]]:
+    """The state diagram of the documentation: the phases that may be seen after each, also where
+    a pass was missed in between.
+    """
+    text = (REPOSITORY / "docs" / "lifecycle.md").read_text("utf-8")
+    arrows = set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
+    after = {phase: {phase} for phase in Phase}
+    for _ in Phase:
+        for one, other in arrows:
+            for known in after.values():
+                if one in known:
+                    known.add(other)
+    return {str(phase): phases for phase, phases in after.items()}
+
+
+REACHABLE = drawn_transitions()
+
+
+def test_the_state_diagram_shows_every_phase() -> None:
+    assert REACHABLE[Phase.PENDING] == set(Phase)
+    assert REACHABLE[Phase.SUCCEEDED] == {Phase.SUCCEEDED}
+    assert REACHABLE[Phase.FAILED] == {Phase.FAILED}
+
+
 GANG = SPEC | {"runtime": {"nodes": 2}, "policy": {"startTimeoutSeconds": 300}}
 GRACE = timedelta(seconds=30)
 
@@ -175,7 +201,9 @@ class World(RuleBasedStateMachine):
                 self.terminate(action.uid)
         if not dies:
             observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
-            self.state = replace(self.state, status=reduce_status(observed, self.now))
+            before, after = self.state.status, reduce_status(observed, self.now)
+            assert after.phase in REACHABLE[before.phase], f"{before.phase} to {after.phase}"
+            self.state = replace(self.state, status=after)
 
     def create(self, attempt: int) -> None:
         assert attempt not in {job.attempt for job in self.jobs.values()}

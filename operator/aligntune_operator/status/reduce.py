@@ -134,12 +134,11 @@ def _phase(observed: Observed, attempts: Attempts, end: Ending | None, now: date
 def _between(attempts: Attempts, spec: AlignTuneJobSpec) -> Phase:
     """The phase while no attempt is under way."""
     entry = newest(attempts)
-    failed = entry is not None and entry.reason != SUSPENDED
-    if failed and attempts.next_start is None:
+    if entry is not None and entry.reason != SUSPENDED and attempts.next_start is None:
         return Phase.FAILED
     if spec.suspend:
         return Phase.SUSPENDED
-    return Phase.RESTARTING if failed else Phase.PENDING
+    return Phase.PENDING if entry is None else Phase.RESTARTING
 
 
 def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:

@@ -69,9 +69,9 @@ def _reconciling(
     job, hindrance = observed.job, observed.hindrance
     if job is not None and job.deleting and not job.over:
         return True, reasons.STOPPING
-    if phase == Phase.PENDING and hindrance is not None:
+    if phase in (Phase.PENDING, Phase.RESTARTING) and hindrance is not None:
         return True, reasons.HINDERED(error=hindrance.message)
-    if phase == Phase.RESTARTING and failure is not None:
+    if phase == Phase.RESTARTING and failure is not None and attempts.next_start is not None:
         return True, reasons.RESTARTING(
             number=attempts.current,
             cause=failure.reason,

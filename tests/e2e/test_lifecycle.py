@@ -1,0 +1,115 @@
+"""What may happen to a running job, on a real kubelet: it goes on from where it was."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cluster.processes import wait_until
+from tests.e2e.conftest import NAMESPACE, Tenant, example
+
+FINISH_SECONDS = 900
+"""How long a job may take on a busy machine; nothing here measures time."""
+STEPS = 16
+
+
+def job(name: str, save_every: int, **spec: Any) -> dict[str, Any]:
+    """A short run of the chat example; checkpoints every `save_every` steps."""
+    manifest = example("sft-chat")
+    manifest["metadata"]["name"] = name
+    sft = manifest["spec"]["sft"]
+    sft["train"] |= {"maxSteps": STEPS, "perDeviceBatchSize": 2}
+    sft["checkpoint"] = {"everySteps": save_every}
+    manifest["spec"]["runtime"] |= spec.pop("runtime", {})
+    manifest["spec"] |= spec
+    return manifest
+
+
+def wait_for_step(tenant: Tenant, name: str, step: int) -> None:
+    def reached() -> bool:
+        status = tenant.status(name)
+        assert status.get("phase") not in ("Succeeded", "Failed"), status
+        return status.get("progress", {}).get("step", 0) >= step
+
+    wait_until(f"{name} has done {step} steps", reached, FINISH_SECONDS)
+
+
+def finish(tenant: Tenant, name: str) -> dict[str, Any]:
+    """The attempts of a job that has succeeded, with every step of its loss curve made once."""
+
+    def ended() -> bool:
+        return tenant.status(name).get("phase") in ("Succeeded", "Failed")
+
+    wait_until(f"{name} has ended", ended, FINISH_SECONDS)
+    status = tenant.status(name)
+    assert status["phase"] == "Succeeded", status.get("failure")
+    folder = (tenant.models / status["model"]["path"]).parent
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
+    tenant("delete", "atj", name)
+    attempts: dict[str, Any] = status["attempts"]
+    return attempts
+
+
+@pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("tenant", "operator_process")
+class TestInterruptions:
+    """With an operator outside the cluster, one job after the other."""
+
+    def test_an_evicted_pod_loses_no_step(self, tenant: Tenant) -> None:
+        tenant.apply(job("evicted", save_every=1000))
+        wait_for_step(tenant, "evicted", 3)
+        pod = tenant.pod("evicted").removeprefix("pod/")
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": NAMESPACE},
+        }
+        url = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+        tenant("create", "--raw", url, "-f", "-", stdin=eviction)
+        attempts = finish(tenant, "evicted")
+        assert (attempts["restarts"], attempts["preemptions"]) == (0, 1)
+        first, second = attempts["history"]
+        assert first["reason"] == "Preempted"
+        assert second["fromStep"] == first["toStep"] >= 3
+
+    def test_a_suspended_job_holds_no_pod_and_goes_on_when_it_is_resumed(
+        self, tenant: Tenant
+    ) -> None:
+        manifest = job("suspended", save_every=1000)
+        tenant.apply(manifest)
+        wait_for_step(tenant, "suspended", 3)
+        suspend = '{"spec": {"suspend": %s}}'
+        tenant("patch", "atj", "suspended", "--type=merge", "-p", suspend % "true")
+        tenant("wait", "--for=condition=Suspended", "atj/suspended", "--timeout=180s")
+        assert tenant.pod("suspended") == ""
+        tenant("patch", "atj", "suspended", "--type=merge", "-p", suspend % "false")
+        attempts = finish(tenant, "suspended")
+        assert (attempts["restarts"], attempts["preemptions"]) == (0, 0)
+        first, second = attempts["history"]
+        assert first["reason"] == "Suspended"
+        assert second["fromStep"] == first["toStep"] >= 3
+
+    def test_two_pods_train_together_and_survive_the_loss_of_one(self, tenant: Tenant) -> None:
+        tenant.apply(job("gang", save_every=2, runtime={"nodes": 2}))
+        wait_for_step(tenant, "gang", 4)
+        second = "batch.kubernetes.io/job-completion-index=1,aligntune.io/job-name=gang"
+        tenant("delete", "pod", "-l", second, "--grace-period=0", "--force")
+        attempts = finish(tenant, "gang")
+        assert attempts["restarts"] + attempts["preemptions"] == 1
+        assert attempts["history"][1]["fromStep"] >= 4
+
+    def test_a_run_that_hangs_is_ended_and_goes_on(self, tenant: Tenant) -> None:
+        tenant.apply(job("hung", save_every=2, policy={"stallTimeoutSeconds": 45}))
+        wait_for_step(tenant, "hung", 3)
+        stop = (
+            "import os, signal\n"
+            "for pid in filter(str.isdecimal, os.listdir('/proc')):\n"
+            "    if b'aligntune.pod.rank' in open(f'/proc/{pid}/cmdline', 'rb').read():\n"
+            "        os.kill(int(pid), signal.SIGSTOP)\n"
+        )
+        pod = tenant.pod("hung").removeprefix("pod/")
+        tenant("exec", pod, "-c", "trainer", "--", "python3", "-c", stop)
+        attempts = finish(tenant, "hung")
+        assert attempts["restarts"] == 1
+        assert attempts["history"][0]["reason"] == "Stalled"
