@@ -18,13 +18,13 @@ from tests.trainers.effects import (
     arg,
     args,
     check,
-    fields,
     loaded,
     misnamed,
     named,
     refusal,
     text,
 )
+from tests.trainers.fields import fields
 from tests.trainers.tiny import MakeConfig
 
 GPU = Machine(gpu=True, bf16=True)
@@ -96,9 +96,13 @@ CASES: dict[str, Case] = SHARED | {
 
 @pytest.mark.parametrize("field", CASES)
 def test_the_field_takes_effect(
-    config: MakeConfig, tmp_path: Path, tiny_data: Path, field: str
+    config: MakeConfig,
+    tmp_path: Path,
+    tiny_data: Path,
+    narrow_models: dict[str, Path],
+    field: str,
 ) -> None:
-    check(CASES[field], config, {"tmp": tmp_path, "data": tiny_data})
+    check(CASES[field], config, {"tmp": tmp_path, "data": tiny_data} | narrow_models)
 
 
 def test_precision_and_storage_are_two_questions(config: MakeConfig) -> None:

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from aligntune.api.exit_codes import ExitCode
-from aligntune.backends.trl.rl.grpo.grpo import TRLGRPOTrainer, check_vllm, trl_arguments
+from aligntune.backends.trl.rl.grpo.grpo import TRLGRPOTrainer, check_vllm
 from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import (
     ConfigError,
@@ -382,33 +382,6 @@ def arguments(config: UnifiedConfig) -> trl.GRPOConfig:
     return trainer.arguments
 
 
-@pytest.mark.parametrize(
-    ("section", "values"),
-    [
-        ("grpo", {"loss": "dr_grpo"}),
-        ("grpo", {"epsilon": 0.3}),
-        ("grpo", {"epsilon_high": 0.4}),
-        ("grpo", {"num_generations": 8}),
-        ("grpo", {"num_iterations": 3}),
-        ("grpo", {"scale_rewards": "none"}),
-        ("grpo", {"importance_sampling": "sequence"}),
-        ("generation", {"max_new_tokens": 7}),
-        ("generation", {"temperature": 0.7}),
-        ("generation", {"top_p": 0.9}),
-        ("generation", {"top_k": 50}),
-    ],
-    ids=str,
-)
-def test_a_setting_reaches_trl(grpo: MakeRLConfig, section: str, values: dict[str, Any]) -> None:
-    names = {
-        "loss": "loss_type",
-        "importance_sampling": "importance_sampling_level",
-        "max_new_tokens": "max_completion_length",
-    }
-    [(name, value)] = values.items()
-    assert getattr(arguments(grpo(**{section: values})), names.get(name, name)) == value
-
-
 def test_the_batch_is_prompts_times_generations_over_all_processes(grpo: MakeRLConfig) -> None:
     found = arguments(
         grpo(
@@ -423,14 +396,6 @@ def test_the_batch_is_prompts_times_generations_over_all_processes(grpo: MakeRLC
 def test_cispo_clips_the_ratio_itself(grpo: MakeRLConfig) -> None:
     assert arguments(grpo(grpo={"loss": "cispo"})).epsilon_high == 5
     assert arguments(grpo(grpo={"loss": "cispo", "epsilon_high": 3})).epsilon_high == 3
-
-
-def test_vllm_settings_reach_trl(grpo: MakeRLConfig) -> None:
-    settings = grpo(generation={"vllm": "server", "vllm_url": "http://vllm:8000"})
-    shared = {"output_dir": "out", "use_cpu": True, "bf16": False}
-    found = trl_arguments(settings, shared, processes=1, max_length=99)
-    assert (found.use_vllm, found.vllm_mode) == (True, "server")
-    assert (found.vllm_server_base_url, found.vllm_max_model_length) == ("http://vllm:8000", 99)
 
 
 def test_an_explicit_reference_is_what_the_policy_is_held_to(
