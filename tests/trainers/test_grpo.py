@@ -25,6 +25,7 @@ from aligntune.core.errors import (
 )
 from aligntune.core.rl.config import GenerationConfig, UnifiedConfig
 from aligntune.training.checkpoints import MANIFEST
+from tests.trainers.callbacks import BreakAt
 from tests.trainers.rollouts import train_recorded
 from tests.trainers.tiny import (
     MakeRLConfig,
@@ -82,8 +83,9 @@ def grpo(tiny_model: Path, questions: Path, tmp_path: Path) -> MakeRLConfig:
         {"model": {"tuning": "full"}},
         {"model": {"tuning": "lora"}, "grpo": {"beta": 0.1, "num_iterations": 2}},
         {"model": {"tuning": "full"}, "grpo": {"beta": 0.1, "loss": "grpo"}},
+        {"model": {"tuning": "full"}, "grpo": {"loss": "bnpo"}},
     ],
-    ids=["full", "lora with reference, two iterations", "full with reference"],
+    ids=["full", "lora with reference, two iterations", "full with reference", "full, bnpo"],
 )
 def test_losses_are_those_of_a_plain_trl_script_to_the_last_digit(
     grpo: MakeRLConfig, tiny_model: Path, questions: Path, tmp_path: Path, sections: dict[str, Any]
@@ -310,6 +312,16 @@ def test_a_policy_that_leaves_its_reference_ends_the_run_and_keeps_the_last_good
     ):
         TRLGRPOTrainer(settings).train()
     assert [p.name for p in Path(settings.output_dir).glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
+    grpo: MakeRLConfig,
+) -> None:
+    """It breaks while a rollout is learned from; there is no reference that could tell."""
+    settings = grpo(grpo={"num_iterations": 2}, checkpoint={"every_steps": 1, "keep": 1})
+    with pytest.raises(LossDivergedError, match="step 4: the loss"):
+        TRLGRPOTrainer(settings, callbacks=[BreakAt(4)]).train()
+    assert [p.name for p in Path(settings.output_dir).glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def test_evaluation_leaves_training_as_it_is_and_the_greatest_reward_is_the_best(
