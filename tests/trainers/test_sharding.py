@@ -105,7 +105,7 @@ def test_other_methods_train_sharded_as_with_whole_models(
         pairs_config(
             algo,
             **sections,
-            train={"max_steps": 4},
+            train={"max_steps": 3},
             distributed={"strategy": name},
             output_dir=str(tmp_path / name),
         )
@@ -124,7 +124,7 @@ def test_classification_trains_sharded_as_with_whole_models(
             task="text_classification",
             model={"tuning": "full"},
             datasets=[{"name": str(data), "columns": {"text": "prompt"}}],
-            train={"max_steps": 4},
+            train={"max_steps": 3},
             distributed={"strategy": name},
             output_dir=str(tmp_path / name),
         )
