@@ -49,6 +49,8 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
     run = read_run_config(config_path)
     check_supported(run.backend, run.method)
     _check_world_size(run)
+    if run.push and rank() == 0:
+        _check_push(run.push)
     progress.root = run.storage_root
     context = RunContext(run.job.name, progress.report)
     with context.preemption.listening():
@@ -72,6 +74,13 @@ def _publish(model: Path, push: HubPush) -> str:
     return upload(
         model, push.repo_id, private=push.private, token=None, commit_message="Upload model"
     )
+
+
+def _check_push(push: HubPush) -> None:
+    """Sees that the token in HF_TOKEN may write there, before hours of training."""
+    from aligntune.training.saving import check_push
+
+    check_push(push.repo_id)
 
 
 class _Progress:
