@@ -24,7 +24,7 @@ from aligntune.backends.trl.rl.dpo.dpo import (
     TRLDPOTrainer,
     trl_arguments,
 )
-from aligntune.backends.trl.rl.ties import wins
+from aligntune.backends.trl.rl.pairs import wins
 from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, LossDivergedError, ModelNotFoundError

@@ -456,7 +456,8 @@ def test_an_explicit_reference_is_what_the_policy_is_held_to(
             ConfigError,
             "grpo.maxPromptLength 250 and generation.maxNewTokens 12 do not fit into model.maxLen",
         ),
-        ({"grpo": {"max_prompt_length": 3}}, DataError, "all 48 rows are empty"),
+        ({"grpo": {"max_prompt_length": 3}}, DataError, "all 48 rows .* beyond grpo.maxPromptL"),
+        ({"model": {"max_length": 15}}, DataError, "beyond model.maxLength less generation.maxNew"),
         ({"reference_model": {"name": "m"}}, ConfigError, "has no effect with grpo.beta 0"),
         ({"generation": {"vllm": "colocate"}}, ConfigError, "vllm: colocate: needs a GPU"),
         (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import trl
 
-from aligntune.backends.trl.rl.ties import wins
+from aligntune.backends.trl.rl.pairs import PairLoop, wins
 from aligntune.core.rl.config import DPOConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import PreferenceEncoder
@@ -38,16 +38,11 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
     )
 
 
-class _Loop(RunLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
+class _Loop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's DPO in our loop."""
 
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:  # noqa: ANN401
         return dataset
-
-    def count(self, inputs: Any) -> None:  # noqa: ANN401
-        """A sample is a pair."""
-        samples = inputs["input_ids"].shape[0] // 2
-        self.add_to_sums(tokens=inputs["attention_mask"].sum(), samples=samples)
 
     def compute_loss(
         self,
