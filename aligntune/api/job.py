@@ -8,7 +8,8 @@ from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
-from aligntune.core.rl.config import RLSpec
+from aligntune.core.config.training import TrainConfig
+from aligntune.core.rl.config import AlgorithmType, GRPOConfig, RLSpec
 from aligntune.core.sft.config import SFTSpec
 
 NAME_MAX_LENGTH = 50
@@ -107,12 +108,38 @@ SHARDS_OVER_SEVERAL = Rule(
 )
 
 
+def _set_or(path: str, default: object) -> str:
+    """CEL for a field two sections below `spec`, the first of which is there."""
+    section = path.rpartition(".")[0]
+    return f"(has({section}) && has({path}) ? {path} : {default})"
+
+
+_GRPO, _TRAIN = GRPOConfig(), TrainConfig()
+GRPO_STEP_SPLITS = Rule(
+    "!(has(self.rl) && self.rl.algo == 'grpo')"
+    f" || {_set_or('self.rl.grpo.promptsPerStep', _GRPO.prompts_per_step)}"
+    f" * {_set_or('self.rl.grpo.numGenerations', _GRPO.num_generations)}"
+    f" % ({_set_or('self.rl.train.perDeviceBatchSize', _TRAIN.per_device_batch_size)}"
+    f" * {_set_or('self.runtime.nodes', 1)}"
+    " * (has(self.runtime) && has(self.runtime.processesPerNode) ? self.runtime.processesPerNode"
+    " : has(self.runtime) && has(self.runtime.gpusPerNode) && self.runtime.gpusPerNode > 1"
+    " ? self.runtime.gpusPerNode : 1)) == 0",
+    "promptsPerStep x numGenerations completions cannot be split evenly over all processes x"
+    " train.perDeviceBatchSize: change one of them",
+    "rl.grpo.promptsPerStep",
+)
+
+
 class AlignTuneJobSpec(Section):
     """What to train, on what, where, and what to do when it fails."""
 
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
-            EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN, SHARDS_OVER_SEVERAL
+            EXACTLY_ONE_METHOD,
+            STORAGE_OR_PUSH,
+            PUSH_NEEDS_TOKEN,
+            SHARDS_OVER_SEVERAL,
+            GRPO_STEP_SPLITS,
         )
     )
 
@@ -144,6 +171,11 @@ class AlignTuneJobSpec(Section):
         processes = self.runtime.nodes * self.runtime.processes
         if self.method.distributed.strategy != "ddp" and processes == 1:
             raise broken(SHARDS_OVER_SEVERAL)
+        if self.rl is not None and self.rl.algo == AlgorithmType.GRPO:
+            grpo = self.rl.grpo or _GRPO
+            completions = grpo.prompts_per_step * grpo.num_generations
+            if completions % (self.rl.train.per_device_batch_size * processes):
+                raise broken(GRPO_STEP_SPLITS)
         return self
 
     @property
