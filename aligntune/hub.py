@@ -17,7 +17,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined]  # it is lazy
 
-from aligntune.core.errors import DataError, ModelNotFoundError, RunError, UnauthorizedError
+from aligntune.core.errors import (
+    DatasetNotFoundError,
+    HubUnreachableError,
+    ModelNotFoundError,
+    RunError,
+    UnauthorizedError,
+)
 
 PATIENCE = 2
 """How often first contact is tried again: after 1 s and after 2 s more. The clients would try five
@@ -103,7 +109,7 @@ class HubRepo(NamedTuple):
         place = f"name {self.name!r}: {self.revision or 'main'} is not in the cache, and {why}"
         if constants.is_offline_mode():
             return self._missing(place)
-        return RunError(f"{self.place}.{place}")
+        return HubUnreachableError(f"{self.place}.{place}")
 
     def cached_commit(self) -> str | None:
         """The commit that the revision was when the cache was filled; None if that is unknown."""
@@ -137,7 +143,7 @@ class HubRepo(NamedTuple):
             return self._unauthorized(
                 f"the hub refuses the token ({status}); make a new one, or check what it may do"
             )
-        return RunError(
+        return HubUnreachableError(
             f"{self.place}.name {self.name!r}: the hub answers with {status}; try again later"
         )
 
@@ -145,7 +151,7 @@ class HubRepo(NamedTuple):
         return UnauthorizedError(f"{self.place}.name {self.name!r}: {why}")
 
     def _missing(self, what: str) -> RunError:
-        kind = ModelNotFoundError if self.kind == "model" else DataError
+        kind = ModelNotFoundError if self.kind == "model" else DatasetNotFoundError
         return kind(f"{self.place}.{what}")
 
 

@@ -1,19 +1,19 @@
 """What our own code adds to a training step, timed directly instead of as a difference.
 
-    python bench/hooks.py [RUNS]
+    python bench/hooks.py [sft|dpo|reward|grpo] [RUNS]
 
-The run of bench/steps.py (SmolLM2-135M-Instruct, LoRA, batch 4, one thread) in this process, with
-the reports that a pod sends. A clock runs while code of our loop is on top of the stack, and stands
+The run of methods.py (of SFT where no method is named) in this process, on one thread, with the
+reports that a pod sends. A clock runs while code of our loop is on top of the stack, and stands
 while it calls what it overrides: forward, backward, optimizer, TRL's own metrics. So it measures
 counting and adding up, the loss curve, log lines, state and reports, and its own reading of the
-time; a plain TRL script has none of these.
+time; a plain TRL script has none of these. What we do in TRL's place, as scoring GRPO's answers,
+counts in full.
 """
 
 import logging
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from time import perf_counter_ns, process_time_ns, thread_time_ns
 from typing import Any, NamedTuple
 
 from intervals import interval
-from steps import DATA, MODEL, prepare
+from methods import asked, config, prepare
 
 STEPS, WARM_UP = 24, 3
 
@@ -66,16 +66,20 @@ class OurClock:
 
 
 def watch(loop: type[Any], clock: OurClock) -> list[Mark]:
-    """Time every method of `RunLoop` that stands in the way of another's; marks come per step."""
+    """Time every method of ours that stands in the way of another's; marks come per step."""
     from aligntune.training.loop import RunLoop
 
     marks: list[Mark] = []
-    below = loop.__mro__[loop.__mro__.index(RunLoop) + 1 :]
-    for name, method in list(vars(RunLoop).items()):
-        base = next((base for base in below if name in vars(base)), None)
-        if callable(method) and base is not None and not name.startswith("__"):
-            setattr(RunLoop, name, clock.timed(method, ours=True))
-            setattr(base, name, clock.timed(vars(base)[name], ours=False))
+    below = loop.__mro__.index(RunLoop) + 1
+    theirs: set[tuple[type[Any], str]] = set()
+    for kind in loop.__mro__[:below]:
+        for name, method in list(vars(kind).items()):
+            base = next((base for base in loop.__mro__[below:] if name in vars(base)), None)
+            if callable(method) and base is not None and not name.startswith("__"):
+                setattr(kind, name, clock.timed(method, ours=True))
+                theirs.add((base, name))
+    for base, name in theirs:
+        setattr(base, name, clock.timed(vars(base)[name], ours=False))
     step_ends = RunLoop._maybe_log_save_evaluate
 
     def mark(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -87,31 +91,36 @@ def watch(loop: type[Any], clock: OurClock) -> list[Mark]:
     return marks
 
 
-def run(folder: Path, report_fd: int) -> None:
+def run(method: str, folder: Path, report_fd: int) -> None:
     """Train as a pod does, from the config to the last step."""
-    from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+    from aligntune.core.backend_factory import trainer_for
+    from aligntune.core.rl.config import UnifiedConfig
     from aligntune.core.sft.config import SFTConfig
     from aligntune.pod.rank import _Progress
     from aligntune.pod.reporter import Reporter
     from aligntune.training.context import RunContext
 
-    config = SFTConfig.model_validate({
-        "model": {"name": str(MODEL), "maxLength": 128},
-        "datasets": [{"name": str(DATA)}],
-        "train": {"maxSteps": STEPS, "perDeviceBatchSize": 4, "learningRate": 1e-3},
-        "checkpoint": {"everySteps": STEPS},
-        "outputDir": str(folder),
-    })  # fmt: skip
-    TRLSFTTrainer(config, RunContext("bench", _Progress(Reporter(report_fd)).report)).train()
+    kind: type[Any] = SFTConfig if method == "sft" else UnifiedConfig
+    settings = kind.model_validate(config(method, STEPS, folder))
+    context = RunContext("bench", _Progress(Reporter(report_fd)).report)
+    trainer_for("trl", method)(settings, context).train()
 
 
-def main(runs: int) -> None:
-    os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}  # TRL phones home otherwise
-    prepare()
+def loop_of(method: str) -> type[Any]:
+    """The class of the training loop."""
+    from aligntune.backends.trl.rl.dpo import dpo
+    from aligntune.backends.trl.rl.grpo.loop import GRPOLoop
+    from aligntune.backends.trl.rl.reward import reward
     from aligntune.backends.trl.sft import sft
 
+    return {"sft": sft._Loop, "dpo": dpo._Loop, "reward": reward._Loop, "grpo": GRPOLoop}[method]
+
+
+def main(method: str, runs: int) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}  # TRL phones home otherwise
+    prepare()
     clock = OurClock()
-    marks = watch(sft._Loop, clock)
+    marks = watch(loop_of(method), clock)
     shares: list[tuple[float, float]] = []
     print(
         "| run | step, ms: wall, CPU | ours, ms: wall, median (range) | CPU | last step: ours, ms |"
@@ -125,7 +134,7 @@ def main(runs: int) -> None:
         ):
             logging.basicConfig(level="INFO", filename=f"{folder}/log", force=True)
             assert reader.stdin is not None
-            run(Path(folder) / "out", reader.stdin.fileno())
+            run(method, Path(folder) / "out", reader.stdin.fileno())
         steps = [
             Mark(*(after - before for before, after in zip(*pair, strict=True)))
             for pair in zip(marks[WARM_UP - 1 :], marks[WARM_UP:], strict=False)
@@ -159,4 +168,5 @@ def spread(nanoseconds: tuple[int, ...]) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    named, times = asked()
+    main(named, times or 3)

@@ -1,51 +1,118 @@
-"""What one would write with TRL alone: model, data and settings as in bench/steps.py."""
+"""What one would write with TRL alone: model, data and settings as in methods.py.
+
+python bench/plain_trl.py METHOD MODEL DATA OUTPUT STEPS
+"""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from trl import SFTConfig, SFTTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    set_seed,
+)
 
 
-def main(model: str, data: str, output: str, steps: int) -> None:
+def main(method: str, model: str, data: str, output: str, steps: int) -> None:
     set_seed(42)
-    rows = load_dataset("json", data_files=data, split="train")
-    conversations = rows.map(
-        lambda row: {
-            "prompt": [{"role": "user", "content": row["prompt"]}],
-            "completion": [{"role": "assistant", "content": row["completion"]}],
-        },
-        remove_columns=rows.column_names,
-    )
-    trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        args=SFTConfig(
-            output_dir=output,
-            max_steps=steps,
-            max_length=128,
-            per_device_train_batch_size=4,
-            learning_rate=1e-3,
-            optim="adamw_torch",
-            logging_steps=10,
-            save_strategy="no",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            dataloader_pin_memory=False,
-            disable_tqdm=True,
-            report_to="none",
+    common: dict[str, Any] = {
+        "output_dir": output,
+        "max_steps": steps,
+        "learning_rate": 1e-4,
+        "optim": "adamw_torch",
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    parts: dict[str, Any] = {
+        "train_dataset": load_dataset("json", data_files=data, split="train"),
+        "processing_class": AutoTokenizer.from_pretrained(model),
+        "peft_config": LoraConfig(
+            task_type="SEQ_CLS" if method == "reward" else "CAUSAL_LM",
+            r=16,
+            lora_alpha=32,
+            target_modules="all-linear",
         ),
-        train_dataset=conversations,
-        processing_class=AutoTokenizer.from_pretrained(model),
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"
-        ),
-    )
+    }
+    trainer = TRAINERS[method](model, common, parts)
     trainer.train()
     trainer.save_model(str(Path(output) / "model"))
 
 
+def sft(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    parts["train_dataset"] = turns(parts["train_dataset"], prompt="user", completion="assistant")
+    return SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        args=SFTConfig(**common, max_length=128, per_device_train_batch_size=4),
+        **parts,
+    )
+
+
+PAIRS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+
+
+def dpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+    from trl import DPOConfig, DPOTrainer
+
+    parts["train_dataset"] = turns(parts["train_dataset"], **PAIRS)
+    return DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        args=DPOConfig(**common, max_length=96, per_device_train_batch_size=2),
+        **parts,
+    )
+
+
+def reward(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+    from trl import RewardConfig, RewardTrainer
+
+    parts["train_dataset"] = turns(parts["train_dataset"], **PAIRS)
+    return RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(
+            model, num_labels=1, dtype="float32"
+        ),
+        args=RewardConfig(**common, max_length=96, per_device_train_batch_size=2),
+        **parts,
+    )
+
+
+def grpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+    from trl import GRPOConfig, GRPOTrainer
+
+    def length(completions: list[Any], **_: Any) -> list[float]:
+        return [min(1.0, len(turn[0]["content"].strip()) / 20) for turn in completions]
+
+    parts["train_dataset"] = turns(parts["train_dataset"], prompt="user")
+    return GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        reward_funcs=length,
+        args=GRPOConfig(
+            **common, per_device_train_batch_size=8, num_generations=4, max_completion_length=8
+        ),
+        **parts,
+    )
+
+
+TRAINERS = {"sft": sft, "dpo": dpo, "reward": reward, "grpo": grpo}
+
+
+def turns(rows: Any, **roles: str) -> Any:
+    """The rows with a message in place of each text."""
+    return rows.map(
+        lambda row: {name: [{"role": role, "content": row[name]}] for name, role in roles.items()},
+        remove_columns=rows.column_names,
+    )
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:4], steps=int(sys.argv[4]))
+    main(*sys.argv[1:5], steps=int(sys.argv[5]))

@@ -1,9 +1,9 @@
 """A pod's run beside a plain TRL script with equal settings: cost per step, time to the first.
 
-    python bench/steps.py [RUNS]
+    python bench/steps.py [sft|dpo|reward|grpo] [RUNS]
 
-SmolLM2-135M-Instruct, LoRA, batch 4, on the chatterbot corpus. Ours is the whole pod: launcher,
-endpoint, rank, progress reports. The two take turns step by step, with the same batches, while the
+The run of methods.py, of SFT where no method is named. Ours is the whole pod: launcher, endpoint,
+rank, progress reports. The two take turns step by step, with the same batches, while the
 other one waits; so whatever else the machine does hits both. Each step gives a ratio, and each run
 the ratio of its means: their 95% intervals differ by what only whole runs have in common, such as
 where their memory lies. Both run on one thread: on a shared machine, threads that wait for each
@@ -23,13 +23,11 @@ from statistics import mean
 from typing import Any
 
 from intervals import interval
+from methods import METHODS, MODEL, asked, config, prepare
 
 from aligntune.pod.launcher import launch
 
 BENCH = Path(__file__).parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
-MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
-DATA = CACHE / "data" / "chatterbot" / "train.jsonl"
 STEPS, WARM_UP = 20, 3
 START_SECONDS = 600
 """Longest wait for a first step."""
@@ -38,52 +36,44 @@ Cost = tuple[float, float]
 """Seconds and CPU seconds."""
 
 
-def prepare() -> None:
-    """Have model and data."""
-    subprocess.run([sys.executable, BENCH.parent / "examples" / "prepare.py"], check=True)
-
-
-def start_plain(folder: Path, stopwatch: list[str]) -> Callable[[], object]:
+def start_plain(method: str, folder: Path, stopwatch: list[str]) -> Callable[[], object]:
     """Start the plain script; what is returned waits for its end."""
-    script = [*stopwatch, BENCH / "plain_trl.py", MODEL, DATA, folder / "plain", str(STEPS)]
+    data = METHODS[method]["datasets"][0]["name"]
+    script = [*stopwatch, BENCH / "plain_trl.py", method, MODEL, data, folder / "plain", str(STEPS)]
     log = (folder / "plain.log").open("wb")
     return subprocess.Popen(script, stdout=log, stderr=log, env=ONE_THREAD).wait
 
 
-def start_ours(folder: Path, stopwatch: list[str]) -> Callable[[], object]:
+def start_ours(method: str, folder: Path, stopwatch: list[str]) -> Callable[[], object]:
     """Start a pod's run; what is returned waits for its end."""
-    config = folder / "run.json"
-    method = {
-        "model": {"name": str(MODEL), "maxLength": 128},
-        "datasets": [{"name": str(DATA)}],
-        "train": {"maxSteps": STEPS, "perDeviceBatchSize": 4, "learningRate": 1e-3},
-        "checkpoint": {"everySteps": STEPS},
-        "outputDir": str(folder / "ours"),
-    }
-    config.write_text(json.dumps({"sft": method}))
+    run = folder / "run.json"
+    section = "sft" if method == "sft" else "rl"
+    run.write_text(json.dumps({section: config(method, STEPS, folder / "ours")}))
     rank = (*stopwatch, "-m", "aligntune.pod.rank")
-    pod = multiprocessing.get_context("spawn").Process(target=pod_run, args=(config, rank))
+    pod = multiprocessing.get_context("spawn").Process(target=pod_run, args=(run, rank))
     pod.start()
     return pod.join
 
 
-def pod_run(config: Path, rank_command: tuple[str, ...]) -> None:
+def pod_run(run: Path, rank_command: tuple[str, ...]) -> None:
     """The launcher, as a pod's first process."""
-    with config.with_name("ours.log").open("wb") as log:
-        launch(config, env=ONE_THREAD, port=0, rank_command=rank_command, stdout=log)
+    with run.with_name("ours.log").open("wb") as log:
+        launch(run, env=ONE_THREAD, port=0, rank_command=rank_command, stdout=log)
 
 
 class Racer:
     """One of the two, as far as its first step; `turn` lets it do another."""
 
-    def __init__(self, start: Callable[..., Callable[[], object]], folder: Path) -> None:
+    def __init__(
+        self, start: Callable[..., Callable[[], object]], method: str, folder: Path
+    ) -> None:
         self._log = folder / f"{start.__name__.removeprefix('start_')}.log"
         with socket.socket(socket.AF_UNIX) as listening:
             path = str(self._log.with_suffix(".socket"))
             listening.bind(path)
             listening.listen()
             listening.settimeout(START_SECONDS)
-            self.wait = start(folder, [sys.executable, str(BENCH / "stopwatch.py"), path])
+            self.wait = start(method, folder, [sys.executable, str(BENCH / "stopwatch.py"), path])
             self._stream = listening.accept()[0].makefile("rw")
         self.first = self._cost()
 
@@ -104,10 +94,12 @@ class Racer:
         return wall, cpu
 
 
-def race(folder: Path, *, plain_first: bool) -> tuple[list[Cost], list[Cost], float, float]:
+def race(
+    method: str, folder: Path, *, plain_first: bool
+) -> tuple[list[Cost], list[Cost], float, float]:
     """Costs of the steps of both after the warm-up, and seconds to their first."""
     starts: list[Any] = [start_plain, start_ours]
-    racers = {start: Racer(start, folder) for start in starts[:: 1 if plain_first else -1]}
+    racers = {start: Racer(start, method, folder) for start in starts[:: 1 if plain_first else -1]}
     costs: dict[Any, list[Cost]] = {start: [] for start in starts}
     for step in range(STEPS - 1):
         for start in starts[:: 1 if step % 2 else -1]:
@@ -119,13 +111,13 @@ def race(folder: Path, *, plain_first: bool) -> tuple[list[Cost], list[Cost], fl
     return plain, ours, racers[start_plain].first[0], racers[start_ours].first[0]
 
 
-def main(runs: int) -> None:
+def main(method: str, runs: int) -> None:
     prepare()
     print("| run | plain: s, CPU s per step, s to step 1 | ours: the same |\n|---|---|---|")
     ratios: dict[str, list[float]] = {}
     for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            plain, ours, *firsts = race(Path(folder), plain_first=run % 2 == 0)
+            plain, ours, *firsts = race(method, Path(folder), plain_first=run % 2 == 0)
         cells = []
         for costs, first in zip((plain, ours), firsts, strict=True):
             wall, cpu = (mean(cost) for cost in zip(*costs, strict=True))
@@ -149,4 +141,5 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    named, times = asked()
+    main(named, times or 5)

@@ -24,6 +24,7 @@ class Cause(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     LOSS_DIVERGED = "LossDiverged"
     DISK_FULL = "DiskFull"
+    HUB_UNREACHABLE = "HubUnreachable"
     HUB_PUSH_FAILED = "HubPushFailed"
     UNKNOWN = "Unknown"
 
@@ -58,6 +59,7 @@ RETRY: dict[Cause, Retry] = {
     Cause.DEADLINE_EXCEEDED: Retry.NEVER,
     Cause.LOSS_DIVERGED: Retry.NEVER,
     Cause.DISK_FULL: Retry.NEVER,
+    Cause.HUB_UNREACHABLE: Retry.COUNTED,
     Cause.HUB_PUSH_FAILED: Retry.COUNTED,
     Cause.UNKNOWN: Retry.COUNTED,
 }

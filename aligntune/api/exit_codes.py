@@ -32,6 +32,7 @@ EXIT_CODE: dict[Cause, ExitCode] = {
     Cause.STALLED: ExitCode.TEMPORARY,
     Cause.LOSS_DIVERGED: ExitCode.SOFTWARE,
     Cause.DISK_FULL: ExitCode.SOFTWARE,
+    Cause.HUB_UNREACHABLE: ExitCode.TEMPORARY,
     Cause.HUB_PUSH_FAILED: ExitCode.TEMPORARY,
     Cause.UNKNOWN: ExitCode.SOFTWARE,
 }

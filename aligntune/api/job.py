@@ -8,7 +8,8 @@ from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
-from aligntune.core.rl.config import SAMPLING, RLSpec
+from aligntune.core.config.training import TrainConfig
+from aligntune.core.rl.config import SAMPLING, AlgorithmType, GRPOConfig, RLSpec
 from aligntune.core.sft.config import SFTSpec
 
 NAME_MAX_LENGTH = 50
@@ -122,6 +123,28 @@ HALVING_KEEPS_SAMPLES = Rule(
 )
 
 
+def _set_or(path: str, default: object) -> str:
+    """CEL for a field two sections below `spec`, the first of which is there."""
+    section = path.rpartition(".")[0]
+    return f"(has({section}) && has({path}) ? {path} : {default})"
+
+
+_GRPO, _TRAIN = GRPOConfig(), TrainConfig()
+GRPO_STEP_SPLITS = Rule(
+    "!(has(self.rl) && self.rl.algo == 'grpo')"
+    f" || {_set_or('self.rl.grpo.promptsPerStep', _GRPO.prompts_per_step)}"
+    f" * {_set_or('self.rl.grpo.numGenerations', _GRPO.num_generations)}"
+    f" % ({_set_or('self.rl.train.perDeviceBatchSize', _TRAIN.per_device_batch_size)}"
+    f" * {_set_or('self.runtime.nodes', 1)}"
+    " * (has(self.runtime) && has(self.runtime.processesPerNode) ? self.runtime.processesPerNode"
+    " : has(self.runtime) && has(self.runtime.gpusPerNode) && self.runtime.gpusPerNode > 1"
+    " ? self.runtime.gpusPerNode : 1)) == 0",
+    "promptsPerStep x numGenerations completions cannot be split evenly over all processes x"
+    " train.perDeviceBatchSize: change one of them",
+    "rl.grpo.promptsPerStep",
+)
+
+
 class AlignTuneJobSpec(Section):
     """What to train, on what, where, and what to do when it fails."""
 
@@ -132,6 +155,7 @@ class AlignTuneJobSpec(Section):
             PUSH_NEEDS_TOKEN,
             SHARDS_OVER_SEVERAL,
             HALVING_KEEPS_SAMPLES,
+            GRPO_STEP_SPLITS,
         )
     )
 
@@ -166,6 +190,11 @@ class AlignTuneJobSpec(Section):
         halves = self.policy.on_cuda_out_of_memory == "HalveBatch"
         if halves and self.rl is not None and self.rl.algo in SAMPLING:
             raise broken(HALVING_KEEPS_SAMPLES)
+        if self.rl is not None and self.rl.algo == AlgorithmType.GRPO:
+            grpo = self.rl.grpo or _GRPO
+            completions = grpo.prompts_per_step * grpo.num_generations
+            if completions % (self.rl.train.per_device_batch_size * processes):
+                raise broken(GRPO_STEP_SPLITS)
         return self
 
     @property

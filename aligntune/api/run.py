@@ -18,6 +18,11 @@ EXACTLY_ONE_METHOD = Rule(
 )
 
 
+_REPO_WORD = "[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+REPO_ID = f"^({_REPO_WORD}/)?{_REPO_WORD}$"
+"""What the hub takes as a repository's name: OWNER/NAME, or the name alone."""
+
+
 class JobIdentity(Section):
     """Which AlignTuneJob a run belongs to."""
 
@@ -32,7 +37,7 @@ class JobIdentity(Section):
 class HubPush(Section):
     """Publishing the trained model."""
 
-    repo_id: Annotated[str, Field(min_length=1, max_length=256)]
+    repo_id: Annotated[str, Field(min_length=1, max_length=193, pattern=REPO_ID)]
     """Repository on the hub, such as `acme/support-bot`."""
     private: bool = True
     """Create it as a private repository. On: publishing is a decision."""

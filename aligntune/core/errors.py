@@ -26,6 +26,10 @@ class DataError(RunError, ValueError):
     """The data cannot be read, or its columns cannot be understood."""
 
 
+class DatasetNotFoundError(DataError):
+    """There is no data set under this name, revision or path."""
+
+
 class ModelNotFoundError(RunError, LookupError):
     """There is no model under this name, revision or folder."""
 
@@ -36,6 +40,10 @@ class UnauthorizedError(RunError, PermissionError):
 
 class LossDivergedError(RunError, ArithmeticError):
     """The loss or its gradient is no longer a finite number, or a policy has left its reference."""
+
+
+class HubUnreachableError(RunError):
+    """The hub does not answer, or only with an error of its own, and the cache has no stand-in."""
 
 
 class HubPushError(RunError):

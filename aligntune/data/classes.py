@@ -129,6 +129,7 @@ class ClassEncoder:
 
     ranks = CLASSES
     columns = ("input_ids", "labels")
+    limit = "model.maxLength"
 
     def __init__(self, tokenizer: Any, *, labels: Sequence[str], max_length: int) -> None:  # noqa: ANN401
         """Use `tokenizer`, a fast transformers tokenizer; a label's place is its class's id."""

@@ -52,6 +52,10 @@ class Encoder(Protocol[Example_contra]):
         """The columns that the trainer is fed."""
 
     @property
+    def limit(self) -> str:
+        """The field of the config that says how long an example may be."""
+
+    @property
     def key(self) -> Sequence[object]:
         """What the result depends on, besides the rows; decides what is found in the cache."""
 
@@ -90,6 +94,8 @@ class TrainingData(NamedTuple):
     """Held-out rows; None where the config holds none out."""
     sources: list[SourceCounts]
     """One entry per training source; empty for streams, whose rows are not known beforehand."""
+    commits: dict[str, str]
+    """Which commit of each source on the hub was read, by its name."""
 
 
 class Source(NamedTuple):
@@ -100,6 +106,8 @@ class Source(NamedTuple):
     place: str
     """Its field path, for messages."""
     name: str
+    commit: str | None
+    """Which version of it was read; None where it is not on the hub."""
 
     @contextmanager
     def blaming(self, index: int) -> Iterator[None]:
@@ -169,7 +177,10 @@ def load(
             100 * count.share_of_rows,
             100 * count.share_of_tokens,
         )
-    return TrainingData(train, concatenate_datasets(held_out) if held_out else None, counts)
+    commits = {one.name: one.commit for one in (*sources, *others) if one.commit}
+    return TrainingData(
+        train, concatenate_datasets(held_out) if held_out else None, counts, commits
+    )
 
 
 def load_one(name: str, config: SFTConfig | UnifiedConfig, encoder: Encoder[Any]) -> Dataset:
@@ -195,13 +206,13 @@ def _open(
     columns: ColumnsConfig | None,
     ranks: Ranks[Any],
 ) -> Source:
-    rows = read(source, place)
+    rows, commit = read(source, place)
     found = rows.column_names or []
     recognised = recognise(found, columns, ranks, f"{place} {source.name!r}")
     _log.info("data %s is read as %s", source.name, recognised)
     if source.max_samples is not None and isinstance(rows, Dataset):
         rows = rows.shuffle(seed=seed).select(range(min(source.max_samples, len(rows))))
-    return Source(rows, recognised, place, source.name)
+    return Source(rows, recognised, place, source.name, commit)
 
 
 def _epoch(
@@ -288,7 +299,7 @@ def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     if not len(encoded):
         raise DataError(
             f"{source.place} {source.name!r}: all {dropped} rows are empty, or what is to be"
-            " learned lies beyond model.maxLength; raise it or check the columns"
+            f" learned lies beyond {encoder.limit}; raise it or check the columns"
         )
     return encoded, sum(encoded["truncated"]), dropped
 

@@ -56,6 +56,7 @@ class PreferenceEncoder:
     """
 
     columns: Sequence[str] = ("prompt_ids", "chosen_ids", "rejected_ids")
+    limit = "model.maxLength"
 
     def __init__(self, tokenizer: Any, *, max_length: int) -> None:  # noqa: ANN401
         """Use `tokenizer`, a transformers tokenizer with a chat template; the limit is in tokens.

@@ -45,13 +45,21 @@ class PromptEncoder:
 
     columns = ("prompt", "prompt_ids", "row")
 
-    def __init__(self, tokenizer: Any, *, max_prompt_length: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401
+        *,
+        max_prompt_length: int,
+        limit: str = "model.maxLength less generation.maxNewTokens",
+    ) -> None:
         """Use `tokenizer`, a transformers tokenizer with a chat template.
 
-        Prompts of more than `max_prompt_length` tokens are left out.
+        Prompts of more than `max_prompt_length` tokens are left out; `limit` is what says so in
+        the config.
         """
         self._tokenizer = tokenizer
-        self._limit = max_prompt_length
+        self._longest = max_prompt_length
+        self.limit = limit
         self.ranks = PROMPTS
         self.key = (
             tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, max_prompt_length
@@ -64,7 +72,7 @@ class PromptEncoder:
         texts = [self._render(examples[index]) for index in kept]
         tokens = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         for index, ids in zip(kept, tokens, strict=True):
-            if len(ids) <= self._limit:
+            if len(ids) <= self._longest:
                 cells = {
                     "prompt": examples[index].messages,
                     "prompt_ids": ids,

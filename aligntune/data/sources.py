@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 from datasets import ClassLabel, Dataset, DatasetBuilder, Features, IterableDataset, Value
 
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
-from aligntune.core.errors import DataError, RunError
+from aligntune.core.errors import DataError, DatasetNotFoundError, RunError
 from aligntune.hub import HubRepo, why_not_asked
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -24,15 +24,24 @@ _log = logging.getLogger(__name__)
 Rows: TypeAlias = "Dataset | IterableDataset"
 
 
-def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
+class Read(NamedTuple):
+    """What a source holds."""
+
+    rows: Rows
+    commit: str | None
+    """Which version of it was read; None where it is not on the hub."""
+
+
+def read(source: DatasetConfig | EvaluationDataset, place: str) -> Read:
     """All rows of a source; `place` is its field path, for messages.
 
     Rows are as they are, except that a class that is kept as a number gets its name.
 
     Raises:
-        DataError: It does not exist, cannot be parsed, has no such split, or is empty.
+        DatasetNotFoundError: It does not exist.
+        DataError: It cannot be parsed, has no such split, or is empty.
         UnauthorizedError: The hub refuses the token.
-        RunError: The hub cannot be reached, and the source is not in the cache.
+        HubUnreachableError: The hub cannot be reached, and the source is not in the cache.
     """
     where = f"{place}.name {source.name!r}"
     revision = source.revision if isinstance(source, DatasetConfig) else None
@@ -66,7 +75,7 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Rows:
         raise explained from error
     if isinstance(rows, Dataset) and not len(rows):
         raise DataError(f"{where}: split {source.split!r} has no rows")
-    return _with_class_names(rows)
+    return Read(_with_class_names(rows), builder.hash if on_hub else None)
 
 
 def _with_class_names(rows: Rows) -> Rows:
@@ -92,7 +101,8 @@ def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str,
     """What `load_dataset` needs to find the source.
 
     Raises:
-        DataError: It is a file or folder that is not there or of no known format.
+        DatasetNotFoundError: It is a file or folder that is not there.
+        DataError: It is of no known format, or empty.
     """
     path = Path(source.name).expanduser()
     if path.is_file():
@@ -109,7 +119,9 @@ def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str,
         return {"path": str(path)}
     looks_local = source.name.startswith(("/", ".", "~")) or source.name.count("/") > 1
     if path.suffix in FORMATS or looks_local:
-        raise DataError(f"{where}: there is no such file or folder; check the path and its mount")
+        raise DatasetNotFoundError(
+            f"{where}: there is no such file or folder; check the path and its mount"
+        )
     hub = {"path": source.name, "name": source.config, "token": os.environ.get("HF_TOKEN")}
     return hub | {"revision": source.revision} if isinstance(source, DatasetConfig) else hub
 
@@ -139,7 +151,7 @@ def _check_revision(repo: HubRepo, commit: str) -> None:
     """Refuse another revision than the one asked for: from its cache, `datasets` takes the newest.
 
     Raises:
-        DataError, RunError: The cache has a commit of its own choice.
+        DatasetNotFoundError, HubUnreachableError: The cache has a commit of its own choice.
     """
     expected = repo.cached_commit()
     if commit != expected and (expected or repo.revision):

@@ -13,6 +13,7 @@ class SupervisedEncoder:
 
     ranks = SUPERVISED
     columns = ("input_ids", "labels")
+    limit = "model.maxLength"
 
     def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:  # noqa: ANN401
         """Use `tokenizer`, a transformers tokenizer with a chat template and an EOS token."""

@@ -87,9 +87,18 @@ LOG_SIGNS = (
         ),
         r"RepositoryNotFoundError",
         r"RevisionNotFoundError",
-        r"EntryNotFoundError",
+        r"(?<!Local)EntryNotFoundError",
         r"DatasetNotFoundError",
         r"404 Client Error",
+    ),
+    _sign(
+        Diagnosis(
+            Cause.HUB_UNREACHABLE,
+            "the model hub did not answer; look at the network, or use folders in place of names",
+        ),
+        r"LocalEntryNotFoundError",
+        r"httpx\.Connect(?:Error|Timeout)",
+        r"50[0234] Server Error",
     ),
     _sign(
         Diagnosis(

@@ -6,7 +6,9 @@ from aligntune.api.causes import Cause
 from aligntune.core.errors import (
     ConfigError,
     DataError,
+    DatasetNotFoundError,
     HubPushError,
+    HubUnreachableError,
     LossDivergedError,
     ModelNotFoundError,
     RunError,
@@ -17,14 +19,16 @@ from aligntune.training.files import FULL_DISK
 
 OURS: dict[type[RunError], Cause] = {
     ConfigError: Cause.CONFIG_ERROR,
+    DatasetNotFoundError: Cause.MODEL_NOT_FOUND,
     DataError: Cause.DATA_ERROR,
     ModelNotFoundError: Cause.MODEL_NOT_FOUND,
     UnauthorizedError: Cause.UNAUTHORIZED,
     LossDivergedError: Cause.LOSS_DIVERGED,
+    HubUnreachableError: Cause.HUB_UNREACHABLE,
     HubPushError: Cause.HUB_PUSH_FAILED,
     RunError: Cause.UNKNOWN,
 }
-"""Our own exceptions, the general one last; what they say is all there is to say."""
+"""Our own exceptions, the general ones last; what they say is all there is to say."""
 
 FULL_DISK_REMEDY = "the disk is full: make the volume larger, or lower checkpoint.keep"
 MEMORY_REMEDY = "the memory is full: raise its limit, or lower train.perDeviceBatchSize"

@@ -53,6 +53,8 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
     run = read_run_config(config_path)
     check_supported(run.backend, run.method)
     _check_world_size(run)
+    if run.push and rank() == 0:
+        _check_push(run.push)
     progress.root = run.storage_root
     if before := unpublished(run):
         progress.done_before(before)
@@ -82,6 +84,13 @@ def _take_folder(run: RunConfig) -> Callable[[], None]:
 
 def _trust() -> None:
     """Only the first process writes what others rely on."""
+
+
+def _check_push(push: HubPush) -> None:
+    """Sees that the token in HF_TOKEN may write there, before hours of training."""
+    from aligntune.training.saving import check_push
+
+    check_push(push.repo_id)
 
 
 class _Progress:

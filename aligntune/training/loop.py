@@ -143,7 +143,10 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             self.progress.logged(metrics_of(logs))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
-        """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are."""
+        """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
+
+        It is passed over, so a trainer that measures in its own way overrides `evaluation_loop`.
+        """
         with self.progress.doing("evaluating"):
             metrics: dict[str, float] = Trainer.evaluate(self, *args, **kwargs)
         if self.args.metric_for_best_model in metrics:

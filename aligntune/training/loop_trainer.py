@@ -298,6 +298,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             method=self.method,
             base_revision=self._base_revision,
             data=[count._asdict() for count in (self.data.sources if self.data else [])],
+            commits=self.data.commits if self.data else {},
             metrics=self.progress.metrics,
             versions=installed(),
             steps=self.state.step,

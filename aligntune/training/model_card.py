@@ -15,6 +15,7 @@ def model_card(
     method: str,
     base_revision: str,
     data: Sequence[Mapping[str, object]],
+    commits: Mapping[str, str],
     metrics: Mapping[str, float],
     versions: Mapping[str, str],
     steps: int,
@@ -27,6 +28,7 @@ def model_card(
         method: What was done, such as `SFT`.
         base_revision: Commit of the base model on the hub; empty for a folder.
         data: One mapping per source; the keys of the first are the table's head.
+        commits: Which commit of each data set on the hub was read, by its name.
         metrics: The last value of each metric.
         versions: Packages and their versions.
         steps: Optimizer steps done.
@@ -46,7 +48,8 @@ def model_card(
     numbers = [{"metric": name, "value": f"{value:.6g}"} for name, value in metrics.items()]
     packages = [{"package": name, "version": number} for name, number in versions.items()]
     lines = [*header, "", f"# {title}", "", lineage, ""]
-    lines += ["## Data", "", *_table(data), ""]
+    read = [{"data set": name, "commit": commit} for name, commit in commits.items()]
+    lines += ["## Data", "", *_table(data), "", *(_table(read) if read else ()), ""]
     lines += ["## Metrics", "", *_table(numbers), ""]
     lines += ["## Config", "", "```json", settings, "```", ""]
     lines += ["## Versions", "", *_table(packages), ""]

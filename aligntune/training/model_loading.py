@@ -200,7 +200,7 @@ def from_pretrained(
 
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
-        RunError: The hub cannot be reached, and the cache does not have it.
+        HubUnreachableError: The hub cannot be reached, and the cache does not have it.
     """
     name = config.name
     path = Path(name).expanduser()

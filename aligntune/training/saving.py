@@ -1,18 +1,26 @@
 """Writing the trained model so that plain transformers or PEFT loads it."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import httpx
 import torch
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+)
 from peft import PeftModel, PeftModelForSequenceClassification
 
 from aligntune.core.errors import ConfigError, HubPushError, UnauthorizedError
-from aligntune.hub import PUSH_PATIENCE, SET_TOKEN, contact
+from aligntune.hub import PATIENCE, PUSH_PATIENCE, SET_TOKEN, contact
 from aligntune.training.files import publish
+
+_REFUSALS = (401, 403)
+_log = logging.getLogger(__name__)
 
 
 def save(
@@ -70,6 +78,33 @@ def merged(
         return PeftModel.from_pretrained(base, scratch).merge_and_unload()
 
 
+def check_push(repo_id: str, token: str | None = None) -> None:
+    """See that the token may write there, as far as the hub tells: before hours of training.
+
+    A hub that does not answer now may do so by the time of the push.
+
+    Raises:
+        UnauthorizedError: There is no token, or it may not write to this repository.
+    """
+    if constants.is_offline_mode() or contact(PATIENCE) is not None:
+        _log.warning("hub: it cannot be asked now whether %s can be written", repo_id)
+        return
+    try:
+        who = HfApi(token=token).whoami()
+    except LocalTokenNotFoundError as error:
+        raise _may_not_write(repo_id, token) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code not in _REFUSALS:
+            _log.warning("hub: it does not say whether %s can be written: %s", repo_id, error)
+            return
+        raise _may_not_write(repo_id, token) from error
+    names = {who["name"], *(organisation["name"] for organisation in who.get("orgs", ()))}
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    owner = repo_id.rpartition("/")[0]
+    if role == "read" or (owner and owner not in names):
+        raise _may_not_write(repo_id, token)
+
+
 def push(
     folder: Path, repo_id: str, *, private: bool, token: str | None, commit_message: str
 ) -> str:
@@ -89,11 +124,13 @@ def push(
         raise ConfigError(f"hub: {repo_id!r} is no repository: name it OWNER/MODEL") from error
     # uploads run in threads, whose errors huggingface_hub wraps into RuntimeErrors
     except (httpx.HTTPError, OSError, RuntimeError) as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-            remedy = "use one with write access" if token or get_token() else SET_TOKEN
-            raise UnauthorizedError(
-                f"hub: the token may not write to {repo_id}; {remedy}"
-            ) from error
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS:
+            raise _may_not_write(repo_id, token) from error
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise HubPushError(f"hub: pushing to {repo_id} failed: {reason}; try again") from error
     return str(url)
+
+
+def _may_not_write(repo_id: str, token: str | None) -> UnauthorizedError:
+    remedy = "use one with write access" if token or get_token() else SET_TOKEN
+    return UnauthorizedError(f"hub: the token may not write to {repo_id}; {remedy}")

@@ -221,6 +221,18 @@ class Hub:
         headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
         return Answer(content[first : last + 1], headers, HTTPStatus.PARTIAL_CONTENT)
 
+    def whoami(self, request: Request) -> Answer:
+        if request.token is None:
+            raise RefusedError(401, "Invalid username or password.")
+        writes = request.token == WRITER
+        role = "write" if writes else "read"
+        return _json({
+            "type": "user",
+            "name": OWNER if writes else "somebody",
+            "orgs": [],
+            "auth": {"accessToken": {"role": role}},
+        })  # fmt: skip
+
     def create(self, request: Request) -> Answer:
         asked = request.json
         kind = asked.get("type") or "model"
@@ -369,6 +381,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = [
         ("GET", rf"{_API}/tree{_REVISION}(?:/(?P<path>.+))?", Hub.tree),
         ("POST", rf"{_API}/paths-info{_REVISION}", Hub.paths_info),
         ("GET", rf"{_FILES}/resolve{_REVISION}/(?P<path>.+)", Hub.resolve),
+        ("GET", r"/api/whoami-v2", Hub.whoami),
         ("POST", r"/api/repos/create", Hub.create),
         ("POST", r"/api/validate-yaml", Hub.check_card),
         ("POST", rf"{_API}/preupload{_REVISION}", Hub.preupload),

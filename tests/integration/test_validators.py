@@ -107,6 +107,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "sharded over nodes": rl(distributed={"strategy": "zero2"}) | {"runtime": {"nodes": 2}},
     "sharded over processes on CPUs": sft(distributed={"strategy": "zero3"})
     | {"runtime": {"gpusPerNode": 0, "processesPerNode": 2}},
+    "a step of grpo split over processes": rl(GRPO, grpo={"promptsPerStep": 6, "numGenerations": 4})
+    | {"runtime": {"nodes": 3, "gpusPerNode": 2}},
     "a policy": sft() | {"policy": {"maxRestarts": 0, "onStall": "Fail", "podRetentionSeconds": 0}},
 }  # fmt: skip
 
@@ -129,6 +131,16 @@ BAD: dict[str, Bad] = {
         | {"runtime": {"gpusPerNode": 8, "processesPerNode": 1}},
         "spec.runtime",
         "raise gpusPerNode or nodes",
+    ),
+    "a step of grpo that cannot be split": Bad(
+        rl(GRPO, train={"perDeviceBatchSize": 3}),
+        "spec.rl.grpo.promptsPerStep",
+        "cannot be split evenly over all processes",
+    ),
+    "a step of grpo that several nodes cannot split": Bad(
+        rl(GRPO) | {"runtime": {"nodes": 3, "gpusPerNode": 0, "processesPerNode": 2}},
+        "spec.rl.grpo.promptsPerStep",
+        "change one of them",
     ),
     "an unknown backend": Bad(sft() | {"backend": "axolotl"}, "spec.backend", "Unsupported value"),
     "an unknown algorithm": Bad(rl(algo="kto"), "spec.rl.algo"),

@@ -80,6 +80,27 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def narrow_models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A language model, `narrow`, and a reward model, `judge`, of half the tiny one's width."""
+    from transformers import (
+        AutoTokenizer,
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    shape = LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=2, num_labels=1, **size)
+    folder = tmp_path_factory.mktemp("narrow")
+    kinds = {"narrow": LlamaForCausalLM, "judge": LlamaForSequenceClassification}
+    for name, kind in kinds.items():
+        kind(shape).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return {name: folder / name for name in kinds}
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.jsonl (96 rows) and test.jsonl (16 rows)."""
     folder = tmp_path_factory.mktemp("sums")

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 from pathlib import Path
 
 from aligntune.rewards.scoring import Batch
@@ -23,3 +24,9 @@ def vowels(batch: Batch, marker: str = "", call: int = 2, rank: str = "0") -> li
     return [
         sum(letter in "aeiou" for letter in text) / max(len(text), 1) for text in batch.completions
     ]
+
+
+def slow(batch: Batch) -> list[float]:
+    """Takes longer than a test would wait."""
+    time.sleep(30)  # noqa: TID251 - what is to be interrupted
+    return [0.0] * len(batch.completions)

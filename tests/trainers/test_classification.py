@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
     pipeline,
     set_seed,
 )
@@ -37,6 +34,7 @@ from aligntune.data.classes import CLASSES, Labelled, discover
 from aligntune.data.shapes import recognise
 from aligntune.data.split import stratified
 from aligntune.training.class_report import class_report
+from tests.trainers.callbacks import StopAt
 from tests.trainers.tiny import (
     MakeConfig,
     curve,
@@ -252,16 +250,11 @@ def test_two_ranks_train_and_measure_as_one_process_and_resume_exactly(
 def test_a_run_stopped_by_sigterm_goes_on_exactly_with_head_and_adapters(
     classify: MakeConfig,
 ) -> None:
-    class StopAt7(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-            if state.global_step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     dropout = {"lora": {"dropout": 0.2}}
     whole = classify(model=dropout, output_dir=classify().output_dir + "-whole")
     ClassificationTrainer(whole).train()
     parts = classify(model=dropout)
-    assert ClassificationTrainer(parts, callbacks=[StopAt7()]).train().preempted
+    assert ClassificationTrainer(parts, callbacks=[StopAt(7)]).train().preempted
     assert ClassificationTrainer(parts).train().step == 10
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
 

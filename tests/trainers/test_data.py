@@ -271,9 +271,9 @@ def test_files_of_every_format_are_read(tmp_path: Path, name: str) -> None:
             rows.to_parquet(path)
         case _:
             path.write_text("one\ntwo\n")
-    assert read(DatasetConfig(name=str(path)), "datasets[0]")["text"][:] == ["one", "two"]
+    assert read(DatasetConfig(name=str(path)), "datasets[0]").rows["text"][:] == ["one", "two"]
     part = DatasetConfig(name=str(path), split="test[:1]")
-    assert read(part, "datasets[0]")["text"][:] == ["one"]
+    assert read(part, "datasets[0]").rows["text"][:] == ["one"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,12 +24,13 @@ from aligntune.backends.trl.rl.dpo.dpo import (
     TRLDPOTrainer,
     trl_arguments,
 )
-from aligntune.backends.trl.rl.ties import wins
+from aligntune.backends.trl.rl.pairs import wins
 from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, LossDivergedError, ModelNotFoundError
 from aligntune.core.rl.config import DPOLoss, UnifiedConfig
 from aligntune.training.model_loading import reference_arguments
+from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import (
     MakeRLConfig,
     comparisons,
@@ -324,15 +324,9 @@ def test_a_run_stops_and_keeps_the_best_by_the_evaluations_loss(pairs_config: Ma
 def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
     pairs_config: MakeRLConfig,
 ) -> None:
-    class BreakAt(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
-            if state.global_step == 3:
-                with torch.no_grad():
-                    next(p for p in more["model"].parameters() if p.requires_grad).fill_(math.nan)
-
     settings = pairs_config("dpo", checkpoint={"every_steps": 2})
     with pytest.raises(LossDivergedError, match="step 4: the loss"):
-        TRLDPOTrainer(settings, callbacks=[BreakAt()]).train()
+        TRLDPOTrainer(settings, callbacks=[BreakAt(4)]).train()
     folder = Path(settings.output_dir)
     assert [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-2"]
 
@@ -341,15 +335,10 @@ def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
 def test_sigterm_at_step_7_saves_and_the_resumed_run_repeats_the_uninterrupted_one(
     pairs_config: MakeRLConfig, early: bool
 ) -> None:
-    class StopAt7(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-            if state.global_step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     whole = pairs_config("dpo", model={"tuning": "full"}, dpo={"precompute_reference": early})
     TRLDPOTrainer(whole).train()
     parts = whole.model_copy(update={"output_dir": whole.output_dir + "-parts"})
-    first = TRLDPOTrainer(parts, callbacks=[StopAt7()]).train()
+    first = TRLDPOTrainer(parts, callbacks=[StopAt(7)]).train()
     assert (first.preempted, first.step) == (True, 7)
     second = TRLDPOTrainer(parts).train()
     assert (second.preempted, second.step, second.samples) == (False, 10, 40)

@@ -96,6 +96,7 @@ def check(case: Case, ended: Outcome) -> None:
     code = EXIT_CODE[case.cause] if case.cause else ExitCode.DONE
     assert (ended.reason, ended.exit_code) == (case.cause, code), ended.message
     assert case.sentence in ended.message
+    assert case.cause is None or ended.step == 0
     assert "\n" not in ended.message
 
 
@@ -117,6 +118,9 @@ def test_the_documented_call_trains_evaluates_saves_answers_and_pushes(
     assert repo.private
     saved = {path.name: path.read_bytes() for path in (tmp_path / model).iterdir()}
     assert repo.at("main").files == saved
+    card = saved["README.md"].decode()
+    for name in (("model", LLAMA), ("dataset", ALPACA)):
+        assert hub.repos[name].commits[-1].sha in card
 
 
 def test_the_documented_call_of_dpo_trains_evaluates_saves_and_pushes(
@@ -259,19 +263,19 @@ ONLINE = {
     "unknown data": Case(
         OTHER_DATA,
         READER,
-        Cause.DATA_ERROR,
+        Cause.MODEL_NOT_FOUND,
         "datasets[0].name 'nobody/nothing': the hub has no such data set for this token",
     ),
     "unknown data, no token": Case(
         PUSHED | OTHER_DATA,
         None,
-        Cause.DATA_ERROR,
+        Cause.MODEL_NOT_FOUND,
         "the hub has no such data set; check the name; for a private one set HF_TOKEN",
     ),
     "unknown revision of data": Case(
         {"datasets": [{"name": ALPACA, "revision": "v9"}]},
         READER,
-        Cause.DATA_ERROR,
+        Cause.MODEL_NOT_FOUND,
         f"datasets[0].revision 'v9': {ALPACA} has no such revision",
     ),
     "gated data": Case(
@@ -307,11 +311,18 @@ ONLINE = {
         "hub: the token may not write to username/new; set HF_TOKEN",
         push="username/new",
     ),
+    "push with an unknown token": Case(
+        PUSHED,
+        "hf_unknown",
+        Cause.UNAUTHORIZED,
+        "hub: the token may not write to username/new; use one with write access",
+        push="username/new",
+    ),
     "push to no name": Case(
         PUSHED,
         WRITER,
         Cause.CONFIG_ERROR,
-        "hub: 'a/b/c' is no repository: name it OWNER/MODEL",
+        "push.repoId: must match pattern",
         push="a/b/c",
     ),
 }
@@ -332,12 +343,12 @@ OFFLINE = {
     ),
     "data": Case(
         OTHER_DATA,
-        cause=Cause.DATA_ERROR,
+        cause=Cause.MODEL_NOT_FOUND,
         sentence=f"datasets[0].name 'nobody/nothing': main {NOT_CACHED}",
     ),
     "revision of data": Case(
         {"datasets": [{"name": ALPACA, "revision": "f" * 40}]},
-        cause=Cause.DATA_ERROR,
+        cause=Cause.MODEL_NOT_FOUND,
         sentence=f"datasets[0].name {ALPACA!r}: {'f' * 40} {NOT_CACHED}",
     ),
 }
@@ -346,13 +357,13 @@ OFFLINE = {
 UNREACHABLE = {
     "1 model": Case(
         {"model": {"name": "acme/other"}},
-        cause=Cause.UNKNOWN,
+        cause=Cause.HUB_UNREACHABLE,
         sentence="model.name 'acme/other': main is not in the cache, and the hub at {endpoint}"
         " cannot be reached ([Errno 111] Connection refused): use a folder, or look at the network",
     ),
     "2 data": Case(
         OTHER_DATA,
-        cause=Cause.UNKNOWN,
+        cause=Cause.HUB_UNREACHABLE,
         sentence="datasets[0].name 'nobody/nothing': main is not in the cache, and the hub at",
     ),
     "3 cached": Case({}),

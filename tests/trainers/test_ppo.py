@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -29,6 +27,7 @@ from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import ConfigError, LossDivergedError
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.training.checkpoints import MANIFEST
+from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
 
 MakePPO = Callable[..., UnifiedConfig]
@@ -67,17 +66,6 @@ def ppo(tiny_model: Path, questions: Path, tmp_path: Path) -> MakePPO:
 
 def elsewhere(config: UnifiedConfig, name: str) -> UnifiedConfig:
     return config.model_copy(update={"output_dir": f"{config.output_dir}-{name}"})
-
-
-class StopIn(TrainerCallback):
-    """SIGTERM during a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        if state.global_step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_the_mean_reward_rises_and_the_metrics_say_how(ppo: MakePPO, questions: Path) -> None:
@@ -167,7 +155,7 @@ def test_after_sigterm_a_resumed_run_repeats_the_uninterrupted_one(
     whole = ppo(**sections)
     uninterrupted = TRLPPOTrainer(whole).train()
     parts = elsewhere(whole, "parts")
-    first = TRLPPOTrainer(parts, callbacks=[StopIn(step)]).train()
+    first = TRLPPOTrainer(parts, callbacks=[StopAt(step)]).train()
     assert (first.preempted, first.step) == (True, step)
     second = TRLPPOTrainer(parts).train()
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
@@ -250,15 +238,9 @@ def test_the_mean_over_the_minibatches_is_the_loss_of_the_whole_rollout(ppo: Mak
 
 
 def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(ppo: MakePPO) -> None:
-    class BreakAt(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
-            if state.global_step == 5:
-                with torch.no_grad():
-                    next(p for p in more["model"].parameters() if p.requires_grad).fill_(math.nan)
-
     settings = ppo(checkpoint={"every_steps": 2})
     with pytest.raises(LossDivergedError, match="step 6: the loss"):
-        TRLPPOTrainer(settings, callbacks=[BreakAt()]).train()
+        TRLPPOTrainer(settings, callbacks=[BreakAt(6)]).train()
     assert checkpoints(settings) == ["checkpoint-2", "checkpoint-4"]
 
 
@@ -391,7 +373,7 @@ def test_streamed_prompts_go_on_where_they_stopped(ppo: MakePPO) -> None:
     whole = ppo(datasets=[{"name": whole.datasets[0].name, "streaming": True}])
     TRLPPOTrainer(whole).train()
     parts = elsewhere(whole, "parts")
-    assert TRLPPOTrainer(parts, callbacks=[StopIn(7)]).train().preempted
+    assert TRLPPOTrainer(parts, callbacks=[StopAt(7)]).train().preempted
     TRLPPOTrainer(parts).train()
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
 

@@ -1,18 +1,19 @@
 """Every field of PPOConfig, KLConfig and the sampling does something: one row each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from aligntune.backends.trl.rl.ppo.algorithm import PPO
 from aligntune.backends.trl.rl.ppo.ppo import TRLPPOTrainer
 from aligntune.backends.trl.rl.ppo.rollout import Rollout
 from aligntune.core.config.errors import mistakes
 from aligntune.core.rl.config import GenerationConfig, PPOConfig, UnifiedConfig
+from tests.trainers.fields import fields
 from tests.trainers.tiny import losses, merge, sums, write_jsonl
 
 BASE: dict[str, Any] = {
@@ -234,17 +235,5 @@ def test_what_would_have_no_effect_is_refused(
 
 
 def test_every_field_has_its_case() -> None:
-    fields = {*_fields(PPOConfig), *_fields(GenerationConfig, "generation.")}
-    assert fields == set(CASES)
-
-
-def _fields(section: type[BaseModel], path: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        below = _section_in(field.annotation)
-        yield from _fields(below, f"{path}{name}.") if below else [f"{path}{name}"]
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
+    possible = {*fields(PPOConfig), *fields(GenerationConfig, "generation.")}
+    assert possible == set(CASES)

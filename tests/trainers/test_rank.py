@@ -70,8 +70,8 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
         ),
         (
             {"datasets": [{"name": "/data/none.jsonl"}]},
-            Cause.DATA_ERROR,
-            ExitCode.BAD_DATA,
+            Cause.MODEL_NOT_FOUND,
+            ExitCode.NOT_FOUND,
             "datasets[0].name '/data/none.jsonl': there is no such file or folder",
         ),
         (

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    TrainerCallback,
     set_seed,
 )
 
@@ -25,6 +23,7 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.backends.trl.rl.reward.reward import TRLRewardTrainer
 from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.errors import DataError, LossDivergedError
+from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import (
     MakeRLConfig,
     comparisons,
@@ -209,15 +208,9 @@ def test_a_base_in_bf16_has_a_head_that_learns_in_fp32(pairs_config: MakeRLConfi
 def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
     pairs_config: MakeRLConfig,
 ) -> None:
-    class BreakAt(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
-            if state.global_step == 3:
-                with torch.no_grad():
-                    next(p for p in more["model"].parameters() if p.requires_grad).fill_(math.nan)
-
     settings = pairs_config("reward", checkpoint={"every_steps": 2})
     with pytest.raises(LossDivergedError, match="step 4: the loss"):
-        TRLRewardTrainer(settings, callbacks=[BreakAt()]).train()
+        TRLRewardTrainer(settings, callbacks=[BreakAt(4)]).train()
     assert [p.name for p in Path(settings.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
 
 
@@ -225,16 +218,11 @@ def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
 def test_sigterm_at_step_7_saves_and_the_resumed_run_repeats_the_uninterrupted_one(
     pairs_config: MakeRLConfig, tuning: str
 ) -> None:
-    class StopAt7(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-            if state.global_step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     whole = pairs_config("reward", model={"tuning": tuning})
     trainer = TRLRewardTrainer(whole)
     trainer.train()
     parts = whole.model_copy(update={"output_dir": whole.output_dir + "-parts"})
-    first = TRLRewardTrainer(parts, callbacks=[StopAt7()]).train()
+    first = TRLRewardTrainer(parts, callbacks=[StopAt(7)]).train()
     assert (first.preempted, first.step) == (True, 7)
     resumed = TRLRewardTrainer(parts)
     assert resumed.train().step == 10

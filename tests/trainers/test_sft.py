@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.backend_factory import create_sft_trainer
 from aligntune.core.errors import LossDivergedError
+from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import MakeConfig, curve, losses, sums
 
 TRAJECTORY = Path(__file__).parent / "trajectories" / "sft-lora.json"
@@ -174,14 +174,8 @@ def test_evaluation_measures_what_is_held_out_or_named(config: MakeConfig, tiny_
 def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
     config: MakeConfig,
 ) -> None:
-    class BreakAt(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
-            if state.global_step == 5:
-                with torch.no_grad():
-                    next(p for p in more["model"].parameters() if p.requires_grad).fill_(math.nan)
-
     settings = config(checkpoint={"every_steps": 2})
-    trainer = TRLSFTTrainer(settings, callbacks=[BreakAt()])
+    trainer = TRLSFTTrainer(settings, callbacks=[BreakAt(6)])
     with pytest.raises(LossDivergedError, match="step 6: the loss"):
         trainer.train()
     folder = Path(settings.output_dir)
@@ -224,15 +218,10 @@ def test_functions_arguments_reach_the_config(tiny_model: Path, tiny_data: Path)
 def test_sigterm_at_step_7_saves_and_the_resumed_run_repeats_the_uninterrupted_one(
     config: MakeConfig,
 ) -> None:
-    class StopAt7(TrainerCallback):
-        def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-            if state.global_step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     whole = config(model={"lora": {"dropout": 0.1}})
     TRLSFTTrainer(whole).train()
     parts = whole.model_copy(update={"output_dir": whole.output_dir + "-parts"})
-    first = TRLSFTTrainer(parts, callbacks=[StopAt7()]).train()
+    first = TRLSFTTrainer(parts, callbacks=[StopAt(7)]).train()
     assert (first.preempted, first.step) == (True, 7)
     assert first.checkpoint_path == Path(parts.output_dir) / "checkpoint-7"
     second = TRLSFTTrainer(parts).train()

@@ -10,15 +10,20 @@ from transformers import AutoModelForCausalLM
 
 from aligntune.api.exit_codes import ExitCode
 from aligntune.core.errors import ConfigError
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
 from aligntune.training.machine import Machine
 from aligntune.training.sharding import check_shared, strategy_arguments
 from tests.trainers.tiny import (
     DEEPSPEED,
     MakeConfig,
+    MakeRLConfig,
     curve,
     launch,
     losses,
+    sums,
     wait_for_step,
+    write_jsonl,
     write_run,
 )
 
@@ -71,6 +76,80 @@ def test_a_model_sharded_over_two_ranks_trains_resumes_and_saves_like_a_whole_on
     assert [rank.wait() for rank in ranks] == [ExitCode.PREEMPTED, ExitCode.PREEMPTED]
     assert [rank.wait() for rank in launch(again, tmp_path, 2, fresh=fresh)] == [0, 0]
     assert curve(stopped) == curve(folder)
+
+
+@pytest.mark.parametrize(
+    ("algo", "strategy"),
+    [("dpo", "fsdp2"), ("reward", "fsdp2"), ("grpo", "zero2"), ("ppo", "zero2")],
+)
+def test_other_methods_train_sharded_as_with_whole_models(
+    pairs_config: MakeRLConfig,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algo: str,
+    strategy: str,
+) -> None:
+    """Two ranks each, so that they sample alike; a run ends where the wrapper is another."""
+    sampling = {
+        "datasets": [{"name": str(tiny_data)}],
+        "rewards": [{"name": "tests.trainers.stopping_reward:vowels"}],
+        "generation": {"max_new_tokens": 6},
+        algo: {
+            "grpo": {"prompts_per_step": 4, "num_generations": 4, "beta": 0.1},
+            "ppo": {"rollout_batch_size": 16, "epochs": 2, "minibatches": 1},
+        }.get(algo),
+    }
+    sections = sampling if algo in ("grpo", "ppo") else {"model": {"tuning": "full"}}
+    whole, sharded = (
+        pairs_config(
+            algo,
+            **sections,
+            train={"max_steps": 3},
+            distributed={"strategy": name},
+            output_dir=str(tmp_path / name),
+        )
+        for name in ("ddp", strategy)
+    )
+    _train_alike(whole, sharded, tmp_path, monkeypatch)
+
+
+def test_classification_trains_sharded_as_with_whole_models(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row | {"label": row["completion"][-2]} for row in sums(40)]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    whole, sharded = (
+        config(
+            task="text_classification",
+            model={"tuning": "full"},
+            datasets=[{"name": str(data), "columns": {"text": "prompt"}}],
+            train={"max_steps": 3},
+            distributed={"strategy": name},
+            output_dir=str(tmp_path / name),
+        )
+        for name in ("ddp", "fsdp2")
+    )
+    _train_alike(whole, sharded, tmp_path, monkeypatch)
+
+
+def _train_alike(
+    whole: SFTConfig | UnifiedConfig,
+    sharded: SFTConfig | UnifiedConfig,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for settings in (whole, sharded):
+        strategy = settings.distributed.strategy
+        if strategy == "zero2":
+            monkeypatch.setenv("PYTHONPATH", str(DEEPSPEED))
+        run = write_run(folder / f"{strategy}.json", settings, processesPerNode=2)
+        ranks = launch(run, folder, 2, fresh=strategy == "zero2")
+        assert [rank.wait() for rank in ranks] == [0, 0]
+    expected = curve(Path(whole.output_dir))
+    assert any(line["gradNorm"] for line in expected)
+    for ours, theirs in zip(curve(Path(sharded.output_dir)), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)
 
 
 def _weights(base: Path, output: Path, tuning: str) -> dict[str, torch.Tensor]:

@@ -1,16 +1,13 @@
-"""Direct preference optimisation with TRL: full weights, LoRA and QLoRA.
+"""Direct preference optimisation with TRL: full weights, LoRA and QLoRA."""
 
-In the names of tensors, B is pairs; S the sequences of a batch, first those of the chosen answers,
-then those of the rejected; T tokens; V the vocabulary.
-"""
-
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import trl
-from trl.trainer.utils import selective_log_softmax
 
-from aligntune.backends.trl.rl.ties import wins
+from aligntune.backends.trl.rl.pairs import PairLoop, wins
 from aligntune.core.rl.config import DPOConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import PreferenceEncoder
@@ -18,6 +15,10 @@ from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.model_loading import load_reference
+
+MARGINS = -3
+"""Where the pairs' margins stand among what TRL's loss gathers: before the two log-probabilities.
+A margin is the difference of implicit rewards (Rafailov et al. 2023, equation 5)."""
 
 
 def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfig:
@@ -37,58 +38,43 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
     )
 
 
-class _Loop(RunLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
-    """TRL's DPO in our loop.
-
-    TRL always finds the reference's log-probabilities in the batch: precomputed, or made just
-    before, as the accuracy needs them too.
-    """
-
-    def __init__(self, **trainer: Any) -> None:  # noqa: ANN401
-        super().__init__(**trainer)
-        self.precompute_ref_logps = True
+class _Loop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
+    """TRL's DPO in our loop."""
 
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:  # noqa: ANN401
         return dataset
-
-    def count(self, inputs: Any) -> None:  # noqa: ANN401
-        """A sample is a pair."""
-        samples = inputs["input_ids"].shape[0] // 2
-        self.add_to_sums(tokens=inputs["attention_mask"].sum(), samples=samples)
 
     def compute_loss(
         self,
         model: Any,  # noqa: ANN401
         inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        *more: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """TRL's loss, and its accuracy with a half for each tie."""
-        if "ref_chosen_logps" not in inputs:
-            reference = self.model if self.ref_model is None else self.ref_model
-            chosen_B, rejected_B = self.compute_ref_log_probs(reference, inputs)
-            inputs = inputs | {"ref_chosen_logps": chosen_B, "ref_rejected_logps": rejected_B}
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
-        won_B = wins(self._margins(outputs.logits, inputs))
+        self.precompute_ref_logps = "ref_chosen_logps" in inputs  # rows that come later lack it
+        with _gathered(self.accelerator) as gathered:
+            loss = super().compute_loss(model, inputs, *more, **named)
         metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["rewards/accuracies"][-1] = self.accelerator.gather(won_B).mean().item()
-        return (loss, outputs) if return_outputs else loss
+        metrics["rewards/accuracies"][-1] = wins(gathered[MARGINS]).mean().item()
+        return loss
 
-    @torch.no_grad()
-    def _margins(self, logits_STV: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Difference of the implicit rewards of each pair: Rafailov et al. 2023, equation 5."""
-        logp_ST = selective_log_softmax(
-            logits_STV[:, :-1],
-            inputs["input_ids"][:, 1:],
-            row_mask=inputs["completion_mask"][:, 1:],
-        )
-        chosen_logp_B, rejected_logp_B = logp_ST.sum(dim=1).chunk(2)
-        chosen_reward_B = self.beta * (chosen_logp_B - inputs["ref_chosen_logps"])
-        rejected_reward_B = self.beta * (rejected_logp_B - inputs["ref_rejected_logps"])
-        margin_B: torch.Tensor = chosen_reward_B - rejected_reward_B
-        return margin_B
+
+@contextmanager
+def _gathered(accelerator: Any) -> Iterator[list[torch.Tensor]]:  # noqa: ANN401
+    """What is gathered from all processes meanwhile, in its order; so it need not be again."""
+    seen: list[torch.Tensor] = []
+    gather = accelerator.gather
+
+    def gather_and_keep(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(gather(tensor))
+        return seen[-1]
+
+    accelerator.gather = gather_and_keep
+    try:
+        yield seen
+    finally:
+        del accelerator.gather
 
 
 class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):

@@ -93,10 +93,8 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         super().setup_data()
         assert self.data is not None  # noqa: S101 - what super().setup_data is for
         if self.data.sources:
-            prompts, step = (
-                len(self.data.train),
-                (self.config.grpo or GRPOConfig()).prompts_per_step,
-            )
+            prompts = len(self.data.train)
+            step = (self.config.grpo or GRPOConfig()).prompts_per_step
             if prompts < step:
                 raise DataError(
                     f"datasets: {prompts} prompts are there, and a step takes grpo.promptsPerStep"
@@ -119,13 +117,15 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def make_encoder(self) -> PromptEncoder:
         """Rows become prompts, and what reward functions need."""
         grpo, sampling = self.config.grpo or GRPOConfig(), self.config.generation
-        limit = longest_prompt(
+        field = "grpo.maxPromptLength"
+        longest = longest_prompt(
             self.max_length,
             (sampling or GenerationConfig()).max_new_tokens,
             grpo.max_prompt_length,
-            "grpo.maxPromptLength",
+            field,
         )
-        return PromptEncoder(self.tokenizer, max_prompt_length=limit)
+        limit = {"limit": field} if grpo.max_prompt_length else {}
+        return PromptEncoder(self.tokenizer, max_prompt_length=longest, **limit)
 
     def make_arguments(self, shared: dict[str, Any]) -> trl.GRPOConfig:
         """Every argument that TRL is given."""

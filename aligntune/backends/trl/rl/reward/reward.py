@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import trl
 
-from aligntune.backends.trl.rl.ties import wins
+from aligntune.backends.trl.rl.pairs import PairLoop, wins
 from aligntune.core.config.model import ModelConfig
 from aligntune.core.lifecycle import Question
 from aligntune.core.rl.config import RewardConfig, UnifiedConfig
@@ -36,13 +36,8 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.RewardCo
     )
 
 
-class _Loop(RunLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is not typed
+class _Loop(PairLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's reward modelling in our loop."""
-
-    def count(self, inputs: Any) -> None:  # noqa: ANN401
-        """A sample is a pair."""
-        samples = inputs["input_ids"].shape[0] // 2
-        self.add_to_sums(tokens=inputs["attention_mask"].sum(), samples=samples)
 
     def compute_loss(
         self,

@@ -1,0 +1,62 @@
+"""What steps.py and hooks.py measure: short runs of SmolLM2-135M-Instruct with adapters, by method.
+
+plain_trl.py has the same runs as one would write them with TRL alone.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
+MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
+PREFERENCES = {
+    "model": {"maxLength": 96},
+    "datasets": [{"name": str(CACHE / "data" / "chatterbot-preferences" / "train.jsonl")}],
+    "train": {"perDeviceBatchSize": 2},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": {
+        "model": {"maxLength": 128},
+        "datasets": [{"name": str(CACHE / "data" / "chatterbot" / "train.jsonl")}],
+        "train": {"perDeviceBatchSize": 4},
+    },
+    "dpo": PREFERENCES | {"algo": "dpo"},
+    "reward": PREFERENCES | {"algo": "reward"},
+    "grpo": {
+        "algo": "grpo",
+        "model": {"maxLength": 128},
+        "datasets": [{"name": str(CACHE / "data" / "sums" / "train.jsonl")}],
+        "rewards": [{"name": "length", "params": {"shortest": 20}}],
+        "grpo": {"promptsPerStep": 2, "numGenerations": 4},
+        "generation": {"maxNewTokens": 8},
+        "train": {"perDeviceBatchSize": 8},
+    },
+}
+"""Sections of our configs, besides what `config` adds to all."""
+
+
+def asked() -> tuple[str, int | None]:
+    """Method and number of runs from the command line; None: not said."""
+    names = [argument for argument in sys.argv[1:] if argument in METHODS]
+    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdecimal()]
+    if len(names) + len(numbers) != len(sys.argv[1:]):
+        sys.exit(f"usage: {sys.argv[0]} [{'|'.join(METHODS)}] [RUNS]")
+    return names[0] if names else "sft", numbers[0] if numbers else None
+
+
+def config(method: str, steps: int, output: Path) -> dict[str, Any]:
+    """A run of so many steps, with one checkpoint at its end."""
+    sections = METHODS[method]
+    return sections | {
+        "model": {"name": str(MODEL)} | sections["model"],
+        "train": {"maxSteps": steps, "learningRate": 1e-4} | sections["train"],
+        "checkpoint": {"everySteps": steps},
+        "outputDir": str(output),
+    }
+
+
+def prepare() -> None:
+    """Have model and data."""
+    subprocess.run([sys.executable, Path(__file__).parents[1] / "examples/prepare.py"], check=True)

@@ -1,0 +1,32 @@
+"""What befalls a run at a certain step."""
+
+import math
+import os
+import signal
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+
+class BreakAt(TrainerCallback):
+    """Weights that are trained are no numbers any more, from the beginning of a step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, _args: Any, state: Any, _control: Any, **more: Any) -> None:
+        if state.global_step == self.step - 1:
+            with torch.no_grad():
+                next(p for p in more["model"].parameters() if p.requires_grad).fill_(math.nan)
+
+
+class StopAt(TrainerCallback):
+    """SIGTERM during a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if state.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
