@@ -17,7 +17,7 @@ from aligntune.api.env import DEBUG
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.manifest import read_run_config
 from aligntune.api.progress import Outcome, Progress, Snapshot
-from aligntune.api.run import RunConfig
+from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError
 from aligntune.pod.failure import classify

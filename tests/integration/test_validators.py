@@ -109,6 +109,7 @@ GOOD: dict[str, dict[str, Any]] = {
     | {"runtime": {"gpusPerNode": 0, "processesPerNode": 2}},
     "a step of grpo split over processes": rl(GRPO, grpo={"promptsPerStep": 6, "numGenerations": 4})
     | {"runtime": {"nodes": 3, "gpusPerNode": 2}},
+    "a batch that may be halved": rl() | {"policy": {"onCudaOutOfMemory": "HalveBatch"}},
     "a policy": sft() | {"policy": {"maxRestarts": 0, "onStall": "Fail", "podRetentionSeconds": 0}},
 }  # fmt: skip
 
@@ -125,6 +126,11 @@ BAD: dict[str, Bad] = {
     ),
     "sharded over one process": Bad(
         rl(distributed={"strategy": "zero3"}), "spec.runtime", "share one model among several"
+    ),
+    "halving a batch that answers are drawn in": Bad(
+        rl(GRPO) | {"policy": {"onCudaOutOfMemory": "HalveBatch"}},
+        "spec.policy.onCudaOutOfMemory",
+        "a smaller one makes another run",
     ),
     "sharded over one process of several GPUs": Bad(
         sft(distributed={"strategy": "fsdp2"})

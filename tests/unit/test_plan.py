@@ -11,6 +11,7 @@ from aligntune.api.progress import Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.observe import (
     AlignTuneJobState,
+    Explanation,
     JobState,
     Key,
     Observed,
@@ -18,7 +19,7 @@ from aligntune_operator.observe import (
     Poll,
     observe,
 )
-from aligntune_operator.plan import CreateJob, DeleteJob, Wait, plan
+from aligntune_operator.plan import CreateJob, DeleteJob, Explain, Wait, plan
 from aligntune_operator.status.conditions import finished
 from aligntune_operator.status.reduce import reduce_status
 
@@ -144,6 +145,8 @@ def test_a_plan_that_was_carried_out_plans_nothing_new(observed: Observed, now: 
                 for job in observed.jobs
             )
             observed = replace(observed, jobs=jobs)
+        elif isinstance(action, Explain):
+            observed = replace(observed, explanation=Explanation(now, ""))
     assert all(isinstance(action, Wait) for action in plan(observed, now))
 
 
