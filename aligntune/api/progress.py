@@ -89,6 +89,9 @@ class Progress(StatusSection):
     """Sequences trained on per second, over all processes."""
     tokens_per_second: Annotated[float, Field(ge=0)] | None = None
     """Tokens trained on per second, without padding, over all processes."""
+    training_seconds: Annotated[float, Field(ge=0, le=LONGEST_ETA)] = 0
+    """Seconds spent in the steps that were kept, over all attempts; the rest of the time that pods
+    were held went into starting, evaluating, saving and steps that were lost."""
     activity: Activity = "starting"
     """What the trainer is doing."""
     updated_at: AwareDatetime | None = None

@@ -73,6 +73,11 @@ def _families(snapshot: Snapshot, job: JobIdentity) -> Iterator[Metric]:
         ("aligntune_train_epoch", "Passes over the data done.", progress.epoch),
         ("aligntune_train_eta_seconds", "Expected time to the last step.", progress.eta_seconds),
         (
+            "aligntune_train_step_time_seconds",
+            "Time spent in the steps that were kept, over all attempts.",
+            progress.training_seconds,
+        ),
+        (
             "aligntune_train_samples_per_second",
             "Sequences trained on, over all processes.",
             progress.samples_per_second,

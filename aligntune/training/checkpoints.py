@@ -41,6 +41,8 @@ class Manifest(Section):
     """Sequences trained on so far, over all processes."""
     tokens: int = 0
     """Tokens trained on so far, over all processes, without padding."""
+    training_seconds: float = 0.0
+    """Time spent in these steps."""
     world_size: int
     """Processes that trained."""
     strategy: str
@@ -117,7 +119,15 @@ class Checkpoints:
                 " outputDir, or set resume to never (start anew) or force (go on all the same)"
             )
 
-    def commit(self, step: int, *, best: Path | None, samples: int, tokens: int) -> Path:
+    def commit(
+        self,
+        step: int,
+        *,
+        best: Path | None,
+        samples: int,
+        tokens: int,
+        training_seconds: float = 0.0,
+    ) -> Path:
         """Declare the checkpoint at `step` complete, and remove those that are too many.
 
         Every process must have written its part. `best` is kept whatever its age.
@@ -133,6 +143,7 @@ class Checkpoints:
             step=step,
             samples=samples,
             tokens=tokens,
+            training_seconds=training_seconds,
             world_size=self._world_size,
             strategy=self.strategy,
             config_hash=_hash(self._config),

@@ -211,6 +211,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                         best=Path(best) if best else None,
                         samples=self.progress.samples,
                         tokens=self.progress.tokens,
+                        training_seconds=self.progress.training_seconds,
                     )
             except BaseException:
                 self._checkpoints.discard(step)

@@ -18,6 +18,8 @@ from aligntune.training.metrics_log import MetricsLog, read
 
 REPORT_SECONDS = 1.0
 """Least time between two reports while training. 1: the operator polls every few seconds."""
+NOT_STEPS = ("evaluating", "checkpointing")
+"""Activities between steps; generating belongs to one."""
 PACE_STEPS = 50
 """Steps over which pace is averaged. 50: steady enough for an ETA, and follows a change."""
 
@@ -65,6 +67,8 @@ class RunProgress:
         """Sequences trained on, over all processes and attempts."""
         self.tokens = 0
         """Tokens trained on, without padding, over all processes and attempts."""
+        self.training_seconds = 0.0
+        """Time spent in the steps that were kept, over all attempts."""
         self.new_samples = 0
         """Those of this attempt."""
         self.new_tokens = 0
@@ -78,6 +82,7 @@ class RunProgress:
         self._reported = 0.0
         self._tracker_urls: dict[str, str] = {}
         self._pace: list[float] = []
+        self._step_began = 0.0
         self._loss_sum = 0.0
         self._loss_count = 0
 
@@ -90,11 +95,14 @@ class RunProgress:
             yield
         finally:
             self._activity = before
+            if activity in NOT_STEPS:
+                self._step_began = self._clock()
 
     def resumed(self, path: Path) -> None:
         """This attempt goes on from a checkpoint of an earlier one."""
         manifest = checkpoints.read(path)
         self.samples, self.tokens = manifest.samples, manifest.tokens
+        self.training_seconds = manifest.training_seconds
         self.state.saved(path, (path / checkpoints.MANIFEST).stat().st_mtime)
         _log.info("going on from %s", path)
 
@@ -114,7 +122,8 @@ class RunProgress:
         self.state.started(step, self._clock())
         self.state.best_metric = best
         self._total_steps = total_steps
-        self._pace = [self._clock()]
+        self._step_began = self._clock()
+        self._pace = [self._step_began]
         self._activity = "training"
         self._tell()
 
@@ -149,7 +158,10 @@ class RunProgress:
         self.new_tokens += totals.tokens
         self._loss_sum += totals.loss
         self._loss_count += 1
-        self._pace = [*self._pace[-PACE_STEPS:], self._clock()]
+        now = self._clock()
+        self._pace = [*self._pace[-PACE_STEPS:], now]
+        self.training_seconds += now - self._step_began
+        self._step_began = now
         line = {
             "loss": totals.loss,
             "grad_norm": totals.grad_norm,
@@ -204,6 +216,7 @@ class RunProgress:
                 eta_seconds=round(seconds * (total - state.step)) if seconds and total else None,
                 samples_per_second=self.new_samples / elapsed if elapsed > 0 else None,
                 tokens_per_second=self.new_tokens / elapsed if elapsed > 0 else None,
+                training_seconds=self.training_seconds,
                 activity=self._activity,
                 updated_at=datetime.fromtimestamp(self._clock(), tz=UTC),
             ),

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.job import AlignTuneJobSpec
-from aligntune.api.progress import Checkpoint
+from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import Attempt, Attempts, Failure
 from aligntune_operator.observe import Observed
 from aligntune_operator.status.failure import deadline_exceeded
@@ -64,6 +64,17 @@ def ended(attempts: Attempts, reason: str, end: datetime, failure: Failure | Non
     )
     seconds = attempts.active_seconds + max(int(held.total_seconds()), 0)
     return closed.model_copy(update={"active_seconds": seconds})
+
+
+def goodput(attempts: Attempts, progress: Progress | None) -> float | None:
+    """Share of the time that pods were held which went into steps that count; None: none yet."""
+    if progress is None or not progress.training_seconds:
+        return None
+    held = float(attempts.active_seconds)
+    entry = newest(attempts)
+    if entry and entry.start and entry.end is None and progress.updated_at:
+        held += max((progress.updated_at - entry.start).total_seconds(), 0.0)
+    return min(progress.training_seconds / held, 1.0) if held else None
 
 
 def resume_step(spec: AlignTuneJobSpec, checkpoint: Checkpoint | None) -> int:

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from aligntune.api.conditions import Phase
 from aligntune.api.progress import Progress
+from aligntune_operator.attempts import goodput
 from aligntune_operator.cache import Cache
 
 JOB_LABELS = ("namespace", "aligntunejob")
@@ -94,6 +95,11 @@ class JobCollector(Collector):
         restarts = GaugeMetricFamily(
             "aligntune_job_restarts", "Restarts that count.", labels=JOB_LABELS
         )
+        useful = GaugeMetricFamily(
+            "aligntune_job_goodput_ratio",
+            "Share of the time that pods were held which went into steps that count.",
+            labels=JOB_LABELS,
+        )
         for state in states:
             status = state.status
             progress = status.progress or Progress()
@@ -105,8 +111,9 @@ class JobCollector(Collector):
                 (ratio, percent / 100 if percent is not None else None),
                 (tokens, progress.tokens_per_second),
                 (eta, progress.eta_seconds),
+                (useful, goodput(status.attempts, status.progress)),
             )
             for family, value in values:
                 if value is not None:
                     family.add_metric(state.key, value)
-        yield from (ratio, step, loss, tokens, eta, restarts)
+        yield from (ratio, step, loss, tokens, eta, restarts, useful)

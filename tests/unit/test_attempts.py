@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.conditions import Phase
-from aligntune.api.progress import Checkpoint
+from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
-from aligntune_operator.attempts import follow, setbacks
+from aligntune_operator.attempts import follow, goodput, setbacks
 from aligntune_operator.observe import (
     NODE_LOST_PATIENCE,
     AlignTuneJobState,
@@ -143,6 +143,15 @@ def test_setbacks_are_counted_back_from_the_newest_attempt() -> None:
     assert of(0, now=5) == 0
     assert of(0, 0, 5, 5, now=5) == 2
     assert of(0, 5, 5, now=9) == 0
+
+
+def test_goodput_counts_the_time_of_kept_steps_against_all_time_that_pods_were_held() -> None:
+    first = Attempt(attempt=1, job="j", start=NOW, end=NOW + timedelta(seconds=100))
+    second = Attempt(attempt=2, job="j", start=NOW + timedelta(seconds=200))
+    attempts = Attempts(current=2, active_seconds=100, history=[first, second])
+    progress = Progress(training_seconds=75, updated_at=NOW + timedelta(seconds=250))
+    assert goodput(attempts, progress) == 0.5
+    assert goodput(Attempts(), Progress()) is None
 
 
 def drawn_transitions() -> dict[str, set[str]]:
