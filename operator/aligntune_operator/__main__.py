@@ -7,6 +7,8 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import aiohttp
@@ -116,8 +118,7 @@ async def run(settings: Settings) -> None:
     finally:
         await election.resign()
         await server.cleanup()
-        await connection.session.close()
-        await connection.pods.close()
+        await connection.close()
 
 
 def elect(settings: Settings) -> Election:
@@ -126,7 +127,8 @@ def elect(settings: Settings) -> Election:
     me = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     election = Election(leadership)
 
-    async def open_lease() -> Lease:
+    @asynccontextmanager
+    async def lease() -> AsyncIterator[Lease]:
         connection = connect(handlers.kopf_settings())
         cluster = Cluster(
             connection.session,
@@ -135,9 +137,12 @@ def elect(settings: Settings) -> Election:
             may_write=lambda: True,
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
         )
-        return Lease(cluster, settings.lease_namespace, settings.lease_name)
+        try:
+            yield Lease(cluster, settings.lease_namespace, settings.lease_name)
+        finally:
+            await connection.close()
 
-    election.begin(Elector(leadership, me, now, asyncio.sleep), open_lease)
+    election.begin(Elector(leadership, me, now, asyncio.sleep), lease)
     return election
 
 

@@ -26,7 +26,7 @@ def register(
 
     @kopf.on.login(registry=registry)
     def login(**_: object) -> kopf.AiohttpSession:
-        if connection.session.closed:
+        if connection.watches.closed:
             raise kopf.PermanentError("the cluster refused the operator's credentials")
         return connection.for_kopf()
 

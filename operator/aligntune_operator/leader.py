@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -234,27 +235,37 @@ class Election:
         await self._lost.wait()
         raise NotLeadingError("the Lease is another's")
 
-    def begin(self, elector: Elector, open_lease: Callable[[], Awaitable[LeaseStore]]) -> None:
+    def begin(
+        self,
+        elector: Elector,
+        open_lease: Callable[[], AbstractAsyncContextManager[LeaseStore]],
+    ) -> None:
         """Starts to elect, in a thread of its own.
 
         Args:
             elector: What decides; it shares this election's `Leadership`.
-            open_lease: Makes the Lease's client inside that thread's event loop.
+            open_lease: Opens the Lease's client inside that thread's event loop.
         """
         loop = asyncio.get_running_loop()
 
         async def elect() -> None:
-            lease = await open_lease()
-            await elector.acquire(lease, self._stopping.is_set)
-            if not self._stopping.is_set():
+            async with open_lease() as lease:
+                await elector.acquire(lease, self._stopping.is_set)
                 loop.call_soon_threadsafe(self._won.set)
                 await elector.hold(lease, self._stopping.is_set)
-            if self._stopping.is_set():
-                await elector.release(lease)
-            else:
-                loop.call_soon_threadsafe(self._lost.set)
+                if self._stopping.is_set():
+                    await elector.release(lease)
 
-        self._thread = threading.Thread(target=lambda: asyncio.run(elect()), daemon=True)
+        def run() -> None:
+            try:
+                asyncio.run(elect())
+            finally:
+                if not self._stopping.is_set():
+                    # Also where it met a bug: nobody leads without renewing.
+                    loop.call_soon_threadsafe(self._won.set)
+                    loop.call_soon_threadsafe(self._lost.set)
+
+        self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
 
     async def resign(self) -> None:

@@ -1,4 +1,4 @@
-"""One HTTP session to the API server, shared by kopf's watches and the operator's own requests."""
+"""HTTP sessions to the API server, for kopf's watches and for the operator's own requests."""
 
 import logging
 import time
@@ -21,14 +21,21 @@ class Connection(NamedTuple):
 
     session: aiohttp.ClientSession
     """Carries the operator's credentials: for the API server alone."""
+    watches: aiohttp.ClientSession
+    """The same for kopf, which closes it as soon as it stops, while others still ask."""
     pods: aiohttp.ClientSession
     """Carries none: for the pods of tenants."""
     server: str
     in_cluster: bool
 
     def for_kopf(self) -> kopf.AiohttpSession:
-        """The same session as kopf wants it."""
-        return kopf.AiohttpSession(server=self.server, aiohttp_session=self.session)
+        """The session for watches as kopf wants it."""
+        return kopf.AiohttpSession(server=self.server, aiohttp_session=self.watches)
+
+    async def close(self) -> None:
+        """Closes every session."""
+        for session in (self.session, self.watches, self.pods):
+            await session.close()
 
 
 class NoClusterError(Exception):
@@ -36,7 +43,7 @@ class NoClusterError(Exception):
 
 
 def connect(settings: kopf.OperatorSettings) -> Connection:
-    """Opens a session as the pod's service account, else as `KUBECONFIG` says.
+    """Opens sessions as the pod's service account, else as `KUBECONFIG` says.
 
     Raises:
         NoClusterError: Neither is there.
@@ -47,17 +54,22 @@ def connect(settings: kopf.OperatorSettings) -> Connection:
         raise NoClusterError(
             "no cluster: run in a pod with a service account, or set KUBECONFIG to a kubeconfig"
         )
-    session = aiohttp.ClientSession(
-        # kopf's watches hold a connection each; the workers and the poller bound the rest.
-        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-        headers={} if account else info.as_http_headers(),
-        middlewares=(rotating_token(TOKEN_FILE, time.monotonic),) if account else (),
-        trust_env=bool(info.trust_env),
-        # A pod behind the API server's proxy could set cookies in the server's name.
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
+
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # kopf's watches hold a connection each; the workers and the poller bound the rest.
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            headers={} if account else info.as_http_headers(),
+            middlewares=(rotating_token(TOKEN_FILE, time.monotonic),) if account else (),
+            trust_env=bool(info.trust_env),
+            # A pod behind the API server's proxy could set cookies in the server's name.
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
     pods = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-    return Connection(session, pods, info.server.rstrip("/"), in_cluster=account is not None)
+    return Connection(
+        session(), session(), pods, info.server.rstrip("/"), in_cluster=account is not None
+    )
 
 
 def rotating_token(file: Path, clock: Callable[[], float]) -> aiohttp.ClientMiddlewareType:

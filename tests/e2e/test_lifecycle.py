@@ -105,7 +105,8 @@ class TestInterruptions:
         stop = (
             "import os, signal\n"
             "for pid in filter(str.isdecimal, os.listdir('/proc')):\n"
-            "    if b'aligntune.pod.rank' in open(f'/proc/{pid}/cmdline', 'rb').read():\n"
+            "    found = open(f'/proc/{pid}/cmdline', 'rb').read()\n"
+            "    if b'aligntune.pod.rank' in found and int(pid) != os.getpid():\n"
             "        os.kill(int(pid), signal.SIGSTOP)\n"
         )
         pod = tenant.pod("hung").removeprefix("pod/")
