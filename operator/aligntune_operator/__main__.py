@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import socket
@@ -52,10 +53,8 @@ async def run(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT, or until the cluster refuses the operator's credentials.
 
     Every replica watches, so that the one that takes over knows everything already; the leader
-    alone reconciles, and asks pods for their progress.
-
-    Raises:
-        NotLeadingError: This replica led, and another may by now.
+    alone reconciles, and asks pods for their progress. A leader that loses its Lease ends on the
+    spot.
     """
     kopf_settings = handlers.kopf_settings()
     connection = connect(kopf_settings)
@@ -69,8 +68,6 @@ async def run(settings: Settings) -> None:
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
     ready = asyncio.Event()
-
-    deposed = asyncio.Event()
 
     async def lead() -> None:
         await election.won()
@@ -87,7 +84,8 @@ async def run(settings: Settings) -> None:
                 for _ in range(settings.workers):
                     group.create_task(work_forever(queue, controller, metrics))
         except* NotLeadingError:
-            deposed.set()
+            # As client-go does: nothing of a leader that may have a successor is worth finishing.
+            os._exit(_say("this replica led, and another may by now", 1))
 
     server = await serve(
         settings.http_port,
@@ -109,12 +107,9 @@ async def run(settings: Settings) -> None:
                 identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
-                stop_flag=deposed,
             )
             for task in background:
                 task.cancel()
-        if deposed.is_set():
-            raise NotLeadingError("this replica led, and another may by now")
     finally:
         await election.resign()
         await server.cleanup()
@@ -159,7 +154,7 @@ def main() -> int:
         return _say(str(error), ExitCode.BAD_CONFIG)
     except GoneError:
         return _say("the cluster has no AlignTuneJobs: apply crds/ first", 1)
-    except (NoClusterError, ApiError, NotLeadingError) as error:
+    except (NoClusterError, ApiError) as error:
         return _say(str(error), 1)
     return ExitCode.DONE
 
