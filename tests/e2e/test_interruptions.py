@@ -100,7 +100,7 @@ class TestInterruptions:
         assert attempts["history"][1]["fromStep"] >= 4
 
     def test_a_run_that_hangs_is_ended_and_goes_on(self, tenant: Tenant) -> None:
-        tenant.apply(job("hung", save_every=2, policy={"stallTimeoutSeconds": 45}))
+        tenant.apply(job("hung", save_every=2, policy={"stallTimeoutSeconds": 90}))
         wait_for_step(tenant, "hung", 3)
         stop = (
             "import os, signal\n"
