@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from aligntune.api.causes import RETRY, Cause, Retry
+from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import Attempt, Attempts, Failure
@@ -20,6 +21,9 @@ FREE_SETBACKS = 3
 """Attempts in a row without a step gained from which on free restarts are counted too."""
 
 LONGEST_HISTORY = 10
+
+SUCCEEDED = "Succeeded"
+SUSPENDED = "Suspended"
 
 
 def newest(attempts: Attempts) -> Attempt | None:
@@ -59,7 +63,11 @@ def ended(attempts: Attempts, reason: str, end: datetime, failure: Failure | Non
         attempts,
         reason=reason,
         end=end,
-        exit_code=failure.exit_code if failure else None,
+        exit_code=failure.exit_code
+        if failure
+        else int(ExitCode.DONE)
+        if reason == SUCCEEDED
+        else None,
         pod=failure.pod if failure else None,
     )
     seconds = attempts.active_seconds + max(int(held.total_seconds()), 0)

@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 from aligntune.api.causes import Cause
 from aligntune.api.status import Attempt, Failure
+from aligntune_operator.attempts import SUCCEEDED, SUSPENDED
 from aligntune_operator.observe import WITNESS_PATIENCE, Observed, PodState
 from aligntune_operator.status.failure import SENTENCES, classify, failed, not_started
-
-SUCCEEDED = "Succeeded"
-SUSPENDED = "Suspended"
 
 
 class Ending(NamedTuple):

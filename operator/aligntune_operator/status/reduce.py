@@ -8,6 +8,8 @@ from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus, Attempts, TrainedModel
 from aligntune_operator.attempts import (
+    SUCCEEDED,
+    SUSPENDED,
     began,
     ended,
     follow,
@@ -19,8 +21,6 @@ from aligntune_operator.attempts import (
 from aligntune_operator.observe import Observed
 from aligntune_operator.status.conditions import finished, merge
 from aligntune_operator.status.ending import (
-    SUCCEEDED,
-    SUSPENDED,
     Ending,
     awaits_witnesses,
     ending,
