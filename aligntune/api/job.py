@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush
+from aligntune.api.run import EXACTLY_ONE_METHOD, ONE_PROCESS, Backend, HubPush
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
@@ -112,7 +112,7 @@ class AlignTuneJobSpec(Section):
 
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
-            EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN, SHARDS_OVER_SEVERAL
+            EXACTLY_ONE_METHOD, STORAGE_OR_PUSH, PUSH_NEEDS_TOKEN, SHARDS_OVER_SEVERAL, ONE_PROCESS
         )
     )
 
@@ -141,9 +141,12 @@ class AlignTuneJobSpec(Section):
             raise broken(STORAGE_OR_PUSH)
         if self.hub.push is not None and self.hub.token_secret is None:
             raise broken(PUSH_NEEDS_TOKEN)
-        processes = self.runtime.nodes * self.runtime.processes
+        runtime = self.runtime
+        processes = runtime.nodes * runtime.processes
         if self.method.distributed.strategy != "ddp" and processes == 1:
             raise broken(SHARDS_OVER_SEVERAL)
+        if self.backend == "unsloth" and max(processes, runtime.gpus_per_node) > 1:
+            raise broken(ONE_PROCESS)
         return self
 
     @property

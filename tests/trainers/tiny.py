@@ -17,6 +17,8 @@ from aligntune.core.sft.config import SFTConfig
 
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 """Where `make setup` puts DeepSpeed, for those processes alone that train with it."""
+UNSLOTH = Path(sys.prefix) / "unsloth"
+"""The same of Unsloth, which changes transformers in every process that imports it."""
 MakeConfig = Callable[..., SFTConfig]
 MakeRLConfig = Callable[..., UnifiedConfig]
 
@@ -102,7 +104,7 @@ class Rank:
     def __init__(
         self, run: Path, log: Path, env: dict[str, str] | None = None, *, fresh: bool = False
     ) -> None:
-        modules = [place.split(":")[0] for place in TRAINERS.values()]
+        modules = [place.split(":")[0] for (on, _), place in TRAINERS.items() if on == "trl"]
         _FORKS.set_forkserver_preload([*modules, "aligntune.pod.rank"])
         context: Any = multiprocessing.get_context("spawn") if fresh else _FORKS
         self._log = log
