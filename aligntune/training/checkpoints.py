@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,8 @@ NOT_PART_OF_A_RUN = {"output_dir", "checkpoint", "logging"}
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 """Packages whose versions decide whether a resumed run repeats an uninterrupted one exactly."""
+WHERE_IMPORTED = ("unsloth", "unsloth_zoo")
+"""The same of those that change the others, in processes that train with them."""
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +208,8 @@ def broken(path: Path) -> str:
 
 def installed() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    present = [name for name in WHERE_IMPORTED if name in sys.modules]
+    return {name: metadata.version(name) for name in (*PACKAGES, *present)}
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -151,11 +151,11 @@ def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False)
     ]
 
 
-def wait_for_step(folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
+def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     path = folder / "metrics.jsonl"
     while not path.is_file() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"no step {step} within a minute"
+        assert time.monotonic() < deadline, f"no step {step} within {seconds} seconds"
         time.sleep(0.005)  # noqa: TID251 - between two looks at a file
 
 

@@ -3,8 +3,8 @@
     python -m tests.trainers.unsloth_runs FOLDER
 
 For each method that has a `METHOD.json` in the folder: a whole run, one that is stopped by SIGTERM
-and goes on, and what the trained model says and leaves. `report.json` tells how they went.
-Importing Unsloth takes as long as all of this.
+and goes on, and what the trained model says and leaves. `report` tells how they went. Importing
+Unsloth takes as long as all of this, so all methods share a process.
 """
 
 import json
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.api.manifest import read_run_config
-from aligntune.core.backend_factory import get_backend_status, task_of, trainer_for
-from aligntune.core.errors import UnsupportedError
+from aligntune.core.backend_factory import choose_backend, get_backend_status, task_of, trainer_for
+from aligntune.core.errors import ConfigError
 from aligntune.pod import rank
-from tests.trainers.tiny import wait_for_step
+from tests.trainers.tiny import merge, wait_for_step
 
 QUESTION = "What is 1 plus 2?"
 STOPPED_AFTER = 3
@@ -40,43 +40,58 @@ def stopped(run: Path, output: Path) -> int:
     return code
 
 
+def trainer_of(config: Any) -> Any:
+    return trainer_for("unsloth", task_of(config))(config)
+
+
 def report_of(run: Path) -> dict[str, Any]:
     """How the runs of one method went."""
     document = json.loads(run.read_text())
     section = document.get("sft") or document["rl"]
+    output = Path(f"{section['outputDir']}-parts")
     parts = run.with_name(f"parts-{run.name}")
-    output = Path(section["outputDir"] + "-parts")
     section["outputDir"] = str(output)
     parts.write_text(json.dumps(document))
     codes = [rank.train(run), stopped(parts, output), rank.train(parts)]
 
     config: Any = read_run_config(run).method
-    trainer: Any = trainer_for("unsloth", task_of(config))(config)
+    trainer = trainer_of(config)
     trainer.train()  # it is at its end already
-    merged = trainer.save_model(f"{config.output_dir}/merged", merge=True)
     return {
         "codes": codes,
         "trainer": type(trainer).__name__,
-        "model": type(trainer.model).__name__,
         "checkpointing": bool(trainer.model.is_gradient_checkpointing),
         "answer": trainer.predict(QUESTION, max_new_tokens=12),
-        "merged": str(merged),
+        "merged": str(trainer.save_model(f"{config.output_dir}/merged", merge=True)),
     }
+
+
+def refusal(config: Any, **sections: Any) -> str:
+    """The sentence by which a config that is laid over another is refused."""
+    document = merge(config.model_dump(by_alias=False, exclude_unset=True), sections)
+    try:
+        trainer_of(type(config).model_validate(document)).setup_model()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def main(folder: Path) -> None:
-    reports: dict[str, Any] = {
-        run.stem: report_of(run) for run in sorted(folder.glob("*.json")) if run.stem.isalpha()
+    runs = [run for run in sorted(folder.glob("*.json")) if "parts" not in run.name]
+    report: dict[str, Any] = {"runs": {run.stem: report_of(run) for run in runs}}
+    config = read_run_config(folder / "sft.json").method
+    report["refusals"] = {
+        "too long": refusal(config, model={"max_length": 300}),
+        "not a language model": refusal(config, model={"name": str(folder / "t5")}),
+        "bf16": refusal(config, train={"precision": "bf16"}),
     }
     try:
         trainer_for("trl", "sft")
-        refusal = ""
-    except UnsupportedError as error:
-        refusal = str(error)
-    status = get_backend_status()["unsloth"]._asdict()
-    (folder / "report").write_text(
-        json.dumps({"runs": reports, "trl_refused": refusal, "status": status})
-    )
+    except ConfigError as error:
+        report["refusals"]["trl afterwards"] = str(error)
+    report["auto"] = choose_backend(config)
+    report["status"] = get_backend_status()["unsloth"]._asdict()
+    (folder / "report").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
