@@ -27,7 +27,7 @@ class Limit(NamedTuple):
 
 def limits(config: SFTSpec | RLSpec) -> Iterator[Limit]:
     """Each setting that Unsloth cannot honour."""
-    model, train = config.model, config.train
+    model = config.model
     if config.distributed.strategy != "ddp":
         yield Limit("distributed.strategy", "unsloth trains in one process, which has all of it")
     if model.attention != "auto":
@@ -37,9 +37,9 @@ def limits(config: SFTSpec | RLSpec) -> Iterator[Limit]:
             "model.lora.targetModules",
             f"unsloth trains {' and '.join(EMBEDDINGS)} in full, in place of adapters",
         )
-    if train.compile:
+    if config.train.compile:
         yield Limit("train.compile", "unsloth compiles what pays by itself")
-    if isinstance(config, SFTSpec) and train.liger_kernel:
+    if isinstance(config, SFTSpec) and config.train.liger_kernel:
         yield Limit("train.ligerKernel", "unsloth has kernels of its own for the same places")
     if isinstance(config, RLSpec) and config.generation and config.generation.vllm != "off":
         yield Limit("generation.vllm", "unsloth generates with the model in training")

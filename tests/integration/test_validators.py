@@ -107,6 +107,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "sharded over nodes": rl(distributed={"strategy": "zero2"}) | {"runtime": {"nodes": 2}},
     "sharded over processes on CPUs": sft(distributed={"strategy": "zero3"})
     | {"runtime": {"gpusPerNode": 0, "processesPerNode": 2}},
+    "unsloth": sft() | {"backend": "unsloth"},
+    "unsloth on one GPU, said aloud": rl()
+    | {"backend": "unsloth", "runtime": {"nodes": 1, "gpusPerNode": 1, "processesPerNode": 1}},
+    "unsloth on a CPU": sft() | {"backend": "unsloth", "runtime": {"gpusPerNode": 0}},
     "a policy": sft() | {"policy": {"maxRestarts": 0, "onStall": "Fail", "podRetentionSeconds": 0}},
 }  # fmt: skip
 
@@ -129,6 +133,22 @@ BAD: dict[str, Bad] = {
         | {"runtime": {"gpusPerNode": 8, "processesPerNode": 1}},
         "spec.runtime",
         "raise gpusPerNode or nodes",
+    ),
+    "unsloth on several nodes": Bad(
+        sft() | {"backend": "unsloth", "runtime": {"nodes": 2}}, "spec.runtime", "use backend: trl"
+    ),
+    "unsloth on several GPUs": Bad(
+        rl() | {"backend": "unsloth", "runtime": {"gpusPerNode": 2, "processesPerNode": 1}},
+        "spec.runtime", "trains in one process",
+    ),
+    "unsloth in several processes": Bad(
+        sft() | {"backend": "unsloth", "runtime": {"gpusPerNode": 0, "processesPerNode": 2}},
+        "spec.runtime", "trains in one process",
+    ),
+    "unsloth and sharding": Bad(
+        sft(distributed={"strategy": "fsdp2"})
+        | {"backend": "unsloth", "runtime": {"gpusPerNode": 2}},
+        "spec.runtime", "use backend: trl",
     ),
     "an unknown backend": Bad(sft() | {"backend": "axolotl"}, "spec.backend", "Unsupported value"),
     "an unknown algorithm": Bad(rl(algo="kto"), "spec.rl.algo"),

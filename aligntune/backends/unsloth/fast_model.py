@@ -105,9 +105,7 @@ class _TrainingMode(TrainerCallback):  # type: ignore[misc]  # transformers is n
         load().FastLanguageModel.for_training(policy, self._trainer.checkpointing)
 
 
-def load_fast_model(
-    config: ModelConfig, computed_in: Compute, checkpointing: str | bool
-) -> Any:  # noqa: ANN401 - a transformers model
+def load_fast_model(config: ModelConfig, computed_in: Compute, checkpointing: str | bool) -> Any:  # noqa: ANN401 - a transformers model
     """The model of the config, by Unsloth.
 
     Args:

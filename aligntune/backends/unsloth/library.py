@@ -106,6 +106,6 @@ def _check_trainers() -> None:
     for name in ("SFTTrainer", "DPOTrainer", "GRPOTrainer"):
         if not getattr(trl, name).__module__.startswith("trl."):
             raise ConfigError(
-                f"backend: unsloth has put its own trainer in the place of trl.{name}: use the version"
-                " of unsloth that aligntune was tested with, or backend: trl"
+                f"backend: unsloth has put a trainer of its own in the place of trl.{name}; start a"
+                " new process, in which aligntune imports unsloth, or use backend: trl"
             )
