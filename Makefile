@@ -7,7 +7,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds docs/reference tests/golden
 
-.PHONY: help setup demo test verify generate golden cluster cluster-down e2e bench bench-learning
+.PHONY: help setup demo test test-gpu verify generate golden cluster cluster-down e2e bench bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ $(READY):
 	# Apart from the rest: accelerate imports it, for seconds, into every process that can see it.
 	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/deepspeed --no-deps \
 		-c constraints.txt deepspeed einops hjson msgpack ninja nvidia-ml-py py-cpuinfo
+	# The same: it changes transformers and TRL in every process that imports it.
+	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/unsloth --no-deps \
+		-c constraints.txt unsloth unsloth-zoo
 	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: setup ## Fine-tune a real chat model on this machine, and compare its answers.
@@ -39,6 +42,12 @@ demo: setup ## Fine-tune a real chat model on this machine, and compare its answ
 
 test: setup ## Run every test that needs no container runtime.
 	$(BIN)/pytest tests/unit tests/golden tests/cluster tests/trainers tests/integration
+
+test-gpu: setup ## On a GPU: Unsloth's tests, and its time and memory beside TRL's.
+	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/unsloth --no-deps \
+		-c constraints.txt bitsandbytes
+	$(BIN)/pytest tests/trainers/test_unsloth.py
+	$(BIN)/python bench/unsloth.py
 
 verify: setup ## Lint, types, contracts; regenerate everything and see that nothing changes.
 	$(BIN)/ruff format --check .

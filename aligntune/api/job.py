@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.api.run import EXACTLY_ONE_METHOD, Backend, HubPush
+from aligntune.api.run import EXACTLY_ONE_METHOD, ONE_PROCESS, Backend, HubPush
 from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
@@ -156,6 +156,7 @@ class AlignTuneJobSpec(Section):
             SHARDS_OVER_SEVERAL,
             HALVING_KEEPS_SAMPLES,
             GRPO_STEP_SPLITS,
+            ONE_PROCESS,
         )
     )
 
@@ -184,7 +185,8 @@ class AlignTuneJobSpec(Section):
             raise broken(STORAGE_OR_PUSH)
         if self.hub.push is not None and self.hub.token_secret is None:
             raise broken(PUSH_NEEDS_TOKEN)
-        processes = self.runtime.nodes * self.runtime.processes
+        runtime = self.runtime
+        processes = runtime.nodes * runtime.processes
         if self.method.distributed.strategy != "ddp" and processes == 1:
             raise broken(SHARDS_OVER_SEVERAL)
         halves = self.policy.on_cuda_out_of_memory == "HalveBatch"
@@ -195,6 +197,8 @@ class AlignTuneJobSpec(Section):
             completions = grpo.prompts_per_step * grpo.num_generations
             if completions % (self.rl.train.per_device_batch_size * processes):
                 raise broken(GRPO_STEP_SPLITS)
+        if self.backend == "unsloth" and max(processes, runtime.gpus_per_node) > 1:
+            raise broken(ONE_PROCESS)
         return self
 
     @property

@@ -17,6 +17,16 @@ EXACTLY_ONE_METHOD = Rule(
     "set exactly one of sft (supervised) and rl (dpo, ppo, grpo, reward)",
 )
 
+ONE_PROCESS = Rule(
+    "!(has(self.backend) && self.backend == 'unsloth') || !has(self.runtime)"
+    " || !((has(self.runtime.nodes) && self.runtime.nodes > 1)"
+    " || (has(self.runtime.gpusPerNode) && self.runtime.gpusPerNode > 1)"
+    " || (has(self.runtime.processesPerNode) && self.runtime.processesPerNode > 1))",
+    "unsloth trains in one process, on one GPU at most: lower nodes, gpusPerNode and"
+    " processesPerNode to 1, or use backend: trl",
+    "runtime",
+)
+
 
 _REPO_WORD = "[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 REPO_ID = f"^({_REPO_WORD}/)?{_REPO_WORD}$"
@@ -75,6 +85,8 @@ class RunConfig(Section):
     def _rules(self) -> Self:
         if (self.sft is None) == (self.rl is None):
             raise broken(EXACTLY_ONE_METHOD)
+        if self.backend == "unsloth" and self.nodes * self.processes_per_node > 1:
+            raise broken(ONE_PROCESS._replace(field="processesPerNode"))
         return self
 
     @property

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple, cast
@@ -13,6 +14,7 @@ from aligntune.core.rl.config import RLSpec, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.core.sft.config import SFTConfig, SFTSpec, TaskType
 from aligntune.core.sft.trainer_base import SFTTrainerBase
+from aligntune.core.unsloth_limits import FORCE_CPU, has_device, limits
 
 TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "sft"): "aligntune.backends.trl.sft.sft:TRLSFTTrainer",
@@ -21,6 +23,10 @@ TRAINERS: dict[tuple[str, str], str] = {
     ("trl", "reward"): "aligntune.backends.trl.rl.reward.reward:TRLRewardTrainer",
     ("trl", "classification"): "aligntune.backends.trl.sft.classification:ClassificationTrainer",
     ("trl", "grpo"): "aligntune.backends.trl.rl.grpo.grpo:TRLGRPOTrainer",
+    ("unsloth", "sft"): "aligntune.backends.unsloth.sft.sft:UnslothSFTTrainer",
+    ("unsloth", "dpo"): "aligntune.backends.unsloth.rl.dpo.dpo:UnslothDPOTrainer",
+    ("unsloth", "ppo"): "aligntune.backends.unsloth.rl.ppo.ppo:UnslothPPOTrainer",
+    ("unsloth", "grpo"): "aligntune.backends.unsloth.rl.grpo.grpo:UnslothGRPOTrainer",
 }
 """The trainers of this version: (backend, task) -> module:class."""
 
@@ -63,6 +69,12 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
         remedy = f"use backend {' or '.join(others)}" if others else "no backend has one yet"
         raise UnsupportedError(f"{backend} has no trainer for {task} here; {remedy}", "backend")
     section = "rl" if isinstance(config, RLSpec) else "sft"
+    if backend == "unsloth":
+        for limit in limits(config):
+            raise UnsupportedError(
+                f"{limit.sentence}; remove it, or use backend: trl",
+                *(section, *limit.field.split(".")),
+            )
     samples = task in ("ppo", "grpo")
     if samples and (strategy := config.distributed.strategy) in ("fsdp2", "zero3"):
         raise UnsupportedError(
@@ -91,6 +103,10 @@ def trainer_for(backend: str, task: str) -> Callable[..., SFTTrainerBase | Train
     if not _status(backend).installed:
         raise UnsupportedError(
             f"backend: {backend} is not installed; run: pip install 'aligntune-operator[{backend}]'"
+        )
+    if backend != "unsloth" and "unsloth" in sys.modules:
+        raise UnsupportedError(
+            f"backend: unsloth has changed {backend} in this process; start a new one for {backend}"
         )
     module, name = place.split(":")
     return cast("Callable[..., Any]", getattr(importlib.import_module(module), name))
@@ -184,10 +200,13 @@ def choose_backend(config: SFTSpec | RLSpec) -> str:
         except UnsupportedError as error:
             reasons.append(str(error))
             continue
-        if _status(name).installed:
+        if not _status(name).installed:
+            reasons.append(f"{name} is not installed")
+        elif name == "unsloth" and not has_device():
+            reasons.append(f"unsloth needs a GPU, or {FORCE_CPU}=1")
+        else:
             _log.info("backend auto chose %s%s", name, "".join(f"; {why}" for why in reasons))
             return name
-        reasons.append(f"{name} is not installed")
     raise UnsupportedError(f"backend: auto finds none that can do this: {'; '.join(reasons)}")
 
 

@@ -2,10 +2,17 @@
 
 from typing import Any
 
+from aligntune.core.config.training import TrainConfig
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.training.machine import Compute, Machine
 from aligntune.training.sharding import strategy_arguments
+
+
+def recomputes(train: TrainConfig, machine: Machine) -> bool:
+    """Whether activations are recomputed in the backward pass."""
+    asked = train.gradient_checkpointing
+    return machine.gpu if asked is None else asked
 
 
 def shared_arguments(
@@ -19,7 +26,6 @@ def shared_arguments(
     """Arguments of `transformers.TrainingArguments`; what is not here has its default."""
     train, evaluation = config.train, config.evaluation
     measured = evaluation.every_steps is not None
-    checkpointing = train.gradient_checkpointing
     return {
         "output_dir": config.output_dir,
         "seed": train.seed,
@@ -39,7 +45,7 @@ def shared_arguments(
         "use_cpu": not machine.gpu,
         "bf16": computed_in == "bf16",
         "fp16": computed_in == "fp16",
-        "gradient_checkpointing": machine.gpu if checkpointing is None else checkpointing,
+        "gradient_checkpointing": recomputes(train, machine),
         "torch_compile": train.compile,
         **strategy_arguments(config.distributed.strategy, machine=machine, processes=processes),
         "dataloader_pin_memory": machine.gpu,

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,8 @@ ROWS = "perDeviceBatchSize x gradientAccumulationSteps"
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 """Packages whose versions decide whether a resumed run repeats an uninterrupted one exactly."""
+WHERE_IMPORTED = ("unsloth", "unsloth_zoo")
+"""The same of those that change the others, in processes that train with them."""
 
 _log = logging.getLogger(__name__)
 
@@ -237,7 +240,8 @@ def broken(path: Path) -> str:
 
 def installed() -> dict[str, str]:
     """Versions of the packages that decide the numbers."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    present = [name for name in WHERE_IMPORTED if name in sys.modules]
+    return {name: metadata.version(name) for name in (*PACKAGES, *present)}
 
 
 def _sizes(path: Path) -> dict[str, int]:

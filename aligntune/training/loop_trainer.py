@@ -19,12 +19,12 @@ from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
-from aligntune.training.arguments import shared_arguments
+from aligntune.training.arguments import recomputes, shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
 from aligntune.training.files import claim
 from aligntune.training.loop import RunLoop
-from aligntune.training.machine import Compute, check_kernels, compute, this_machine
+from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
 from aligntune.training.metric_names import metrics_of
 from aligntune.training.model_card import model_card
 from aligntune.training.model_loading import load_model, load_tokenizer, longest, lora_config
@@ -94,6 +94,24 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """The model that is tuned, without adapters yet."""
         return load_model(config, computed_in)
 
+    def load_base(self, config: ModelConfig) -> Any:  # noqa: ANN401
+        """The model anew, in 16 bits, for adapters to be merged into."""
+        return self.load_model(config, "bf16")
+
+    def with_adapters(self, model: Any) -> Any:  # noqa: ANN401
+        """The model as the loop is given it; here without adapters, which the loop adds."""
+        return model
+
+    def shared_arguments(self, machine: Machine) -> dict[str, Any]:
+        """What the library is told, whatever is trained."""
+        return shared_arguments(
+            self.config,
+            machine=machine,
+            processes=world_size(),
+            computed_in=self.computed_in,
+            run_name=self.context.name,
+        )
+
     @abstractmethod
     def make_encoder(self) -> Encoder[Any]:
         """What turns rows into what the loop is fed; model and tokenizer are loaded."""
@@ -120,17 +138,9 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.tokenizer = self.load_tokenizer(config.model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(config.model, self.computed_in)
-        self.max_length = longest(config.model, self.model)
+        self.max_length = longest(config.model, self.model.config)
         self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
-        self.arguments = self.make_arguments(
-            shared_arguments(
-                config,
-                machine=machine,
-                processes=world_size(),
-                computed_in=self.computed_in,
-                run_name=self.context.name,
-            )
-        )
+        self.arguments = self.make_arguments(self.shared_arguments(machine))
         self.checkpoints = Checkpoints(config, self.arguments.world_size, self.context.check_owner)
         _log.info("config: %s", config.model_dump_json(exclude_none=True))
         _log.info(
@@ -140,7 +150,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.max_length,
             self.computed_in,
             self.model.dtype,
-            "on" if self.arguments.gradient_checkpointing else "off",
+            "on" if recomputes(config.train, machine) else "off",
             self.arguments.world_size,
         )
 
@@ -217,7 +227,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 model = self.model
                 if merge and self.config.model.tuning == "lora":
                     base = self.config.model.model_copy(update={"quantization": None})
-                    model = merged(model, weights, self.load_model(base, "bf16"), folder.parent)
+                    model = merged(model, weights, self.load_base(base), folder.parent)
                     weights = None
                 save(model, weights, self.tokenizer, self._card(), folder)
         if self.loop is not None:
@@ -250,12 +260,15 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         return push(model, repo_id, private=private, token=token, commit_message=commit_message)
 
     def adapters(self) -> PeftLoraConfig | None:
-        """The adapters that are trained, in PEFT's words; None where all weights are."""
+        """The adapters that the loop adds, in PEFT's words; None where all weights are trained."""
+        return self.lora(self.adapted_task)
+
+    def lora(self, task: str) -> PeftLoraConfig | None:
+        """The config's adapters for `task`, PEFT's name for what a model does."""
         model = self.config.model
         if model.tuning == "full":
             return None
-        adapters = model.lora or LoraConfig()
-        return lora_config(adapters, self.adapted_task, self._base_revision or None)
+        return lora_config(model.lora or LoraConfig(), task, self._base_revision or None)
 
     def need_model(self) -> None:
         """Have model and tokenizer."""
@@ -271,6 +284,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.setup_data()
         assert self.data is not None  # noqa: S101 - what setup_data is for
         set_seed(self.config.train.seed)  # adapters begin with random weights
+        self.model = self.with_adapters(self.model)
         self.loop = self.make_loop(
             {
                 "progress": self.progress,

@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -35,7 +36,7 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreT
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
         ConfigError: It cannot tell which characters a token stands for.
     """
-    tokenizer = from_pretrained(AutoTokenizer, config, **_code_and_revision(config))
+    tokenizer = from_pretrained(AutoTokenizer, config, **code_and_revision(config))
     if not tokenizer.is_fast:
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
     reads_turns = plain_chat_template is not None
@@ -147,7 +148,7 @@ def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=DTYPES[computed_in],
         )
-    return arguments | _code_and_revision(config)
+    return arguments | code_and_revision(config)
 
 
 def lora_config(config: LoraConfig, task: str, revision: str | None) -> PeftLoraConfig:
@@ -172,15 +173,20 @@ def lora_config(config: LoraConfig, task: str, revision: str | None) -> PeftLora
     )
 
 
-def longest(config: ModelConfig, model: PreTrainedModel) -> int:
+def longest(config: ModelConfig, architecture: PretrainedConfig) -> int:
     """The longest sequence, in tokens."""
     if config.max_length is not None:
         return config.max_length
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", LONGEST_DEFAULT)
-    return min(LONGEST_DEFAULT, limit)
+    return min(LONGEST_DEFAULT, positions(architecture) or LONGEST_DEFAULT)
 
 
-def _code_and_revision(config: ModelConfig) -> dict[str, Any]:
+def positions(architecture: PretrainedConfig) -> int | None:
+    """The longest sequence that the model was made for, in tokens; None: it does not say."""
+    return getattr(architecture.get_text_config(), "max_position_embeddings", None)
+
+
+def code_and_revision(config: ModelConfig) -> dict[str, Any]:
+    """Whose code may run, and which commit is meant, in transformers' words."""
     return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
@@ -214,7 +220,7 @@ def from_pretrained(
     else:
         arguments["local_files_only"] = why_not_asked() is not None
     try:
-        return auto.from_pretrained(path if path.is_dir() else name, **arguments)
+        return auto.from_pretrained(str(path) if path.is_dir() else name, **arguments)
     except OSError as error:
         explained = HubRepo("model", field, name, config.revision).explained(error)
         if explained is None:

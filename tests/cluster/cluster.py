@@ -31,7 +31,7 @@ class Cluster(Kubernetes):
         self._cgroup = cgroup(self.state)
 
     def start(self) -> None:
-        """Like the base, and returns when the node is ready and has the trainer image.
+        """Like the base, and returns when the node is ready and has the trainer images.
 
         The first call on a machine also builds the programs and images, which takes about eight
         minutes on two cores.
@@ -49,7 +49,7 @@ class Cluster(Kubernetes):
         for name in PACKAGES:
             binary(name)
         images.pause()
-        images.trainer()
+        images.trainers()
         super().start()
 
     def stop(self) -> None:
@@ -90,7 +90,7 @@ class Cluster(Kubernetes):
         self._processes.wait_until("the namespaces are there", lambda: bool(self._inside()))
         self._link.attach(self._pid())
         self._processes.wait_until("containerd answers", self._has_containerd)
-        for archive in (images.pause(), images.trainer()):
+        for archive in (images.pause(), *images.trainers()):
             self.load_image(archive)
         self._processes.wait_until("the node is ready", self._node_is_ready)
 

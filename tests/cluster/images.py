@@ -14,8 +14,12 @@ from tests.cluster import cache
 from tests.cluster.binaries import binary
 
 PAUSE = "docker.io/aligntune/pause:test"
-TRAINER = "docker.io/aligntune/trainer:test"
-"""Pods may call it aligntune/trainer:test, with imagePullPolicy IfNotPresent."""
+TRAINERS = {
+    "trl": "docker.io/aligntune/trainer:test",
+    "unsloth": "docker.io/aligntune/trainer:test-unsloth",
+}
+"""Target of the Containerfile -> image. Pods may leave out the host, with imagePullPolicy
+IfNotPresent."""
 
 DEBIAN = "bookworm"
 TRAINER_CONTEXT = Path(__file__).parents[2] / "images" / "trainer"
@@ -34,10 +38,14 @@ def pause() -> Path:
     return cache.once(f"{program.parent.name}/pause.tar", make)
 
 
-def trainer() -> Path:
-    """Archive of the trainer image, built from its Containerfile on a Debian made here."""
+def trainers() -> list[Path]:
+    """Archives of the trainer images, built from their Containerfile on a Debian made here."""
+    return [_trainer(target, image) for target, image in TRAINERS.items()]
+
+
+def _trainer(target: str, image: str) -> Path:
     base = cache.once(f"debian-{DEBIAN}.tar", _make_debian)
-    digest = hashlib.sha256(base.name.encode())
+    digest = hashlib.sha256(f"{base.name} {target}".encode())
     for file in sorted(TRAINER_CONTEXT.rglob("*")):
         if file.is_file():
             digest.update(str(file.relative_to(TRAINER_CONTEXT)).encode() + file.read_bytes())
@@ -45,9 +53,9 @@ def trainer() -> Path:
     def make(archive: Path) -> None:
         with tempfile.TemporaryDirectory(dir=cache.folder()) as folder:
             buildah = ["buildah", "--root", f"{folder}/storage", "--runroot", f"{folder}/run"]
-            build = ["bud", "--build-arg", f"BASE=docker-archive:{base}", "--tag", TRAINER]
-            push = ["push", TRAINER, f"docker-archive:{archive}:{TRAINER}"]
-            for command in ([*build, str(TRAINER_CONTEXT)], push):
+            build = ["bud", "--build-arg", f"BASE=docker-archive:{base}", "--target", target]
+            push = ["push", image, f"docker-archive:{archive}:{image}"]
+            for command in ([*build, "--tag", image, str(TRAINER_CONTEXT)], push):
                 subprocess.run(
                     [*buildah, "--storage-driver", "vfs", *command],
                     # The default isolation wants privileges that containers rarely have.
@@ -55,7 +63,7 @@ def trainer() -> Path:
                     check=True,
                 )
 
-    return cache.once(f"trainer-{digest.hexdigest()[:16]}.tar", make)
+    return cache.once(f"trainer-{target}-{digest.hexdigest()[:16]}.tar", make)
 
 
 def _make_debian(archive: Path) -> None:

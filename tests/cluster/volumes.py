@@ -5,24 +5,27 @@ machine. The restricted Pod Security Standard forbids a pod to name a host's fol
 folder is a PersistentVolume and pods mount its claim.
 """
 
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.processes import REPOSITORY
 
-SOURCE, PACKAGES, MODELS, CACHE = (
-    f"aligntune-{name}" for name in ("source", "packages", "models", "cache")
+SOURCE, PACKAGES, UNSLOTH, MODELS, CACHE = (
+    f"aligntune-{name}" for name in ("source", "packages", "unsloth", "models", "cache")
 )
 """Names of the claims in every namespace."""
 
 MOUNT_PATHS = {
     SOURCE: "/opt/aligntune/source",
     PACKAGES: "/opt/aligntune/site-packages",
+    UNSLOTH: "/opt/aligntune/unsloth",
     MODELS: "/models",
     CACHE: "/cache",
 }
-"""Where pods mount them; the trainer image looks for Python code in the first two."""
+"""Where pods mount them; trainer images look for Python code in the first two, and that for Unsloth
+in the third."""
 
 
 def environment_volumes(namespace: str, models: Path, cache: Path) -> list[dict[str, Any]]:
@@ -38,6 +41,7 @@ def environment_volumes(namespace: str, models: Path, cache: Path) -> list[dict[
     folders = {
         SOURCE: REPOSITORY,
         PACKAGES: Path(sysconfig.get_path("purelib")),
+        UNSLOTH: Path(sys.prefix) / "unsloth",
         MODELS: models,
         CACHE: cache,
     }

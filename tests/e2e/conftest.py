@@ -16,12 +16,19 @@ import yaml
 from tests.cluster import cache, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import REPOSITORY
-from tests.cluster.volumes import PACKAGES, SOURCE, environment_volumes, pod_volumes, volume_mounts
+from tests.cluster.volumes import (
+    PACKAGES,
+    SOURCE,
+    UNSLOTH,
+    environment_volumes,
+    pod_volumes,
+    volume_mounts,
+)
 
 STATE = REPOSITORY / ".cache" / "e2e"
 NAMESPACE = "research"
-ENVIRONMENT = (SOURCE, PACKAGES)
-"""Claims that hold what a full trainer image would: the test image is small, see volumes.py."""
+ENVIRONMENT = (SOURCE, PACKAGES, UNSLOTH)
+"""Claims that hold what full trainer images would: the test images are small, see volumes.py."""
 
 
 class Tenant:
@@ -102,7 +109,8 @@ def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "aligntune_operator", "--http-port", "0",
-             "--trl-image", "aligntune/trainer:test", "--poll-interval-seconds", "2"],
+             "--trl-image", "aligntune/trainer:test",
+             "--unsloth-image", "aligntune/trainer:test-unsloth", "--poll-interval-seconds", "2"],
             env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
             stdout=out,
             stderr=out,

@@ -18,6 +18,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "train": {"maxSteps": 2},
         "ppo": {"rolloutBatchSize": 16, "epochs": 1, "minibatches": 1},
     },
+    "sft-unsloth": {"train": {"maxSteps": 2}},
 }
 """Sections laid over an example; held-out rows are left out, each costs a forward pass."""
 TOLD = {
@@ -25,6 +26,7 @@ TOLD = {
     "dpo-answers": "rewardAccuracy",
     "grpo-sums": "rewardMean",
     "ppo-sums": "rewardMean",
+    "sft-unsloth": "loss",
 }
 """A number of the method's own that the status shows."""
 

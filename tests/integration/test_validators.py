@@ -110,6 +110,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "a step of grpo split over processes": rl(GRPO, grpo={"promptsPerStep": 6, "numGenerations": 4})
     | {"runtime": {"nodes": 3, "gpusPerNode": 2}},
     "a batch that may be halved": rl() | {"policy": {"onCudaOutOfMemory": "HalveBatch"}},
+    "unsloth": sft() | {"backend": "unsloth"},
+    "unsloth on one GPU, said aloud": rl()
+    | {"backend": "unsloth", "runtime": {"nodes": 1, "gpusPerNode": 1, "processesPerNode": 1}},
+    "unsloth on a CPU": sft() | {"backend": "unsloth", "runtime": {"gpusPerNode": 0}},
     "a policy": sft() | {"policy": {"maxRestarts": 0, "onStall": "Fail", "podRetentionSeconds": 0}},
 }  # fmt: skip
 
@@ -147,6 +151,22 @@ BAD: dict[str, Bad] = {
         rl(GRPO) | {"runtime": {"nodes": 3, "gpusPerNode": 0, "processesPerNode": 2}},
         "spec.rl.grpo.promptsPerStep",
         "change one of them",
+    ),
+    "unsloth on several nodes": Bad(
+        sft() | {"backend": "unsloth", "runtime": {"nodes": 2}}, "spec.runtime", "use backend: trl"
+    ),
+    "unsloth on several GPUs": Bad(
+        rl() | {"backend": "unsloth", "runtime": {"gpusPerNode": 2, "processesPerNode": 1}},
+        "spec.runtime", "trains in one process",
+    ),
+    "unsloth in several processes": Bad(
+        sft() | {"backend": "unsloth", "runtime": {"gpusPerNode": 0, "processesPerNode": 2}},
+        "spec.runtime", "trains in one process",
+    ),
+    "unsloth and sharding": Bad(
+        sft(distributed={"strategy": "fsdp2"})
+        | {"backend": "unsloth", "runtime": {"gpusPerNode": 2}},
+        "spec.runtime", "use backend: trl",
     ),
     "an unknown backend": Bad(sft() | {"backend": "axolotl"}, "spec.backend", "Unsupported value"),
     "an unknown algorithm": Bad(rl(algo="kto"), "spec.rl.algo"),

@@ -17,6 +17,8 @@ from aligntune.core.sft.config import SFTConfig
 
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 """Where `make setup` puts DeepSpeed, for those processes alone that train with it."""
+UNSLOTH = Path(sys.prefix) / "unsloth"
+"""The same of Unsloth, which changes transformers in every process that imports it."""
 MakeConfig = Callable[..., SFTConfig]
 MakeRLConfig = Callable[..., UnifiedConfig]
 
@@ -102,7 +104,7 @@ class Rank:
     def __init__(
         self, run: Path, log: Path, env: dict[str, str] | None = None, *, fresh: bool = False
     ) -> None:
-        modules = [place.split(":")[0] for place in TRAINERS.values()]
+        modules = [place.split(":")[0] for (on, _), place in TRAINERS.items() if on == "trl"]
         _FORKS.set_forkserver_preload([*modules, "aligntune.pod.rank"])
         context: Any = multiprocessing.get_context("spawn") if fresh else _FORKS
         self._log = log
@@ -149,11 +151,11 @@ def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False)
     ]
 
 
-def wait_for_step(folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
+def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     path = folder / "metrics.jsonl"
     while not path.is_file() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"no step {step} within a minute"
+        assert time.monotonic() < deadline, f"no step {step} within {seconds} seconds"
         time.sleep(0.005)  # noqa: TID251 - between two looks at a file
 
 

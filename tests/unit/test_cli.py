@@ -6,6 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from aligntune.api.manifest import read_run_config
 from aligntune.cli import app
 from aligntune.core.errors import ConfigError
 
@@ -66,11 +67,18 @@ def test_every_unsupported_setting_is_told_by_the_line_it_is_on(tmp_path: Path) 
 
 def test_render_refuses_what_the_operator_would(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
-    file.write_text(
-        (EXAMPLES / "sft-chat.yaml").read_text().replace("backend: trl", "backend: unsloth")
-    )
-    with pytest.raises(ConfigError, match="unsloth has no trainer for sft here; use backend trl"):
+    job = (EXAMPLES / "sft-chat.yaml").read_text().replace("backend: trl", "backend: unsloth")
+    file.write_text(job.replace("train: {", "train: {compile: true, "))
+    with pytest.raises(ConfigError, match=r"spec.sft.train.compile: unsloth .* use backend: trl"):
         run("render", file)
+
+
+def test_unsloth_in_several_processes_is_refused_in_a_config_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    config = "backend: unsloth\nsft: {model: {name: m}, datasets: [{name: d}]}\n"
+    file.write_text(f"{config}processesPerNode: 2\n")
+    with pytest.raises(ConfigError, match=r"processesPerNode: unsloth trains in one process"):
+        read_run_config(file)
 
 
 def test_render_shows_nothing_of_a_suspended_job_and_says_so(tmp_path: Path) -> None:

@@ -156,17 +156,14 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         if self.settings.value_model == "head":
             return None
         trunk = self.load_model(self.config.model, self.computed_in).base_model
-        adapters = self.adapters()
-        if adapters is not None:
-            adapters.task_type = "FEATURE_EXTRACTION"
-        return self._adapted(trunk, adapters)
+        return self._adapted(trunk, self.lora("FEATURE_EXTRACTION"))
 
     def _adapted(self, model: Any, adapters: PeftLoraConfig | None) -> Any:  # noqa: ANN401
         """The model with the adapters that are trained, where not all weights are."""
         if adapters is None:
             return model
         adapted = get_peft_model(model, adapters)
-        if self.arguments.gradient_checkpointing:
+        if self.arguments.gradient_checkpointing or model.is_gradient_checkpointing:
             adapted.enable_input_require_grads()  # else nothing below the adapters has a gradient
         return adapted
 
