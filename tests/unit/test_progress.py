@@ -119,7 +119,7 @@ async def test_a_pod_never_sees_the_operators_credentials(tmp_path: Path) -> Non
         url = f"http://{server.host}:{server.port}"
         pod = replace(POD, ip=server.host)
         for in_cluster in (True, False):
-            connection = Connection(session, pods, url, in_cluster=in_cluster)
+            connection = Connection(session, session, pods, url, in_cluster=in_cluster)
             poll = await asker(connection, lambda: NOW, seen.append)(Key("ns", "chat"), pod)
             assert poll.error == ""
     assert seen == [None, "ok", "Bearer secret", "ok"]
