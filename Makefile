@@ -43,11 +43,10 @@ demo: setup ## Fine-tune a real chat model on this machine, and compare its answ
 test: setup ## Run every test that needs no container runtime.
 	$(BIN)/pytest tests/unit tests/golden tests/cluster tests/trainers tests/integration
 
-test-gpu: setup ## On a GPU: Unsloth's tests, and its time and memory beside TRL's.
+test-gpu: setup ## Run Unsloth's tests on a GPU.
 	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/unsloth --no-deps \
 		-c constraints.txt bitsandbytes
 	$(BIN)/pytest tests/trainers/test_unsloth.py
-	$(BIN)/python bench/unsloth.py
 
 verify: setup ## Lint, types, contracts; regenerate everything and see that nothing changes.
 	$(BIN)/ruff format --check .

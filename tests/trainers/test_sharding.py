@@ -105,7 +105,7 @@ def test_other_methods_train_sharded_as_with_whole_models(
         pairs_config(
             algo,
             **sections,
-            train={"max_steps": 3},
+            train={"max_steps": 4},
             distributed={"strategy": name},
             output_dir=str(tmp_path / name),
         )

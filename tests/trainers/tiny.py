@@ -121,9 +121,9 @@ class Rank:
 
     def wait(self) -> int:
         """Its exit code; what it printed becomes part of a failing test's report."""
-        self._process.join(timeout=120)
+        self._process.join(timeout=300)
         sys.stdout.write(self.output)
-        assert self._process.exitcode is not None, "the rank did not end within two minutes"
+        assert self._process.exitcode is not None, "the rank did not end within five minutes"
         return self._process.exitcode
 
     @property
