@@ -140,14 +140,12 @@ async def measure(operator: psutil.Process) -> None:
     print(f"\noperator: {1000 * cpu / (3 * AT_ONCE):.0f} ms of CPU per job")
     print(f"operator with {jobs} jobs: {memory:.0f} MiB resident")
     watching.cancel()
-    await connection.session.close()
-    await connection.pods.close()
+    await connection.close()
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "state") as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        cluster.kubectl("wait", "--for=condition=Established", "-f", str(ROOT / "crds"))
+        cluster.install(ROOT / "crds" / "aligntune.io_aligntunejobs.yaml")
         cluster.kubectl("create", "namespace", NAMESPACE)
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         with subprocess.Popen(

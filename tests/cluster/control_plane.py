@@ -1,5 +1,6 @@
 """etcd, the API server and the controllers as plain processes: no root, no containers."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import psutil
 
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
-from tests.cluster.processes import Processes
+from tests.cluster.processes import Processes, wait_until
 
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
@@ -74,6 +75,20 @@ class Kubernetes(ABC):
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints; CalledProcessError carries its stderr when it fails."""
         return kubectl(self.kubeconfig, *arguments, stdin=stdin)
+
+    def install(self, crd: Path) -> None:
+        """Applies a CustomResourceDefinition and waits until its objects can be written.
+
+        `kubectl wait` fails on one that is so new that it has no conditions at all.
+        """
+        self.kubectl("apply", "--server-side", "-f", str(crd))
+
+        def established() -> bool:
+            found = json.loads(self.kubectl("get", "-f", str(crd), "-o", "json"))
+            conditions = found.get("status", {}).get("conditions") or ()
+            return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+        wait_until(f"{crd.name} is established", established, seconds=120)
 
     def process(self, name: str) -> psutil.Process:
         """One of the cluster's programs, to suspend, resume or kill."""

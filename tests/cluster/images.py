@@ -22,6 +22,7 @@ TRAINERS = {
 IfNotPresent."""
 
 DEBIAN = "bookworm"
+MADE_BY = "debootstrap or go build"
 TRAINER_CONTEXT = Path(__file__).parents[2] / "images" / "trainer"
 
 
@@ -44,7 +45,7 @@ def trainers() -> list[Path]:
 
 
 def _trainer(target: str, image: str) -> Path:
-    base = cache.once(f"debian-{DEBIAN}.tar", _make_debian)
+    base = cache.once(f"base-{DEBIAN}.tar", _make_debian)
     digest = hashlib.sha256(f"{base.name} {target}".encode())
     for file in sorted(TRAINER_CONTEXT.rglob("*")):
         if file.is_file():
@@ -86,6 +87,8 @@ def _write_archive(
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()],
         "os": "linux",
         "config": config,
+        # buildah counts the layers of an image's history before it builds on what it built.
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": MADE_BY}],
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]

@@ -68,9 +68,7 @@ def cluster() -> Iterator[Cluster]:
     running = Cluster(STATE)
     running.start()
     try:
-        crds = str(REPOSITORY / "crds")
-        running.kubectl("apply", "--server-side", "-f", crds)
-        running.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", crds)
+        running.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
         yield running
     finally:
         running.stop()

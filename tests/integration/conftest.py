@@ -18,7 +18,7 @@ from aligntune.api.labels import JOB_NAME
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import REPOSITORY, wait_until
 
-CRD = REPOSITORY / "crds"
+CRD = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
 DEADLINE_SECONDS = 60
 """How long anything may take on a busy machine; nothing here measures time."""
 
@@ -184,8 +184,7 @@ class Operator:
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("control-plane") / "state") as running:
-        running.kubectl("apply", "--server-side", "-f", str(CRD))
-        running.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(CRD))
+        running.install(CRD)
         yield running
 
 
