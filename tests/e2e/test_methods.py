@@ -18,6 +18,7 @@ SHORT: dict[str, dict[str, Any]] = {
         "train": {"maxSteps": 2},
         "ppo": {"rolloutBatchSize": 16, "epochs": 1, "minibatches": 1},
     },
+    "reward-answers": {"train": {"maxSteps": 2}},
     "sft-unsloth": {"train": {"maxSteps": 2}},
 }
 """Sections laid over an example; held-out rows are left out, each costs a forward pass."""
@@ -26,6 +27,7 @@ TOLD = {
     "dpo-answers": "rewardAccuracy",
     "grpo-sums": "rewardMean",
     "ppo-sums": "rewardMean",
+    "reward-answers": "rewardAccuracy",
     "sft-unsloth": "loss",
 }
 """A number of the method's own that the status shows."""
