@@ -95,6 +95,12 @@ def render(file: ManifestFile) -> None:
         if manifest.spec.suspend:
             typer.echo(f"{file}: {key.name} is suspended: no objects until it is not", err=True)
             continue
+        if any(model.from_job for model in manifest.spec.method.models.values()):
+            typer.echo(
+                f"{file}: {key.name} waits for another job's model: no objects until it is there",
+                err=True,
+            )
+            continue
         if manifest.spec.runtime.nodes > 1:
             objects.append(service(key, uid))
         queue = queue_labels(manifest.metadata.labels)
@@ -113,22 +119,21 @@ def run(
         typer.Option(metavar="NAME=FOLDER", help="Folder that stands for a volume; repeatable."),
     ] = None,
 ) -> None:
-    """Run a job on this machine: a local process in place of the pod."""
+    """Run a job on this machine, or the stages in a file one after the other: local processes in
+    place of pods.
+    """
     from aligntune.api.conditions import Phase
     from aligntune.console import Console
-    from aligntune.core.errors import ConfigError
     from aligntune_operator import local
 
-    manifests = read_manifests(file)
-    if len(manifests) != 1:
-        raise ConfigError(f"{file}: one AlignTuneJob expected, found {len(manifests)}")
-    with Console(manifests[0].metadata.name) as console:
-        status = local.run(manifests[0], output, _volumes(volume or []), _now, console.show)
-    console.conclude(manifests[0], status)
-    if status.phase is Phase.SUSPENDED and status.attempts.current:
-        raise typer.Exit(ExitCode.PREEMPTED)
-    if status.failure:
-        raise typer.Exit(status.failure.exit_code or ExitCode.SOFTWARE)
+    for manifest in read_manifests(file):
+        with Console(manifest.metadata.name) as console:
+            status = local.run(manifest, output, _volumes(volume or []), _now, console.show)
+        console.conclude(manifest, status)
+        if status.phase is Phase.SUSPENDED and status.attempts.current:
+            raise typer.Exit(ExitCode.PREEMPTED)
+        if status.failure:
+            raise typer.Exit(status.failure.exit_code or ExitCode.SOFTWARE)
 
 
 @app.command()

@@ -66,7 +66,9 @@ class Console:
 
     def conclude(self, manifest: Manifest, status: AlignTuneJobStatus) -> None:
         """Prints the final status to stdout, and why it failed to stderr."""
-        YAML().dump(
+        yaml = YAML()
+        yaml.explicit_start = True
+        yaml.dump(
             {
                 "apiVersion": manifest.api_version,
                 "kind": manifest.kind,

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     DISK_FULL = "DiskFull"
     HUB_UNREACHABLE = "HubUnreachable"
     HUB_PUSH_FAILED = "HubPushFailed"
+    SOURCE_FAILED = "SourceFailed"
     UNKNOWN = "Unknown"
 
 
@@ -61,5 +62,6 @@ RETRY: dict[Cause, Retry] = {
     Cause.DISK_FULL: Retry.NEVER,
     Cause.HUB_UNREACHABLE: Retry.COUNTED,
     Cause.HUB_PUSH_FAILED: Retry.COUNTED,
+    Cause.SOURCE_FAILED: Retry.NEVER,
     Cause.UNKNOWN: Retry.COUNTED,
 }

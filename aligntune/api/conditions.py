@@ -86,6 +86,7 @@ QUEUED = Reason("Queued", "A queue holds the job until there is room for it.")
 RESTARTING = Reason(
     "Restarting", "Attempt {number} failed ({cause}: {error}); the next starts after {start}."
 )
+WAITING = Reason("WaitingForJobs", "{sentences}")
 IN_PROGRESS = Reason("InProgress", "The job is not over.")
 STOPPING = Reason("Stopping", "Waiting for the pods to save a checkpoint and end.")
 HINDERED = Reason("CannotCreateJob", "The Job could not be created and is tried again: {error}")

@@ -18,6 +18,8 @@ CONFIG_ANNOTATION = "aligntune.io/config"
 CONFIG_DIR = "/etc/aligntune"
 CONFIG_FILE = "run.json"
 STORAGE_DIR = "/aligntune/storage"
+SOURCES_DIR = "/aligntune/sources"
+"""Other jobs' models that this one starts from, each in a folder of its job's name."""
 CACHE_DIR = "/aligntune/cache"
 """HOME and every cache that libraries want to write."""
 PROGRESS_PORT = 9400

@@ -74,6 +74,8 @@ class RunConfig(Section):
     """Host of rank 0, for torch.distributed. 127.0.0.1: one pod."""
     push: HubPush | None = None
     """Where the trained model is published, with the token in HF_TOKEN. Unset: nowhere."""
+    lineage: Annotated[dict[str, str], Field(max_length=3)] | None = None
+    """Which AlignTuneJob a model is of, by its name in this config. Unset: of none."""
     storage_root: Annotated[str, Field(max_length=4096)] = ""
     """The folder that paths in status are relative to. Empty: they are as given."""
     stall_timeout_seconds: Annotated[int, Field(ge=1)] | None = None

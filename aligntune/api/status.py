@@ -113,6 +113,21 @@ class Failure(StatusSection):
     """Its last log lines, with tokens scrubbed."""
 
 
+class Source(StatusSection):
+    """Another job's model that this one starts from, as it was when this one did."""
+
+    job: Annotated[str, Field(max_length=63)]
+    """The AlignTuneJob that trained it."""
+    uid: Annotated[str, Field(max_length=64)]
+    """Its UID: another job of that name later is another source."""
+    claim_name: Annotated[str, Field(max_length=253)] | None = None
+    """The PersistentVolumeClaim that holds it. Unset: it is on the hub."""
+    path: Annotated[str, Field(max_length=4096)] | None = None
+    """Its folder in the claim."""
+    repo_id: Annotated[str, Field(max_length=193)] | None = None
+    """Its repository on the hub. Unset: it is in a claim."""
+
+
 class TrainedModel(StatusSection):
     """The result."""
 
@@ -155,6 +170,8 @@ class AlignTuneJobStatus(StatusSection):
     """The attempts so far."""
     failure: Failure | None = None
     """Why the last attempt failed."""
+    lineage: Annotated[list[Source], Field(max_length=3)] = []
+    """The models of other jobs that this one starts from. Empty: it does not, or waits for them."""
     model: TrainedModel | None = None
     """The result."""
     start_time: AwareDatetime | None = None

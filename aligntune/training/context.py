@@ -1,7 +1,7 @@
 """What surrounds a trainer: who it trains for, whom it tells, and who may stop it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from aligntune.api.progress import Snapshot
@@ -22,6 +22,8 @@ class RunContext:
 
     name: str = "local"
     """The job's name: in trackers, where the config gives none, and in the model card."""
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    """Which AlignTuneJob a model is of, by its name in the config."""
     report: Callable[[Snapshot], None] = _nobody
     """Told where the run stands."""
     preemption: Preemption = field(default_factory=Preemption)

@@ -6,9 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel
 from transformers import TrainerCallback, set_seed
 
 from aligntune.core.config.model import LoraConfig, ModelConfig
@@ -19,6 +20,7 @@ from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.training.adapters import whole
 from aligntune.training.arguments import recomputes, shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
@@ -134,14 +136,17 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         point_trackers(config.logging, config.output_dir, anew=anew)
         check_kernels(config, machine)
         with self.progress.doing("loading"):
-            self.config = config = self.resolve(config)
-            self.tokenizer = self.load_tokenizer(config.model)
+            named = self.resolve(config)
+            model = whole(named.model)
+            config = cast("RunsConfig", named.model_copy(update={"model": model}))
+            self.tokenizer = self.load_tokenizer(model)
             set_seed(config.train.seed)  # heads begin with random weights
-            self.model = self.load_model(config.model, self.computed_in)
-        self.max_length = longest(config.model, self.model.config)
+            self.model = self.load_model(model, self.computed_in)
+        self.config, self._named = config, named
+        self.max_length = longest(model, self.model.config)
         self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
         self.arguments = self.make_arguments(self.shared_arguments(machine))
-        self.checkpoints = Checkpoints(config, self.arguments.world_size, self.context.check_owner)
+        self.checkpoints = Checkpoints(named, self.arguments.world_size, self.context.check_owner)
         _log.info("config: %s", config.model_dump_json(exclude_none=True))
         _log.info(
             "resolved: learning rate %g, longest sequence %d tokens, computed in %s,"
@@ -225,11 +230,13 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.context.check_owner()
             with self.progress.doing("saving"):
                 model = self.model
-                if merge and self.config.model.tuning == "lora":
+                adapted = isinstance(model, PeftModel)
+                if merges := adapted and (merge or self._saves_whole):
                     base = self.config.model.model_copy(update={"quantization": None})
                     model = merged(model, weights, self.load_base(base), folder.parent)
                     weights = None
-                save(model, weights, self.tokenizer, self._card(), folder)
+                card = self._card(whole_weights=merges or not adapted)
+                save(model, weights, self.tokenizer, card, folder)
         if self.loop is not None:
             self.loop.accelerator.wait_for_everyone()
         return folder
@@ -270,6 +277,12 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             return None
         return lora_config(model.lora or LoraConfig(), task, self._base_revision or None)
 
+    @property
+    def _saves_whole(self) -> bool:
+        """Whether adapters are merged unasked: their base is in no other place, or they are to."""
+        model = self.config.model
+        return model is not self._named.model or bool(model.lora and model.lora.merge_on_save)
+
     def need_model(self) -> None:
         """Have model and tokenizer."""
         if self.model is None:
@@ -305,10 +318,12 @@ class LoopTrainer(Lifecycle[RunsConfig]):
     def _tracked(self) -> Tracked:
         return Tracked(self.config.logging, self.config.output_dir, self.progress.tracked)
 
-    def _card(self) -> str:
+    def _card(self, *, whole_weights: bool) -> str:
         return model_card(
-            self.config,
+            self._named,
+            whole=whole_weights,
             title=self.context.name,
+            lineage=self.context.lineage,
             method=self.method,
             base_revision=self._base_revision,
             data=[count._asdict() for count in (self.data.sources if self.data else [])],

@@ -11,7 +11,9 @@ from aligntune.core.sft.config import SFTConfig
 def model_card(
     config: SFTConfig | UnifiedConfig,
     *,
+    whole: bool,
     title: str,
+    lineage: Mapping[str, str],
     method: str,
     base_revision: str,
     data: Sequence[Mapping[str, object]],
@@ -24,7 +26,9 @@ def model_card(
 
     Args:
         config: The resolved config.
+        whole: Whether the weights are all there; else they are adapters.
         title: The run's name.
+        lineage: Which AlignTuneJob a model is of, by its name in the config.
         method: What was done, such as `SFT`.
         base_revision: Commit of the base model on the hub; empty for a folder.
         data: One mapping per source; the keys of the first are the table's head.
@@ -36,18 +40,19 @@ def model_card(
     base = config.model.name
     header = [
         "---",
-        "library_name: " + ("peft" if config.model.tuning == "lora" else "transformers"),
+        "library_name: " + ("transformers" if whole else "peft"),
     ]
     if not Path(base).is_absolute():
         header.append(f"base_model: {base}")
     header += ["tags:", "- aligntune", f"- {method.lower()}", "---"]
     tuned = "LoRA adapters for" if config.model.tuning == "lora" else "All weights of"
     commit = f" at {base_revision}" if base_revision else ""
-    lineage = f"{tuned} `{base}`{commit}, trained with {method} for {steps} steps by aligntune."
+    source = f"the model of {lineage[base]}" if base in lineage else f"`{base}`"
+    done = f"{tuned} {source}{commit}, trained with {method} for {steps} steps by aligntune."
     settings = json.dumps(config.model_dump(mode="json", exclude={"output_dir"}), indent=2)
     numbers = [{"metric": name, "value": f"{value:.6g}"} for name, value in metrics.items()]
     packages = [{"package": name, "version": number} for name, number in versions.items()]
-    lines = [*header, "", f"# {title}", "", lineage, ""]
+    lines = [*header, "", f"# {title}", "", done, ""]
     read = [{"data set": name, "commit": commit} for name, commit in commits.items()]
     lines += ["## Data", "", *_table(data), "", *(_table(read) if read else ()), ""]
     lines += ["## Metrics", "", *_table(numbers), ""]

@@ -205,10 +205,16 @@ def from_pretrained(
         **arguments: What `auto.from_pretrained` takes.
 
     Raises:
+        ConfigError: It is another job's model, and its place has not been filled in.
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
         HubUnreachableError: The hub cannot be reached, and the cache does not have it.
     """
     name = config.name
+    if config.from_job is not None:
+        raise ConfigError(
+            f"{field}.fromJob: only the operator and aligntune run know where the model of"
+            f" {config.from_job!r} is; name its folder"
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from aligntune.api import labels
@@ -21,6 +22,7 @@ from aligntune_operator.observe import (
     observe,
     pod_state,
 )
+from aligntune_operator.stages import cycle
 
 State = TypeVar("State", AlignTuneJobState, JobState, PodState)
 
@@ -93,11 +95,14 @@ class Cache:
         self._polls: dict[Key, Poll] = {}
         self._hindrances: dict[Key, Hindrance] = {}
         self._explanations: dict[Key, Explanation] = {}
+        self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
 
     def object_seen(self, body: Object) -> Key:
         """Takes in an AlignTuneJob."""
         state = align_tune_job_state(body)
         self.objects.seen(state.key, state)
+        for name in state.from_jobs:
+            self._followers[Key(state.key.namespace, name)].add(state.key)
         return state.key
 
     def job_seen(self, body: Object) -> Key:
@@ -175,7 +180,17 @@ class Cache:
             poll=self._polls.get(key),
             hindrance=self._hindrances.get(key),
             explanation=self._explanations.get(key),
+            sources=dict(self._sources(state)),
+            cycle=tuple(cycle(key.name, partial(self._waits_for, key.namespace))),
         )
+
+    def followers(self, key: Key) -> Iterator[Key]:
+        """The AlignTuneJobs that wait for this one's model."""
+        for follower in tuple(self._followers.get(key, ())):
+            if key.name in self._waits_for(follower.namespace, follower.name):
+                yield follower
+            else:
+                self._followers[key].discard(follower)
 
     def statuses(self) -> Iterator[AlignTuneJobState]:
         """Every AlignTuneJob."""
@@ -193,6 +208,16 @@ class Cache:
         """The AlignTuneJob of that name: the newest, while the end of another is not seen yet."""
         states = self.objects.of(key)
         return max(states, key=lambda state: state.resource_version, default=None)
+
+    def _sources(self, state: AlignTuneJobState) -> Iterator[tuple[str, AlignTuneJobState]]:
+        for name in state.from_jobs:
+            source = self._object(Key(state.key.namespace, name))
+            if source is not None:
+                yield name, source
+
+    def _waits_for(self, namespace: str, name: str) -> tuple[str, ...]:
+        state = self._object(Key(namespace, name))
+        return state.from_jobs if state is not None else ()
 
     def _jobs_of(self, state: AlignTuneJobState) -> Iterator[JobState]:
         return (job for job in self.jobs.of(state.key) if job.owner_uid == state.uid)

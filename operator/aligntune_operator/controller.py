@@ -123,6 +123,7 @@ class Controller:
                     attempt,
                     self._settings,
                     earlier=state.status.attempts,
+                    lineage=state.status.lineage,
                     queue_labels=state.queue_labels,
                 )
             )

@@ -34,7 +34,11 @@ def register(
         @kopf.on.event(*resource, registry=registry, id=resource[-1])
         async def handle(event: kopf.RawEvent, **_: object) -> None:
             body = event["object"]
-            queue.add(gone(body) if event["type"] == "DELETED" else seen(body))
+            key = gone(body) if event["type"] == "DELETED" else seen(body)
+            queue.add(key)
+            if resource == ALIGN_TUNE_JOBS:
+                for follower in cache.followers(key):
+                    queue.add(follower)
 
     watch(ALIGN_TUNE_JOBS, cache.object_seen, cache.object_gone)
     watch(JOBS, cache.job_seen, cache.job_gone)

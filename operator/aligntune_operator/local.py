@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from aligntune.api import env
 from aligntune.api.conditions import Phase
@@ -29,6 +30,7 @@ from aligntune.core.errors import ConfigError
 from aligntune_operator.observe import AlignTuneJobState, JobState, Key, PodState, Poll, observe
 from aligntune_operator.plan import CreateJob, plan
 from aligntune_operator.render.config import run_config
+from aligntune_operator.stages import with_models
 from aligntune_operator.status.conditions import finished
 from aligntune_operator.status.reduce import reduce_status
 
@@ -63,7 +65,8 @@ def run(
     Raises:
         ConfigError: The manifest needs something that only a cluster has.
     """
-    spec = manifest.spec
+    models = _models_here(manifest.spec, output)
+    spec = with_models(manifest.spec, models)
     key = Key(manifest.metadata.namespace, manifest.metadata.name)
     began = clock()
     state = AlignTuneJobState(
@@ -84,7 +87,10 @@ def run(
         jobs, pods, poll = process.observe(now) if process else ((), (), None)
         for action in plan(observe(state, jobs, pods, poll=poll), now):
             if isinstance(action, CreateJob):
-                config = _config(key, spec, action.attempt, output.resolve(), volumes)
+                lineage = {folder: f"AlignTuneJob {name}" for name, folder in models.items()}
+                config = _config(key, spec, action.attempt, output.resolve(), volumes).model_copy(
+                    update={"lineage": lineage or None}
+                )
                 process = LocalProcess.start(config, _environment(spec), now)
                 jobs, pods, poll = process.observe(now)
         status = reduce_status(observe(state, jobs, pods, poll=poll), now)
@@ -197,6 +203,21 @@ class LocalProcess:
         except (OSError, ValueError, ValidationError, urllib.error.URLError) as error:
             return Poll(UID, now, error=f"The process does not answer ({type(error).__name__}).")
         return Poll(UID, now, snapshot)
+
+
+def _models_here(spec: AlignTuneJobSpec, output: Path) -> dict[str, str]:
+    """The folders where earlier runs left the models that this one starts from, by job."""
+    folders = {}
+    for field, model in spec.method.models.items():
+        if model.from_job is not None:
+            folder = output.resolve() / model.from_job / "model"
+            if not folder.is_dir():
+                raise ConfigError(
+                    f"spec.{'sft' if spec.sft else 'rl'}.{to_camel(field)}.fromJob: there is no"
+                    f" {folder}; run {model.from_job} first"
+                )
+            folders[model.from_job] = str(folder)
+    return folders
 
 
 def _only_once(spec: AlignTuneJobSpec) -> AlignTuneJobSpec:

@@ -27,6 +27,9 @@ LONGEST_NUMBER = 9
 """Digits of a number in a label; longer ones are not the operator's."""
 
 
+NONE: Mapping[str, Any] = {}
+
+
 class Key(NamedTuple):
     """Namespace and name of an AlignTuneJob."""
 
@@ -51,6 +54,8 @@ class AlignTuneJobState:
     status: AlignTuneJobStatus
     queue_labels: Mapping[str, str] = field(default_factory=dict)
     """What Kueue is to know of it; empty where no queue manages it."""
+    from_jobs: tuple[str, ...] = ()
+    """AlignTuneJobs whose models it starts from, as far as it still waits for them."""
     unreadable: bool = False
     """The status is of a version that this one cannot read: nothing may be concluded from it."""
 
@@ -185,6 +190,9 @@ class Observed:
     """Why the Job could not be created; None if it could, or was not tried."""
     explanation: Explanation | None = None
     """Why the newest attempt does not start, when that was last asked."""
+    sources: Mapping[str, AlignTuneJobState] = field(default_factory=dict)
+    """The jobs that this one starts from and still waits for; those that are not there are not in
+    it."""
 
     @property
     def accepted(self) -> bool:
@@ -230,18 +238,19 @@ def observe(
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
     explanation: Explanation | None = None,
+    sources: Mapping[str, AlignTuneJobState] = NONE,
+    cycle: tuple[str, ...] = (),
 ) -> Observed:
     """Puts the parts together, and validates the spec as the trainer will."""
+    errors: tuple[str, ...] = ()
+    if cycle:
+        errors = (f"fromJob: these jobs wait for each other: {' -> '.join(cycle)}",)
     try:
         spec = AlignTuneJobSpec.parse(state.spec)
     except ValidationError as error:
-        return Observed(
-            state,
-            None,
-            tuple(map(str, mistakes(error, AlignTuneJobSpec, "spec"))),
-            jobs=jobs,
-            pods=pods,
-        )
+        errors = tuple(map(str, mistakes(error, AlignTuneJobSpec, "spec")))
+    if errors:
+        return Observed(state, None, errors, jobs=jobs, pods=pods)
     try:
         check_supported(spec.backend, spec.method)
     except UnsupportedError as error:
@@ -254,6 +263,7 @@ def observe(
         poll=poll,
         hindrance=hindrance,
         explanation=explanation,
+        sources=sources,
     )
 
 
@@ -281,8 +291,20 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
         spec=body["spec"],
         status=status,
         queue_labels=queue_labels(metadata.get("labels", {})),
+        from_jobs=() if status.lineage else _from_jobs(body["spec"]),
         unreadable=unreadable,
     )
+
+
+def _from_jobs(spec: Object) -> tuple[str, ...]:
+    """The names of the jobs whose models a spec asks for, read without validating the rest."""
+    methods = (spec.get(name) or {} for name in ("sft", "rl"))
+    models = (
+        method.get(name) or {}
+        for method in methods
+        for name in ("model", "referenceModel", "rewardModel")
+    )
+    return tuple(dict.fromkeys(model["fromJob"] for model in models if model.get("fromJob")))
 
 
 def queue_labels(found: Mapping[str, str]) -> dict[str, str]:

@@ -82,7 +82,7 @@ def _run(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterator[
         if job is not None and not job.over and not job.deleting:
             # The status has given up on it: its node is gone, or it did not start in time.
             yield DeleteJob(job.name, job.uid)
-        elif not spec.suspend:
+        elif not spec.suspend and not observed.object.from_jobs:
             yield from _next_attempt(observed, attempts, now)
     elif job is not None and job.over and job.ended is not None:
         # The status is due as soon as the pods' last words are seen, or given up on.

@@ -73,6 +73,9 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
         )
         if "explanation" in seen
         else None,
+        sources={
+            body["metadata"]["name"]: align_tune_job_state(body) for body in seen.get("sources", ())
+        },
     ), datetime.fromisoformat(seen.get("now", "2026-11-01T12:00:01Z"))
 
 
@@ -101,6 +104,7 @@ def outputs(case: Path) -> dict[str, Any]:
                 created[0].attempt,
                 Settings(_env_file=None),
                 earlier=before.attempts,
+                lineage=before.lineage,
                 queue_labels=observed.object.queue_labels,
             )
         ]

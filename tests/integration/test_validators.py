@@ -110,6 +110,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "a step of grpo split over processes": rl(GRPO, grpo={"promptsPerStep": 6, "numGenerations": 4})
     | {"runtime": {"nodes": 3, "gpusPerNode": 2}},
     "a batch that may be halved": rl() | {"policy": {"onCudaOutOfMemory": "HalveBatch"}},
+    "a model of another job": sft(model={"fromJob": "chat", "lora": {"mergeOnSave": True}}),
+    "several models of other jobs": rl(
+        GRPO, algo="ppo", model={"fromJob": "chat"}, referenceModel={"fromJob": "chat"},
+        rewardModel={"fromJob": "judge"},
+    ),
     "unsloth": sft() | {"backend": "unsloth"},
     "unsloth on one GPU, said aloud": rl()
     | {"backend": "unsloth", "runtime": {"nodes": 1, "gpusPerNode": 1, "processesPerNode": 1}},
@@ -175,7 +180,13 @@ BAD: dict[str, Bad] = {
     "grpo without rewards": Bad(rl(GRPO, rewards=[]), "spec.rl.rewards", "something to reward"),
     "rewards in dpo": Bad(rl(rewards=[{"name": "length"}]), "spec.rl.rewards", "preference pairs"),
     "no model": Bad({"sft": {"datasets": DATA}, "storage": CLAIM}, "spec.sft.model", "Required"),
-    "an empty name": Bad(sft(model={"name": ""}), "spec.sft.model.name"),
+    "an empty name": Bad(sft(model={"name": ""}), "spec.sft.model", "exactly one of name"),
+    "a name and another job": Bad(
+        sft(model=MODEL | {"fromJob": "chat"}), "spec.sft.model", "exactly one of name"
+    ),
+    "a reward model without a name": Bad(
+        rl(GRPO, rewardModel={}), "spec.rl.rewardModel", "exactly one of name"
+    ),
     "no data": Bad(sft(datasets=[]), "spec.sft.datasets"),
     "too many sources": Bad(sft(datasets=DATA * 33), "spec.sft.datasets"),
     "quantised full tuning": Bad(

@@ -130,6 +130,12 @@ def refusal(config: Config) -> str:
     return ""
 
 
+def saves_adapters(config: Config) -> bool:
+    made = trainer(config)
+    made.need_loop()
+    return (made.save_model() / "adapter_config.json").exists()
+
+
 def tracked(variable: str) -> Callable[[Config], Any]:
     def seen(config: Config) -> Any:
         with pytest.MonkeyPatch.context() as patch:
@@ -174,6 +180,7 @@ SHARED: dict[str, Case] = {
     "model.name": Case(
         {"model": {"name": "{narrow}"}}, model(lambda tuned: tuned.config.hidden_size), 16
     ),
+    "model.from_job": Case({"model": {"name": "", "from_job": "chat"}}, refusal, "model.fromJob"),
     "model.revision": Case(
         {"model": {"name": "some/model", "revision": "v2"}},
         lambda config: model_arguments(config.model, "fp32")["revision"],
@@ -202,6 +209,11 @@ SHARED: dict[str, Case] = {
     ),
     "model.lora.rslora": Case({"model": {"lora": {"rslora": True}}}, lora("use_rslora"), True),
     "model.lora.dora": Case({"model": {"lora": {"dora": True}}}, lora("use_dora"), True),
+    "model.lora.merge_on_save": Case(
+        {"model": {"lora": {"merge_on_save": True}}},
+        saves_adapters,
+        False,
+    ),
     "model.quantization.bits": Case(
         {"model": {"name": "some/model", "quantization": {"bits": 8}}},
         lambda config: model_arguments(config.model, "bf16")["quantization_config"].load_in_8bit,

@@ -105,9 +105,12 @@ def revision_asked_for(config: UnifiedConfig) -> str:
 
 
 NAMED_REFERENCE = Case({"reference_model": {"name": "{narrow}"}}, reference, 16)
+REFERENCE_OF_A_JOB = Case(
+    {"reference_model": {"name": "", "from_job": "chat"}}, refusal, "referenceModel.fromJob"
+)
 REVISION_OF_REFERENCE = Case(
     {"reference_model": {"name": "some/model", "revision": "v2"}},
-    lambda c: reference_arguments(c.model, c.reference_model or ModelRef(name=""), "fp32")[
+    lambda c: reference_arguments(c.model, c.reference_model or ModelRef(name="m"), "fp32")[
         "revision"
     ],
     "v2",
@@ -154,6 +157,11 @@ SAMPLING: dict[str, Case] = {
     "reward_model.name": Case(
         judged(), reward(lambda one: one.score._model.config.hidden_size), 16
     ),
+    "reward_model.from_job": Case(
+        {"reward_model": {"name": "", "from_job": "judge"}, "rewards": []},
+        refusal,
+        "rewardModel.fromJob",
+    ),
     "reward_model.revision": Case(
         {"reward_model": {"name": "some/model", "revision": "v2"}},
         revision_asked_for,
@@ -165,6 +173,11 @@ SAMPLING: dict[str, Case] = {
 GRPO: dict[str, Case] = {
     "reference_model.name": Case(
         {"reference_model": {"name": "{narrow}"}, "grpo": {"beta": 0.1}}, reference, 16
+    ),
+    "reference_model.from_job": Case(
+        {"reference_model": {"name": "", "from_job": "chat"}, "grpo": {"beta": 0.1}},
+        refusal,
+        "referenceModel.fromJob",
     ),
     "reference_model.revision": REVISION_OF_REFERENCE,
     "train.gradient_accumulation_steps": Case(
@@ -201,6 +214,7 @@ GRPO: dict[str, Case] = {
 OWN: dict[str, dict[str, Case]] = {
     "dpo": PAIRS | {
         "reference_model.name": NAMED_REFERENCE,
+        "reference_model.from_job": REFERENCE_OF_A_JOB,
         "reference_model.revision": REVISION_OF_REFERENCE,
         "dpo.beta": Case({"dpo": {"beta": 0.3}}, arg("beta"), 0.3),
         "dpo.loss": Case({"dpo": {"loss": "ipo"}}, arg("loss_type"), ["ipo"]),
@@ -222,6 +236,7 @@ OWN: dict[str, dict[str, Case]] = {
     "grpo": SAMPLING | GRPO,
     "ppo": SAMPLING | {
         "reference_model.name": NAMED_REFERENCE,
+        "reference_model.from_job": REFERENCE_OF_A_JOB,
         "reference_model.revision": REVISION_OF_REFERENCE,
         "train.epochs": Case(
             {"train": {"epochs": 0.5, "max_steps": None}}, lambda c: loop(c).args.max_steps, 6

@@ -128,15 +128,13 @@ def test_run_says_which_volume_it_lacks(tmp_path: Path, options: list[str], sent
 def test_a_mistake_is_a_sentence_and_with_debug_a_traceback_too(
     tmp_path: Path, options: list[str], shown: bool
 ) -> None:
-    two = tmp_path / "jobs.yaml"
-    job = (EXAMPLES / "sft-chat.yaml").read_text()
-    two.write_text(f"{job}\n---\n{job}")
+    job = EXAMPLES / "sft-chat.yaml"
     done = subprocess.run(
-        [sys.executable, "-m", "aligntune", *options, "run", str(two)],
+        [sys.executable, "-m", "aligntune", *options, "run", str(job), "--output", str(tmp_path)],
         check=False,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 78
-    assert done.stderr.endswith("one AlignTuneJob expected, found 2\n")
+    assert done.stderr.endswith("with --volume cache=FOLDER\n")
     assert ("Traceback" in done.stderr) is shown

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.config.data import Datasets
-from aligntune.core.config.model import ModelConfig
+from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.config.training import (
     CheckpointConfig,
     DistributedConfig,
@@ -50,6 +50,11 @@ class MethodSpec(Section):
     """Where the numbers of the run go."""
     distributed: DistributedConfig = DistributedConfig()
     """How several processes share one model."""
+
+    @property
+    def models(self) -> dict[str, ModelConfig | ModelRef]:
+        """Every model that the run reads, by the Python name of its field."""
+        return {"model": self.model}
 
     @model_validator(mode="after")
     def _stream_rules(self) -> Self:

@@ -6,18 +6,34 @@ from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 
-ModelName = Annotated[str, Field(min_length=1, max_length=512)]
+ModelName = Annotated[str, Field(max_length=512)]
 Revision = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
+JobName = Annotated[str, Field(min_length=1, max_length=63)]
+
+NAME_OR_JOB = Rule(
+    "(has(self.name) && self.name != '') != has(self.fromJob)",
+    "set exactly one of name (a hub name or a folder) and fromJob (another AlignTuneJob)",
+)
 
 
 class ModelRef(Section):
     """A model that is used as it is."""
 
-    name: ModelName
-    """A hub name, or a folder in the pod."""
+    model_config = ConfigDict(json_schema_extra=cel_rules(NAME_OR_JOB))
+
+    name: ModelName = ""
+    """A hub name, or a folder in the pod. Empty: the model that fromJob names."""
+    from_job: JobName | None = None
+    """An AlignTuneJob in the same namespace, whose trained model is taken. Unset: see name."""
     revision: Revision = "main"
     """Branch, tag or commit on the hub. main: the hub's default branch."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.name) == (self.from_job is not None):
+            raise broken(NAME_OR_JOB)
+        return self
 
 
 class LoraConfig(Section):
@@ -43,6 +59,10 @@ class LoraConfig(Section):
     """Scale by alpha / sqrt(r) instead (arXiv:2312.03732). Off: it matters at ranks above 64."""
     dora: bool = False
     """Decompose weights into magnitude and direction (arXiv:2402.09353). Off: slower steps."""
+    merge_on_save: bool = False
+    """Save the whole model in 16 bits with the adapters merged in, as inference servers like it.
+    Off: adapters are small, and the base is where they say. What begins at adapters, or at another
+    job's model, is always saved whole: its base is in no other place."""
 
 
 class QuantizationConfig(Section):
@@ -67,10 +87,16 @@ LORA_NEEDS_LORA = Rule(
 class ModelConfig(Section):
     """The model that is tuned."""
 
-    model_config = ConfigDict(json_schema_extra=cel_rules(QUANTIZATION_NEEDS_LORA, LORA_NEEDS_LORA))
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(NAME_OR_JOB, QUANTIZATION_NEEDS_LORA, LORA_NEEDS_LORA)
+    )
 
-    name: ModelName
-    """A hub name such as `meta-llama/Llama-3.2-3B-Instruct`, or a folder in the pod."""
+    name: ModelName = ""
+    """A hub name such as `meta-llama/Llama-3.2-3B-Instruct`, or a folder in the pod. Empty: the
+    model that fromJob names."""
+    from_job: JobName | None = None
+    """An AlignTuneJob in the same namespace, whose trained model is tuned on: this job waits for
+    it, and fails if it does. Unset: see name."""
     revision: Revision = "main"
     """Branch, tag or commit on the hub. Pin a commit where a run must be repeatable. main: the
     hub's default branch."""
@@ -95,6 +121,8 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
+        if bool(self.name) == (self.from_job is not None):
+            raise broken(NAME_OR_JOB)
         if self.tuning == "full" and self.quantization is not None:
             raise broken(QUANTIZATION_NEEDS_LORA)
         if self.tuning == "full" and self.lora is not None:

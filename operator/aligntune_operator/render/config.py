@@ -1,12 +1,16 @@
 """The file that the pod reads: a spec turned into the RunConfig of one attempt."""
 
+from collections.abc import Sequence
+
 from aligntune.api import env
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.run import JobIdentity, RunConfig
+from aligntune.api.status import Source
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune_operator.observe import Key
 from aligntune_operator.render.names import base_name, job_name
+from aligntune_operator.stages import descent, model_name, with_models
 
 
 def run_config(
@@ -16,6 +20,7 @@ def run_config(
     attempt: int,
     *,
     batch_divisor: int = 1,
+    lineage: Sequence[Source] = (),
     storage_root: str = env.STORAGE_DIR,
     folder: str | None = None,
 ) -> RunConfig:
@@ -30,11 +35,13 @@ def run_config(
         spec: Its spec.
         attempt: Number of the attempt.
         batch_divisor: How many forward passes stand for one of the spec's: `Attempts`.
+        lineage: Where the models of other jobs are that the spec asks for.
         storage_root: Where the storage is mounted.
         folder: Output folder below it, where the spec names none; by default the job's own.
     """
     chosen = spec.storage.sub_path if spec.storage else ""
     output_dir = f"{storage_root}/{chosen or folder or base_name(key.name, uid)}"
+    spec = with_models(spec, {source.job: model_name(source) for source in lineage})
     runtime, train = spec.runtime, spec.method.train
     divided = {
         "train": train.model_copy(
@@ -55,6 +62,7 @@ def run_config(
         processes_per_node=runtime.processes,
         master_address=_master(key, uid, attempt) if runtime.nodes > 1 else "127.0.0.1",
         push=spec.hub.push,
+        lineage=descent(lineage, key.namespace) or None,
         storage_root=storage_root,
         stall_timeout_seconds=spec.policy.stall_timeout_seconds,
         on_stall=spec.policy.on_stall,

@@ -1,12 +1,12 @@
 """The batch/v1 Job of one attempt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aligntune.api import labels
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
-from aligntune.api.status import Attempts
+from aligntune.api.status import Attempts, Source
 from aligntune_operator.observe import Key
 from aligntune_operator.render.config import run_config
 from aligntune_operator.render.names import common_labels, job_name, owner_reference
@@ -25,6 +25,7 @@ def job(
     settings: Settings,
     *,
     earlier: Attempts = NO_ATTEMPTS,
+    lineage: Sequence[Source] = (),
     queue_labels: Mapping[str, str] = NO_LABELS,
 ) -> dict[str, Any]:
     """An Indexed Job that the first failing pod ends: the operator decides on the next attempt.
@@ -36,6 +37,7 @@ def job(
         attempt: Number of the attempt.
         settings: The operator's.
         earlier: The attempts before: what they have used of the deadline, and left of the batch.
+        lineage: Where the models of other jobs are that it starts from.
         queue_labels: What Kueue is to know. With any, the Job begins suspended and its `suspend`,
             parallelism and template are Kueue's from then on.
     """
@@ -60,10 +62,13 @@ def job(
             **({"suspend": True} if queue_labels else {}),
             **({"activeDeadlineSeconds": _left(deadline, earlier)} if deadline else {}),
             "template": pod_template(
-                run_config(key, uid, spec, attempt, batch_divisor=earlier.batch_divisor),
+                run_config(
+                    key, uid, spec, attempt, batch_divisor=earlier.batch_divisor, lineage=lineage
+                ),
                 spec,
                 metadata_labels,
                 settings,
+                lineage,
             ),
         },
     }

@@ -1,5 +1,6 @@
 """The pod that trains: it meets the restricted Pod Security Standard."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aligntune.api import env, labels
@@ -8,15 +9,18 @@ from aligntune.api.labels import (
     CACHE_VOLUME,
     CONFIG_VOLUME,
     SHM_VOLUME,
+    SOURCE_VOLUMES,
     STORAGE_VOLUME,
     TMP_VOLUME,
 )
 from aligntune.api.run import RunConfig
 from aligntune.api.runtime import RuntimeSpec
+from aligntune.api.status import Source
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import Key
 from aligntune_operator.render.names import base_name
 from aligntune_operator.settings import Settings
+from aligntune_operator.stages import model_name
 
 CACHES = {
     "HOME": "",
@@ -30,11 +34,20 @@ CACHES = {
 
 
 def pod_template(
-    config: RunConfig, spec: AlignTuneJobSpec, pod_labels: dict[str, str], settings: Settings
+    config: RunConfig,
+    spec: AlignTuneJobSpec,
+    pod_labels: dict[str, str],
+    settings: Settings,
+    lineage: Sequence[Source],
 ) -> dict[str, Any]:
     """The template of an attempt's pods; its annotation carries the resolved config."""
     runtime = spec.runtime
     key = Key(config.job.namespace, config.job.name)
+    stored = {
+        volume: source
+        for volume, source in zip(SOURCE_VOLUMES, lineage, strict=False)
+        if source.claim_name
+    }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": spec.policy.termination_grace_period_seconds,
@@ -45,8 +58,8 @@ def pod_template(
             "seccompProfile": {"type": "RuntimeDefault"},
             **({"fsGroup": settings.fs_group} if settings.fs_group is not None else {}),
         },
-        "containers": [_container(spec, settings)],
-        "volumes": _volumes(spec),
+        "containers": [_container(spec, settings, stored)],
+        "volumes": _volumes(spec, stored),
         **_placement(runtime),
     }
     if runtime.nodes > 1:
@@ -61,7 +74,9 @@ def pod_template(
     }
 
 
-def _container(spec: AlignTuneJobSpec, settings: Settings) -> dict[str, Any]:
+def _container(
+    spec: AlignTuneJobSpec, settings: Settings, stored: Mapping[str, Source]
+) -> dict[str, Any]:
     runtime = spec.runtime
     container: dict[str, Any] = {
         "name": labels.TRAINER_CONTAINER,
@@ -83,6 +98,15 @@ def _container(spec: AlignTuneJobSpec, settings: Settings) -> dict[str, Any]:
             {"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR},
             {"name": TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 - inside the pod
             *([{"name": SHM_VOLUME, "mountPath": "/dev/shm"}] if runtime.shared_memory else []),  # noqa: S108
+            *(
+                {
+                    "name": volume,
+                    "mountPath": model_name(source),
+                    "subPath": source.path,
+                    "readOnly": True,
+                }
+                for volume, source in stored.items()
+            ),
             *(_plain(mount) for mount in runtime.volume_mounts),
         ],
     }
@@ -120,7 +144,7 @@ def _resources(runtime: RuntimeSpec) -> dict[str, Any]:
     return {kind: values for kind, values in found.items() if values}
 
 
-def _volumes(spec: AlignTuneJobSpec) -> list[dict[str, Any]]:
+def _volumes(spec: AlignTuneJobSpec, stored: Mapping[str, Source]) -> list[dict[str, Any]]:
     claim = spec.storage.claim_name if spec.storage else None
     config = {
         "path": env.CONFIG_FILE,
@@ -136,6 +160,13 @@ def _volumes(spec: AlignTuneJobSpec) -> list[dict[str, Any]]:
     if spec.runtime.shared_memory:
         size = str(spec.runtime.shared_memory)
         volumes.append({"name": SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+    volumes += [
+        {
+            "name": volume,
+            "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True},
+        }
+        for volume, source in stored.items()
+    ]
     return volumes + [_plain(volume) for volume in spec.runtime.volumes]
 
 

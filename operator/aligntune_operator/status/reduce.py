@@ -7,6 +7,7 @@ from aligntune.api.conditions import Phase
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus, Attempts, TrainedModel
+from aligntune_operator import stages
 from aligntune_operator.attempts import (
     SUCCEEDED,
     SUSPENDED,
@@ -57,6 +58,8 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     if end is not None and end.failure is not None:
         attempts, failure = follow(end.failure, attempts, observed, checkpoint, now)
     phase = _phase(observed, attempts, end, now)
+    if observed.accepted and (missing := stages.failure(observed)):
+        phase, failure = Phase.FAILED, missing
     model = None
     if phase == Phase.SUCCEEDED and outcome:
         model = TrainedModel(path=outcome.model_path, url=outcome.model_url)
@@ -80,6 +83,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
         tracker_urls=(snapshot and snapshot.tracker_urls) or before.tracker_urls,
         attempts=attempts,
         failure=failure,
+        lineage=before.lineage or stages.lineage(observed),
         model=model,
         start_time=before.start_time or (observed.job.created if observed.job else None),
         completion_time=(end.at if end else now) if finishes else None,

@@ -9,6 +9,7 @@ from aligntune.api.progress import Outcome
 from aligntune.api.status import Attempts, Failure
 from aligntune_operator.attempts import durable
 from aligntune_operator.observe import Observed
+from aligntune_operator.stages import waiting
 from aligntune_operator.status.conditions import Verdict
 from aligntune_operator.status.failure import obstacle
 
@@ -71,6 +72,8 @@ def _reconciling(
         return True, reasons.STOPPING
     if phase in (Phase.PENDING, Phase.RESTARTING) and hindrance is not None:
         return True, reasons.HINDERED(error=hindrance.message)
+    if phase == Phase.PENDING and observed.object.from_jobs:
+        return True, reasons.WAITING(sentences=waiting(observed))
     if phase == Phase.RESTARTING and failure is not None and attempts.next_start is not None:
         return True, reasons.RESTARTING(
             number=attempts.current,
