@@ -151,7 +151,7 @@ def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False)
     ]
 
 
-def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+def wait_for_step(folder: Path, step: int, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     path = folder / "metrics.jsonl"
     while not path.is_file() or path.read_text().count("\n") < step:
