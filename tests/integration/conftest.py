@@ -62,7 +62,8 @@ class Api:
     def condition(self, name: str, kind: str) -> dict[str, Any]:
         conditions = self.status(name).get("conditions", [])
         return next(
-            (c for c in conditions if c["type"] == kind), {"status": "absent", "reason": "", "message": ""}
+            (c for c in conditions if c["type"] == kind),
+            {"status": "absent", "reason": "", "message": ""},
         )
 
     def jobs_of(self, name: str) -> list[dict[str, Any]]:
