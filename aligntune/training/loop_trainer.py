@@ -139,10 +139,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             named = self.resolve(config)
             model = whole(named.model)
             config = cast("RunsConfig", named.model_copy(update={"model": model}))
+            self.config, self._named = config, named
             self.tokenizer = self.load_tokenizer(model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(model, self.computed_in)
-        self.config, self._named = config, named
         self.max_length = longest(model, self.model.config)
         self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
         self.arguments = self.make_arguments(self.shared_arguments(machine))

@@ -194,6 +194,18 @@ class Cluster:
             told += [_when_and_what(event) for event in page["items"]]
         return max(told, default=("", ""))[1]
 
+    async def exists(self, namespace: str, api: str, plural: str, name: str) -> bool:
+        """Whether an object is there to stay; True where the operator may not look."""
+        try:
+            found = await self._request(
+                "GET", f"{api}/namespaces/{namespace}/{plural}/{name}", plural
+            )
+        except GoneError:
+            return False
+        except RefusedError:
+            return True
+        return "deletionTimestamp" not in found["metadata"]
+
     async def list(self, kind: Kind, namespace: str | None, take: Callable[[Object], None]) -> int:
         """Hands every object of a kind to `take`, in chunks.
 

@@ -32,6 +32,7 @@ from aligntune_operator.plan import (
     Wait,
     plan,
 )
+from aligntune_operator.preflight import Need, needs
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.render.job import job as render_job
 from aligntune_operator.render.service import service as render_service
@@ -40,6 +41,12 @@ from aligntune_operator.status.events import events
 from aligntune_operator.status.reduce import reduce_status
 
 logger = logging.getLogger(__name__)
+
+MISSING_RETRY = timedelta(seconds=15)
+"""How often a job is tried again that names what is not there: nothing watches for it."""
+
+SEEN_FOR = timedelta(seconds=60)
+"""How long what a job names counts as there once it was seen: many jobs name the same claim."""
 
 REFUSED_RETRY = timedelta(seconds=30)
 """How often a refused Job is tried again: a quota or a policy may have changed."""
@@ -62,6 +69,7 @@ class Controller:
         self._cluster = cluster
         self._settings = settings
         self._clock = clock
+        self._seen: dict[tuple[str, Need], datetime] = {}
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Brings one AlignTuneJob a step further.
@@ -113,6 +121,9 @@ class Controller:
     ) -> timedelta | None:
         key, uid = state.key, state.uid
         try:
+            if attempt == 1 and (missing := await self._missing(state, spec)):
+                self._cache.hindered(key, Hindrance("missing", missing))
+                return MISSING_RETRY
             if spec.runtime.nodes > 1:
                 await self._cluster.create_service(render_service(key, uid))
             created = await self._cluster.create_job(
@@ -128,15 +139,28 @@ class Controller:
                 )
             )
         except RefusedError as error:
-            self._cache.hindered(key, Hindrance(refused=True, message=error.message))
+            self._cache.hindered(key, Hindrance("refused", error.message))
             return REFUSED_RETRY
         except ApiError as error:
-            self._cache.hindered(key, Hindrance(refused=False, message=error.message))
+            self._cache.hindered(key, Hindrance("failed", error.message))
             raise
         self._cache.hindered(key, None)
         self._cache.explained(key, None)
         self._cache.job_seen(created)
         return None
+
+    async def _missing(self, state: AlignTuneJobState, spec: AlignTuneJobSpec) -> str:
+        """A sentence for each thing that the job names and that is not there."""
+        namespace, now, sentences = state.key.namespace, self._clock(), []
+        self._seen = {need: at for need, at in self._seen.items() if now - at < SEEN_FOR}
+        for need in needs(spec, state.status.lineage, state.queue_labels):
+            if (namespace, need) in self._seen:
+                continue
+            if await self._cluster.exists(namespace, need.api, need.plural, need.name):
+                self._seen[namespace, need] = now
+            else:
+                sentences.append(need.missing)
+        return " ".join(sentences)
 
     async def _write_status(self, key: Key, now: datetime) -> None:
         observed = self._cache.observe(key)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -168,8 +168,9 @@ class Explanation(NamedTuple):
 class Hindrance(NamedTuple):
     """Why the Job could not be created when it was last tried."""
 
-    refused: bool
-    """The API server will not have it; otherwise the next try may pass."""
+    kind: Literal["missing", "refused", "failed"]
+    """What the job names is not there, the API server will not have it, or it did not answer as it
+    should: then the next try may pass."""
     message: str
 
 

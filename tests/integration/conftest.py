@@ -62,7 +62,8 @@ class Api:
     def condition(self, name: str, kind: str) -> dict[str, Any]:
         conditions = self.status(name).get("conditions", [])
         return next(
-            (c for c in conditions if c["type"] == kind), {"status": "absent", "reason": ""}
+            (c for c in conditions if c["type"] == kind),
+            {"status": "absent", "reason": "", "message": ""},
         )
 
     def jobs_of(self, name: str) -> list[dict[str, Any]]:
@@ -191,11 +192,67 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 _numbers = itertools.count()
 
 
+def claim(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+
+
 @pytest.fixture
 def api(control_plane: ControlPlane) -> Api:
     namespace = f"test-{next(_numbers)}"
     control_plane.kubectl("create", "namespace", namespace)
-    return Api(control_plane, namespace)
+    api = Api(control_plane, namespace)
+    api.apply(claim("models"))
+    return api
+
+
+@pytest.fixture
+def local_queues(control_plane: ControlPlane, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """Makes LocalQueues; a stand-in for Kueue's own kind, which no webhook or controller serves."""
+    version = {
+        "name": "v1beta1",
+        "served": True,
+        "storage": True,
+        "schema": {
+            "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        },
+    }
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        # the API server lets nobody define kinds below *.k8s.io without naming a review
+        "metadata": {
+            "name": "localqueues.kueue.x-k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in"},
+        },
+        "spec": {
+            "group": "kueue.x-k8s.io",
+            "scope": "Namespaced",
+            "names": {
+                "kind": "LocalQueue",
+                "listKind": "LocalQueueList",
+                "plural": "localqueues",
+                "singular": "localqueue",
+            },
+            "versions": [version],
+        },
+    }
+    file = tmp_path / "localqueues.yaml"
+    file.write_text(json.dumps(definition))
+    control_plane.install(file)
+    return lambda name: {
+        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "kind": "LocalQueue",
+        "metadata": {"name": name},
+        "spec": {"clusterQueue": "gpus"},
+    }
 
 
 @pytest.fixture

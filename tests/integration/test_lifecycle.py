@@ -292,12 +292,14 @@ def test_suspending_a_pod_that_trains_waits_for_its_checkpoint_and_is_no_failure
 
 @pytest.mark.usefixtures("operator")
 def test_a_queue_decides_when_a_job_holds_pods_and_an_eviction_is_no_failure(
-    api: Api, manifest: Make
+    api: Api, manifest: Make, local_queues: Callable[[str], dict[str, Any]]
 ) -> None:
     """Kueue itself is not here: its writes to a Job, as its contract has them, are played."""
     job = manifest("chat")
     job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
     api.apply(job)
+    api.until("missed", lambda: "LocalQueue gpu" in api.condition("chat", "Accepted")["message"])
+    api.apply(local_queues("gpu"))
     api.until("queued", lambda: api.phase("chat") == "Queued")
     [queued] = api.jobs_of("chat")
     assert queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu"

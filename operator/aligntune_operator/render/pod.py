@@ -43,11 +43,8 @@ def pod_template(
     """The template of an attempt's pods; its annotation carries the resolved config."""
     runtime = spec.runtime
     key = Key(config.job.namespace, config.job.name)
-    stored = {
-        volume: source
-        for volume, source in zip(SOURCE_VOLUMES, lineage, strict=False)
-        if source.claim_name
-    }
+    stored = [source for source in lineage if source.claim_name]
+    claims = _claims(spec, stored)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": spec.policy.termination_grace_period_seconds,
@@ -58,8 +55,8 @@ def pod_template(
             "seccompProfile": {"type": "RuntimeDefault"},
             **({"fsGroup": settings.fs_group} if settings.fs_group is not None else {}),
         },
-        "containers": [_container(spec, settings, stored)],
-        "volumes": _volumes(spec, stored),
+        "containers": [_container(spec, settings, _sources(stored, claims))],
+        "volumes": _volumes(spec, claims),
         **_placement(runtime),
     }
     if runtime.nodes > 1:
@@ -75,7 +72,7 @@ def pod_template(
 
 
 def _container(
-    spec: AlignTuneJobSpec, settings: Settings, stored: Mapping[str, Source]
+    spec: AlignTuneJobSpec, settings: Settings, sources: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     runtime = spec.runtime
     container: dict[str, Any] = {
@@ -98,15 +95,7 @@ def _container(
             {"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR},
             {"name": TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 - inside the pod
             *([{"name": SHM_VOLUME, "mountPath": "/dev/shm"}] if runtime.shared_memory else []),  # noqa: S108
-            *(
-                {
-                    "name": volume,
-                    "mountPath": model_name(source),
-                    "subPath": source.path,
-                    "readOnly": True,
-                }
-                for volume, source in stored.items()
-            ),
+            *sources,
             *(_plain(mount) for mount in runtime.volume_mounts),
         ],
     }
@@ -144,7 +133,7 @@ def _resources(runtime: RuntimeSpec) -> dict[str, Any]:
     return {kind: values for kind, values in found.items() if values}
 
 
-def _volumes(spec: AlignTuneJobSpec, stored: Mapping[str, Source]) -> list[dict[str, Any]]:
+def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str, Any]]:
     claim = spec.storage.claim_name if spec.storage else None
     config = {
         "path": env.CONFIG_FILE,
@@ -161,13 +150,41 @@ def _volumes(spec: AlignTuneJobSpec, stored: Mapping[str, Source]) -> list[dict[
         size = str(spec.runtime.shared_memory)
         volumes.append({"name": SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": size}})
     volumes += [
-        {
-            "name": volume,
-            "persistentVolumeClaim": {"claimName": source.claim_name, "readOnly": True},
-        }
-        for volume, source in stored.items()
+        {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        for claim, name in claims.items()
+        if name in SOURCE_VOLUMES
     ]
     return volumes + [_plain(volume) for volume in spec.runtime.volumes]
+
+
+def _claims(spec: AlignTuneJobSpec, stored: Sequence[Source]) -> dict[str, str]:
+    """The volume of each claim.
+
+    The kubelet mounts a claim once for a pod: a second volume of it that is read-only would take
+    the right to write from the first.
+    """
+    claims = {}
+    if spec.storage and spec.storage.claim_name:
+        claims[spec.storage.claim_name] = STORAGE_VOLUME
+    for volume in spec.runtime.volumes:
+        if volume.persistent_volume_claim:
+            claims.setdefault(volume.persistent_volume_claim.claim_name, volume.name)
+    new = dict.fromkeys(source.claim_name or "" for source in stored)
+    names = zip((claim for claim in new if claim not in claims), SOURCE_VOLUMES, strict=False)
+    return claims | dict(names)
+
+
+def _sources(stored: Sequence[Source], claims: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The mounts of other jobs' models."""
+    return [
+        {
+            "name": claims[source.claim_name or ""],
+            "mountPath": model_name(source),
+            "subPath": source.path,
+            "readOnly": True,
+        }
+        for source in stored
+    ]
 
 
 def _placement(runtime: RuntimeSpec) -> dict[str, Any]:

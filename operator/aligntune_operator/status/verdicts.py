@@ -59,8 +59,12 @@ def _accepted(observed: Observed) -> Verdict:
         return False, reasons.UNSUPPORTED(error=observed.unsupported)
     hindrance = observed.hindrance
     # What trains may be changed while this is False, so only before the first attempt.
-    if hindrance and hindrance.refused and observed.object.status.attempts.current == 0:
-        return False, reasons.REFUSED(error=hindrance.message)
+    if hindrance and observed.object.status.attempts.current == 0:
+        match hindrance.kind:
+            case "missing":
+                return False, reasons.MISSING(sentences=hindrance.message)
+            case "refused":
+                return False, reasons.REFUSED(error=hindrance.message)
     return True, reasons.VALID(backend=observed.spec.backend, task=observed.spec.task)
 
 

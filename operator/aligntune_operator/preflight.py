@@ -1,0 +1,68 @@
+"""What a job names and somebody else must have made: looked for before a GPU is taken."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from aligntune.api import labels
+from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.status import Source
+
+
+class Need(NamedTuple):
+    """An object that a job names."""
+
+    kind: str
+    api: str
+    plural: str
+    name: str
+    field: str
+    """Where the job names it."""
+    remedy: str
+
+    @property
+    def missing(self) -> str:
+        """What to say when it is not there."""
+        return (
+            f"{self.field}: there is no {self.kind} {self.name} in this namespace; {self.remedy}."
+        )
+
+
+def needs(
+    spec: AlignTuneJobSpec, lineage: Sequence[Source], queue_labels: Mapping[str, str]
+) -> list[Need]:
+    """What must be there, each once; Secrets are never read, their absence shows in the pod."""
+    found = {(need.kind, need.name): need for need in _needs(spec, lineage, queue_labels)}
+    return list(found.values())
+
+
+def _needs(
+    spec: AlignTuneJobSpec, lineage: Sequence[Source], queue_labels: Mapping[str, str]
+) -> Iterator[Need]:
+    for index, volume in enumerate(spec.runtime.volumes):
+        if volume.persistent_volume_claim:
+            name = volume.persistent_volume_claim.claim_name
+            yield _claim(name, f"spec.runtime.volumes[{index}]")
+    for source in lineage:
+        if source.claim_name:
+            yield _claim(source.claim_name, f"the model of AlignTuneJob {source.job}")
+    if spec.storage and spec.storage.claim_name:
+        yield _claim(spec.storage.claim_name, "spec.storage.claimName")
+    if account := spec.runtime.service_account_name:
+        field = "spec.runtime.serviceAccountName"
+        yield Need(
+            "ServiceAccount",
+            "api/v1",
+            "serviceaccounts",
+            account,
+            field,
+            "create it or name another",
+        )
+    if queue := queue_labels.get(labels.QUEUE_NAME):
+        field = f"metadata.labels['{labels.QUEUE_NAME}']"
+        remedy = "create it, name another, or install Kueue"
+        yield Need("LocalQueue", labels.QUEUE_API, "localqueues", queue, field, remedy)
+
+
+def _claim(name: str, field: str) -> Need:
+    remedy = "create it or name another"
+    return Need("PersistentVolumeClaim", "api/v1", "persistentvolumeclaims", name, field, remedy)
