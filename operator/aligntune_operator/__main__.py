@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import kopf
@@ -58,7 +58,7 @@ async def run(settings: Settings) -> None:
     """
     kopf_settings = handlers.kopf_settings()
     connection = connect(kopf_settings)
-    cache: Cache = Cache()
+    cache = Cache(timedelta(seconds=settings.node_lost_timeout_seconds))
     queue = KeyedQueue[Key](random.Random())  # noqa: S311 - jitter is no secret
     election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()

@@ -3,11 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Generic, TypeVar
 
 from aligntune.api import labels
 from aligntune_operator.observe import (
+    NODE_LOST_TIMEOUT,
     AlignTuneJobState,
     Explanation,
     Hindrance,
@@ -86,9 +88,14 @@ class Store(Generic[State]):
 
 
 class Cache:
-    """All that decisions are made from."""
+    """All that decisions are made from.
 
-    def __init__(self) -> None:
+    Args:
+        node_lost_timeout: How long after its grace period a deleted pod may go on existing.
+    """
+
+    def __init__(self, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) -> None:
+        self._node_lost_timeout = node_lost_timeout
         self.objects: Store[AlignTuneJobState] = Store()
         self.jobs: Store[JobState] = Store()
         self.pods: Store[PodState] = Store()
@@ -114,7 +121,7 @@ class Cache:
     def pod_seen(self, body: Object) -> Key:
         """Takes in a pod."""
         key = _parent(body)
-        self.pods.seen(key, pod_state(body))
+        self.pods.seen(key, pod_state(body, self._node_lost_timeout))
         return key
 
     def object_gone(self, body: Object) -> Key:

@@ -20,7 +20,7 @@ Object = Mapping[str, Any]
 WITNESS_PATIENCE = timedelta(seconds=10)
 """How long after a Job's end its pods' last words are waited for: the watches are independent."""
 
-NODE_LOST_PATIENCE = timedelta(seconds=60)
+NODE_LOST_TIMEOUT = timedelta(seconds=60)
 """How long after its grace period a deleted pod may go on existing: then its node is gone."""
 
 LONGEST_NUMBER = 9
@@ -110,8 +110,9 @@ class PodState:
     """Reason of the DisruptionTarget condition: evicted, preempted, its node drained or gone."""
     evicted: str = ""
     """What the kubelet says of its eviction."""
-    grace_ends: datetime | None = None
-    """When a pod that is being deleted must have ended. None: it is not being deleted."""
+    lost_at: datetime | None = None
+    """From when on a pod that is being deleted, and has not ended by then, counts as lost with its
+    node. None: it is not being deleted."""
     terminated_reason: str = ""
     """The runtime's word for the end of the container: Completed, Error, OOMKilled."""
     exit_code: int | None = None
@@ -130,11 +131,7 @@ class PodState:
 
     def lost(self, now: datetime) -> bool:
         """Whether nobody is left to end it: its node is gone."""
-        return (
-            not self.ended
-            and self.grace_ends is not None
-            and now >= self.grace_ends + NODE_LOST_PATIENCE
-        )
+        return not self.ended and self.lost_at is not None and now >= self.lost_at
 
     @property
     def outcome(self) -> Outcome | None:
@@ -228,7 +225,7 @@ class Observed:
 
 
 def _age(pod: PodState) -> tuple[bool, int]:
-    return not pod.ended and pod.grace_ends is None, pod.resource_version
+    return not pod.ended and pod.lost_at is None, pod.resource_version
 
 
 def observe(
@@ -339,8 +336,13 @@ def job_state(body: Object) -> JobState:
     )
 
 
-def pod_state(body: Object) -> PodState:
-    """Trims a pod."""
+def pod_state(body: Object, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) -> PodState:
+    """Trims a pod.
+
+    Args:
+        body: The pod.
+        node_lost_timeout: How long after its grace period it may go on existing.
+    """
     metadata, status = body["metadata"], body.get("status", {})
     container: Object = next(
         (
@@ -366,7 +368,7 @@ def pod_state(body: Object) -> PodState:
         waiting=_waiting(container.get("waiting"), conditions.get("PodScheduled", {})),
         disrupted=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
         evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
-        grace_ends=_time(metadata["deletionTimestamp"])
+        lost_at=_time(metadata["deletionTimestamp"]) + node_lost_timeout
         if "deletionTimestamp" in metadata
         else None,
         terminated_reason=terminated.get("reason", "") or status.get("reason", ""),

@@ -8,7 +8,6 @@ from aligntune.api.job import AlignTuneJobSpec, PolicySpec
 from aligntune.api.status import Attempts
 from aligntune_operator.attempts import over
 from aligntune_operator.observe import (
-    NODE_LOST_PATIENCE,
     WITNESS_PATIENCE,
     Observed,
     PodState,
@@ -121,8 +120,8 @@ def _follow(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterat
 def _await_end(pods: Iterable[PodState]) -> Iterator[Action]:
     """A pod that is being deleted ends by itself, unless its node is gone."""
     for pod in pods:
-        if pod.grace_ends is not None and not pod.ended:
-            yield Wait(pod.grace_ends + NODE_LOST_PATIENCE)
+        if pod.lost_at is not None and not pod.ended:
+            yield Wait(pod.lost_at)
 
 
 def _forget_old_jobs(observed: Observed) -> Iterator[Action]:

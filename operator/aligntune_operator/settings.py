@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     """Seconds between two looks at a running job's progress, and so between its status writes."""
     poll_concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
     """Progress requests under way at the same time."""
+    node_lost_timeout_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    """Seconds after its grace period until a deleted pod that still exists counts as lost with its
+    node, and the next attempt may begin. 60: a kubelet that is alive ends pods in seconds."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /metrics, /healthz and /readyz. 0: none."""
     lease_namespace: Annotated[str, Field(max_length=63)] = ""

@@ -16,7 +16,7 @@ from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
 from aligntune_operator.attempts import follow, goodput, setbacks
 from aligntune_operator.observe import (
-    NODE_LOST_PATIENCE,
+    NODE_LOST_TIMEOUT,
     AlignTuneJobState,
     JobState,
     Key,
@@ -233,8 +233,8 @@ class World(RuleBasedStateMachine):
         for pod in list(self.pods.values()):
             if pod.job_uid == job_uid and not pod.running:
                 del self.pods[pod.uid]
-            elif pod.job_uid == job_uid and pod.grace_ends is None:
-                self.pods[pod.uid] = replace(pod, grace_ends=self.now + GRACE)
+            elif pod.job_uid == job_uid and pod.lost_at is None:
+                self.pods[pod.uid] = replace(pod, lost_at=self.now + GRACE + NODE_LOST_TIMEOUT)
         self.collect()
 
     def collect(self) -> None:
@@ -253,7 +253,7 @@ class World(RuleBasedStateMachine):
         """A pod ends; the first that fails ends its Job and so its peer."""
         phase = "Failed" if code else "Succeeded"
         self.pods[pod.uid] = replace(pod, phase=phase, running=False, exit_code=code)
-        if pod.grace_ends is not None:
+        if pod.lost_at is not None:
             del self.pods[pod.uid]
         elif code:
             self.terminate_peers(pod)
@@ -274,8 +274,8 @@ class World(RuleBasedStateMachine):
         for other in list(self.pods.values()):
             if other.job_uid == pod.job_uid and other.phase == "Pending":
                 del self.pods[other.uid]
-            elif other.job_uid == pod.job_uid and other.running and other.grace_ends is None:
-                self.pods[other.uid] = replace(other, grace_ends=self.now + GRACE)
+            elif other.job_uid == pod.job_uid and other.running and other.lost_at is None:
+                self.pods[other.uid] = replace(other, lost_at=self.now + GRACE + NODE_LOST_TIMEOUT)
 
     @rule(seconds=st.sampled_from([1, 15, 100, 400]))
     def time_passes(self, seconds: int) -> None:
@@ -308,8 +308,8 @@ class World(RuleBasedStateMachine):
     def a_node_goes_down(self, data: st.DataObject) -> None:
         pod = data.draw(st.sampled_from(self.running()))
         self.unreachable.add(pod.uid)
-        grace_ends = pod.grace_ends or self.now + timedelta(seconds=330)
-        self.pods[pod.uid] = replace(pod, grace_ends=grace_ends)
+        lost_at = pod.lost_at or self.now + timedelta(seconds=330) + NODE_LOST_TIMEOUT
+        self.pods[pod.uid] = replace(pod, lost_at=lost_at)
 
     @invariant()
     def attempts_are_numbered_in_order_and_counted(self) -> None:
@@ -328,8 +328,8 @@ class World(RuleBasedStateMachine):
             self.reconcile()
             for pod in self.running():
                 if pod.uid in self.pods:
-                    self.end(pod, 143 if pod.grace_ends else 0)
-            self.now += NODE_LOST_PATIENCE
+                    self.end(pod, 143 if pod.lost_at else 0)
+            self.now += NODE_LOST_TIMEOUT
         assert self.state.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
         assert all(entry.end for entry in self.state.status.attempts.history)
 
