@@ -23,6 +23,7 @@ PACKAGES = {
     **{name: ("kubernetes", f"k8s.io/kubernetes/cmd/{name}") for name in KUBERNETES},
     "etcd": ("etcd", "go.etcd.io/etcd/server/v3"),
     "coredns": ("coredns", "."),
+    "gitops": ("gitops", "."),
     "pause": ("pause", "."),
 }
 """Program -> (folder of the module that pins it, package to build)."""

@@ -72,7 +72,8 @@ def _reconciling(
     observed: Observed, phase: Phase, attempts: Attempts, failure: Failure | None
 ) -> Verdict:
     job, hindrance = observed.job, observed.hindrance
-    if job is not None and job.deleting and not job.over:
+    gone = job is None and phase == Phase.RUNNING
+    if gone or (job is not None and job.deleting and not job.over):
         return True, reasons.STOPPING
     if phase in (Phase.PENDING, Phase.RESTARTING) and hindrance is not None:
         return True, reasons.HINDERED(error=hindrance.message)
