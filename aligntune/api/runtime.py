@@ -321,6 +321,9 @@ class RuntimeSpec(Section):
     """Taints that the pods tolerate. Empty: none besides the cluster's own."""
     affinity: dict[str, Any] = {}
     """`pod.spec.affinity`, passed on as it is. Empty: none."""
+    topology_key: LabelKey | None = None
+    """A node label, such as `topology.kubernetes.io/zone`: all pods of the gang go to nodes with
+    the same value of it. Unset: anywhere."""
     priority_class_name: ObjectName | None = None
     """The pods' PriorityClass. Unset: the cluster's default."""
     scheduler_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
@@ -345,6 +348,10 @@ class RuntimeSpec(Section):
     """Further annotations of the pods. Empty: none."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which data loaders and NCCL use. Unset: the runtime's 64Mi."""
+    lock_memory: bool = False
+    """Give the trainer the capability IPC_LOCK, which RDMA needs where the device plugin does not
+    raise the limit; its devices are asked for in resources.limits. Off: the restricted Pod Security
+    Standard forbids it, and a namespace that enforces it refuses the pods."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

@@ -57,7 +57,7 @@ def pod_template(
         },
         "containers": [_container(spec, settings, _sources(stored, claims))],
         "volumes": _volumes(spec, claims),
-        **_placement(runtime),
+        **_placement(runtime, key.name),
     }
     if runtime.nodes > 1:
         pod["subdomain"] = base_name(key.name, config.job.uid)
@@ -86,7 +86,10 @@ def _container(
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
+            "capabilities": {
+                "drop": ["ALL"],
+                **({"add": ["IPC_LOCK"]} if runtime.lock_memory else {}),
+            },
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -187,11 +190,11 @@ def _sources(stored: Sequence[Source], claims: Mapping[str, str]) -> list[dict[s
     ]
 
 
-def _placement(runtime: RuntimeSpec) -> dict[str, Any]:
+def _placement(runtime: RuntimeSpec, name: str) -> dict[str, Any]:
     fields = {
         "nodeSelector": runtime.node_selector,
         "tolerations": [_plain(toleration) for toleration in runtime.tolerations],
-        "affinity": runtime.affinity,
+        "affinity": _affinity(runtime, name),
         "priorityClassName": runtime.priority_class_name,
         "schedulerName": runtime.scheduler_name,
         "runtimeClassName": runtime.runtime_class_name,
@@ -199,6 +202,21 @@ def _placement(runtime: RuntimeSpec) -> dict[str, Any]:
         "imagePullSecrets": [_plain(secret) for secret in runtime.image_pull_secrets],
     }
     return {name: value for name, value in fields.items() if value}
+
+
+def _affinity(runtime: RuntimeSpec, name: str) -> dict[str, Any]:
+    """The job's own affinity, and that of its pods to each other."""
+    if runtime.topology_key is None:
+        return runtime.affinity
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    pods = dict(runtime.affinity.get("podAffinity", {}))
+    together = {
+        "labelSelector": {"matchLabels": {labels.JOB_NAME: name}},
+        "topologyKey": runtime.topology_key,
+    }
+    return runtime.affinity | {
+        "podAffinity": pods | {required: [*pods.get(required, ()), together]}
+    }
 
 
 def _plain(section: Section) -> dict[str, Any]:
