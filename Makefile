@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
-GENERATED := crds docs/reference tests/golden
+GENERATED := crds charts docs/reference tests/golden
 
-.PHONY: help setup demo test test-gpu verify generate golden cluster cluster-down e2e bench bench-learning
+.PHONY: help setup demo test test-gpu verify generate golden images sbom cluster cluster-down e2e \
+	bench bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,18 +56,29 @@ verify: setup ## Lint, types, contracts; regenerate everything and see that noth
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint images/*/Containerfile
 	$(MAKE) generate
 	git diff --exit-code -- $(GENERATED)
 	@test -z "$$(git ls-files --others --exclude-standard -- $(GENERATED))" \
 		|| { git ls-files --others --exclude-standard -- $(GENERATED); \
 		     echo "generated files are not committed: git add them" >&2; exit 1; }
 
-generate: setup ## Regenerate the CRD and the reference pages.
+generate: setup ## Regenerate the CRD, the reference pages, and the chart's schema and README.
 	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml
 	$(BIN)/python docs/generate.py
+	$(BIN)/python charts/generate.py
 
 golden: setup ## Rewrite the golden files; review the diff.
 	$(BIN)/pytest -q tests/golden --rewrite-golden
+
+images: setup ## Build the operator's image and the bare trainer images; print their archives.
+	$(BIN)/python -m tests.cluster images
+
+sbom: setup ## List the Python packages of the operator's image in dist/, as CycloneDX.
+	$(BIN)/uv venv -q --clear dist/operator
+	$(BIN)/uv pip install -q --python dist/operator/bin/python -c constraints.txt '.[operator]'
+	$(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment dist/operator \
+		--pyproject pyproject.toml --output-file dist/operator.cdx.json
 
 cluster: setup ## Start a real Kubernetes on this machine; kubeconfig in .cluster/kubeconfig.
 	$(BIN)/python -m tests.cluster up

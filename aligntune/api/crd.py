@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
 from aligntune.api.labels import GROUP, KIND, PLURAL, VERSION
@@ -179,8 +181,15 @@ def custom_resource_definition() -> Schema:
     }
 
 
+def _string(representer: RoundTripRepresenter, text: str) -> ScalarNode:
+    """A string in quotes where Kubernetes' Go libraries, of YAML 1.1, would read a boolean."""
+    quotes = "'" if text.lower() in {"y", "n", "yes", "no", "on", "off"} else None
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=quotes)
+
+
 if __name__ == "__main__":
     sys.stdout.write("# Generated from aligntune/api by `make generate`. Do not edit.\n")
     yaml = YAML()
     yaml.width = 100
+    yaml.representer.add_representer(str, _string)
     yaml.dump(custom_resource_definition(), sys.stdout)

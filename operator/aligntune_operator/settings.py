@@ -25,6 +25,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
+        env_parse_none_str="null",
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_prog_name="aligntune-operator",

@@ -1,11 +1,11 @@
-"""Command line: python -m tests.cluster up | down | status | install."""
+"""Command line: python -m tests.cluster up | down | status | images | install."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tests.cluster import packages
+from tests.cluster import images, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import REPOSITORY, Processes
@@ -49,6 +49,13 @@ def status(*, state: State = DEFAULT_STATE) -> None:
     """List the cluster's processes."""
     for process in Processes(state.resolve()).running():
         typer.echo(f"{process.pid:>8} {process.name()}")
+
+
+@app.command(name="images")
+def build_images() -> None:
+    """Build the operator's image and the bare trainer images; print the archives' paths."""
+    for archive in (images.operator(), *images.trainers()):
+        typer.echo(archive)
 
 
 @app.command()

@@ -24,6 +24,7 @@ PACKAGES = {
     "etcd": ("etcd", "go.etcd.io/etcd/server/v3"),
     "coredns": ("coredns", "."),
     "gitops": ("gitops", "."),
+    "helm": ("helm", "helm.sh/helm/v4/cmd/helm"),
     "pause": ("pause", "."),
 }
 """Program -> (folder of the module that pins it, package to build)."""
@@ -52,7 +53,7 @@ def _build(source: Path, package: str, program: Path) -> None:
     if shutil.which("go") is None:
         raise RuntimeError(
             "go was not found on PATH, and the cluster's programs have to be built with it: "
-            "install Go 1.25 or newer (see go.dev/dl)."
+            "install Go 1.26 or newer (see go.dev/dl)."
         )
     subprocess.run(
         [

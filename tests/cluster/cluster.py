@@ -31,7 +31,7 @@ class Cluster(Kubernetes):
         self._cgroup = cgroup(self.state)
 
     def start(self) -> None:
-        """Like the base, and returns when the node is ready and has the trainer images.
+        """Like the base, and returns when the node is ready and has the images.
 
         The first call on a machine also builds the programs and images, which takes about eight
         minutes on two cores.
@@ -50,6 +50,7 @@ class Cluster(Kubernetes):
             binary(name)
         images.pause()
         images.trainers()
+        images.operator()
         super().start()
 
     def stop(self) -> None:
@@ -90,7 +91,7 @@ class Cluster(Kubernetes):
         self._processes.wait_until("the namespaces are there", lambda: bool(self._inside()))
         self._link.attach(self._pid())
         self._processes.wait_until("containerd answers", self._has_containerd)
-        for archive in (images.pause(), *images.trainers()):
+        for archive in (images.pause(), *images.trainers(), images.operator()):
             self.load_image(archive)
         self._processes.wait_until("the node is ready", self._node_is_ready)
 

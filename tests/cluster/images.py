@@ -12,18 +12,24 @@ from pathlib import Path
 
 from tests.cluster import cache
 from tests.cluster.binaries import binary
+from tests.cluster.processes import REPOSITORY
 
 PAUSE = "docker.io/aligntune/pause:test"
+OPERATOR = "docker.io/aligntune/operator:test"
 TRAINERS = {
-    "trl": "docker.io/aligntune/trainer:test",
-    "unsloth": "docker.io/aligntune/trainer:test-unsloth",
+    "bare-trl": "docker.io/aligntune/trainer:test",
+    "bare-unsloth": "docker.io/aligntune/trainer:test-unsloth",
 }
 """Target of the Containerfile -> image. Pods may leave out the host, with imagePullPolicy
 IfNotPresent."""
 
 DEBIAN = "bookworm"
 MADE_BY = "debootstrap or go build"
-TRAINER_CONTEXT = Path(__file__).parents[2] / "images" / "trainer"
+OPERATOR_SOURCES = ("constraints.txt", "pyproject.toml", "aligntune", "operator")
+"""What its image is made of, besides its Containerfile."""
+
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""The authorities that this machine trusts: one of a proxy's may be among them."""
 
 
 def pause() -> Path:
@@ -40,23 +46,38 @@ def pause() -> Path:
 
 
 def trainers() -> list[Path]:
-    """Archives of the trainer images, built from their Containerfile on a Debian made here."""
-    return [_trainer(target, image) for target, image in TRAINERS.items()]
+    """Archives of the bare trainer images, built on a Debian made here."""
+    containerfile = REPOSITORY / "images" / "trainer" / "Containerfile"
+    return [_build(image, containerfile, target=target) for target, image in TRAINERS.items()]
 
 
-def _trainer(target: str, image: str) -> Path:
+def operator() -> Path:
+    """Archive of the operator's image, as `charts/` deploys it, on a Debian made here."""
+    containerfile = REPOSITORY / "images" / "operator" / "Containerfile"
+    return _build(OPERATOR, containerfile, OPERATOR_SOURCES)
+
+
+def _build(
+    image: str, containerfile: Path, sources: tuple[str, ...] = (), *, target: str = ""
+) -> Path:
+    """Builds a Containerfile in the repository's root, unless its sources are those of before."""
     base = cache.once(f"base-{DEBIAN}.tar", _make_debian)
-    digest = hashlib.sha256(f"{base.name} {target}".encode())
-    for file in sorted(TRAINER_CONTEXT.rglob("*")):
-        if file.is_file():
-            digest.update(str(file.relative_to(TRAINER_CONTEXT)).encode() + file.read_bytes())
+    digest = hashlib.sha256(f"{base.name} {target}".encode() + containerfile.read_bytes())
+    for file in _files(sources):
+        digest.update(str(file.relative_to(REPOSITORY)).encode() + file.read_bytes())
 
     def make(archive: Path) -> None:
         with tempfile.TemporaryDirectory(dir=cache.folder()) as folder:
             buildah = ["buildah", "--root", f"{folder}/storage", "--runroot", f"{folder}/run"]
-            build = ["bud", "--build-arg", f"BASE=docker-archive:{base}", "--target", target]
+            build = [
+                *("bud", "--file", str(containerfile), "--tag", image),
+                *("--build-arg", f"BASE=docker-archive:{base}"),
+                *("--build-arg", "PIP_CERT=/run/authorities.crt"),
+                *("--volume", f"{AUTHORITIES}:/run/authorities.crt:ro"),
+                *(("--target", target) if target else ()),
+            ]
             push = ["push", image, f"docker-archive:{archive}:{image}"]
-            for command in ([*build, "--tag", image, str(TRAINER_CONTEXT)], push):
+            for command in ([*build, str(REPOSITORY)], push):
                 subprocess.run(
                     [*buildah, "--storage-driver", "vfs", *command],
                     # The default isolation wants privileges that containers rarely have.
@@ -64,7 +85,14 @@ def _trainer(target: str, image: str) -> Path:
                     check=True,
                 )
 
-    return cache.once(f"trainer-{target}-{digest.hexdigest()[:16]}.tar", make)
+    name = "-".join(filter(None, (containerfile.parent.name, target)))
+    return cache.once(f"{name}-{digest.hexdigest()[:16]}.tar", make)
+
+
+def _files(sources: tuple[str, ...]) -> list[Path]:
+    found = [REPOSITORY / source for source in sources]
+    below = [file for folder in found for file in folder.rglob("*")]
+    return sorted(f for f in (*found, *below) if f.is_file() and "__pycache__" not in f.parts)
 
 
 def _make_debian(archive: Path) -> None:

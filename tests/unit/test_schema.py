@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -20,8 +21,15 @@ from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.api.status import AlignTuneJobStatus, TrainedModel
 from aligntune_operator.render.names import job_name
+from tests.cluster.processes import REPOSITORY
 
 SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def test_no_word_of_the_crd_is_a_boolean_for_kubectl() -> None:
+    """PyYAML reads YAML 1.1, as Kubernetes' Go libraries do."""
+    file = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
+    assert yaml.safe_load(file.read_text()) == custom_resource_definition()
 
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:

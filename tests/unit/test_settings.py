@@ -40,3 +40,14 @@ def test_each_mistake_is_a_sentence_that_names_option_and_variable(
     port, level = str(caught.value).splitlines()
     assert port.startswith("--http-port (ALIGNTUNE_OPERATOR_HTTP_PORT): must be a valid integer")
     assert level.startswith("--log-level (ALIGNTUNE_OPERATOR_LOG_LEVEL): must be 'DEBUG', 'INFO',")
+
+
+@pytest.mark.parametrize("way", ["variable", "option"])
+def test_null_leaves_the_group_of_volumes_to_the_platform(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "variable":
+        monkeypatch.setenv("ALIGNTUNE_OPERATOR_FS_GROUP", "null")
+    else:
+        monkeypatch.setattr(sys, "argv", ["aligntune-operator", "--fs-group", "null"])
+    assert load_settings().fs_group is None

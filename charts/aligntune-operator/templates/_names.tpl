@@ -1,0 +1,37 @@
+{{- /* The labels that select the operator's pods, for ever. */ -}}
+{{- define "selector" -}}
+app.kubernetes.io/name: aligntune-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "labels" -}}
+{{ include "selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "pod.labels" -}}
+{{ include "labels" . }}
+{{- if not .Values.meshSidecar }}
+sidecar.istio.io/inject: "false"
+{{- end }}
+{{- end -}}
+
+{{- define "pod.annotations" -}}
+kubectl.kubernetes.io/default-container: operator
+{{- if not .Values.meshSidecar }}
+linkerd.io/inject: disabled
+{{- end }}
+{{- end -}}
+
+{{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
+{{- define "image" -}}
+{{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}
+{{- end -}}
+
+{{- define "operator.image" -}}
+{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
+{{- $version := .Values.image.digest | empty | ternary (printf ":%s" $tag) (printf "@%s" .Values.image.digest) -}}
+{{ include "image" (dict "context" . "name" (print .Values.image.repository $version)) }}
+{{- end -}}

@@ -1,0 +1,175 @@
+"""The chart as helm renders it: what meaningful values lead to, and what wrong ones are told.
+
+Each folder of chart/ is a case: `values.yaml` in, `objects.yaml` out, rewritten by `make golden`.
+"""
+
+import json
+import re
+import subprocess
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from aligntune.api import env, labels
+from aligntune_operator.settings import ENV_PREFIX, Settings
+from tests.cluster.helm import CHART, NAMESPACE, RELEASE, helm
+from tests.cluster.processes import REPOSITORY
+
+CASES = sorted(path.parent for path in Path(__file__).parent.glob("chart/*/values.yaml"))
+CRD = "CustomResourceDefinition"
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    return [document for document in YAML(typ="safe").load_all(text) if document]
+
+
+def render(*options: str | Path) -> list[dict[str, Any]]:
+    return documents(helm("template", RELEASE, CHART, "--namespace", NAMESPACE, *options))
+
+
+def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    [found] = [item for item in objects if item["kind"] == kind]
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_values_lead_to_exactly_these_objects(case: Path, request: pytest.FixtureRequest) -> None:
+    rendered = [item for item in render("-f", case / "values.yaml") if item["kind"] != CRD]
+    file = case / "objects.yaml"
+    if request.config.getoption("--rewrite-golden"):
+        with StringIO() as stream:
+            YAML().dump_all(rendered, stream)
+            file.write_text(stream.getvalue())
+    assert documents(file.read_text()) == rendered, f"{file} differs; see `make golden`"
+
+
+def test_the_chart_has_no_lint() -> None:
+    assert "1 chart(s) linted, 0 chart(s) failed" in helm("lint", "--strict", CHART)
+
+
+def test_the_crd_is_upgraded_with_the_chart_and_kept_when_it_goes() -> None:
+    made = one(render(), CRD)
+    assert made["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert made["metadata"].pop("labels")["app.kubernetes.io/managed-by"] == "Helm"
+    assert [made] == documents((REPOSITORY / "crds/aligntune.io_aligntunejobs.yaml").read_text())
+
+
+def test_the_crd_can_be_left_to_somebody_else() -> None:
+    assert CRD not in {item["kind"] for item in render("--set", "crd.install=false")}
+    assert "annotations" not in one(render("--set", "crd.keep=false"), CRD)["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("replica=2", "additional properties 'replica' not allowed"),
+        ("replicas=0", "at '/replicas': minimum: got 0, want 1"),
+        ("replicas=two", "at '/replicas': got string, want integer"),
+        ("namespaces=research", "at '/namespaces': got string, want array"),
+        ("namespaces[0]=Research", "at '/namespaces/0': 'Research' does not match"),
+        ("image.digest=abc", "at '/image/digest': 'abc' does not match"),
+        ("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"),
+        ("imageRegistry=example.com/", "at '/imageRegistry': 'example.com/' does not match"),
+        ("trainer.fsGroup=root", "at '/trainer/fsGroup': got string, want null or integer"),
+        ("settings.logLevel=LOUD", "at '/settings/logLevel': value must be one of 'DEBUG'"),
+        ("limits.images[0]=a*", "at '/limits/images/0': 'a*' does not match"),
+        ("limits.secrets=some", "at '/limits/secrets': value must be one of 'any'"),
+        ("limits.gpus=8", "at '/limits': additional properties 'gpus' not allowed"),
+        ("tolerations[0].keyy=gpu", "at '/tolerations/0': additional properties 'keyy'"),
+        ("crd.install=maybe", "at '/crd/install': got string, want boolean"),
+        ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render("--set", value)
+    assert told in caught.value.stderr
+
+
+def test_no_part_of_the_schema_lets_an_unknown_value_pass() -> None:
+    def open_objects(schema: dict[str, Any], path: str) -> list[str]:
+        below = {**schema.get("properties", {})}
+        if "items" in schema:
+            below["[]"] = schema["items"]
+        found = [
+            hit for name, part in below.items() for hit in open_objects(part, f"{path}/{name}")
+        ]
+        is_open = schema.get("type") == "object" and "additionalProperties" not in schema
+        return [*([path] if is_open else []), *found]
+
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    passed_on = {f"/affinity/{kind}" for kind in ("nodeAffinity", "podAffinity", "podAntiAffinity")}
+    assert set(open_objects(schema, "")) == {"/global", *passed_on}
+
+
+def test_every_value_is_used_by_a_template() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    templates = "".join(
+        file.read_text() for file in (CHART / "templates").rglob("*") if file.is_file()
+    )
+
+    def leaves(part: dict[str, Any], name: str) -> list[str]:
+        children = part.get("properties", {})
+        if name in ("affinity", "global") or not children:
+            return [name]
+        return [leaf for child in children for leaf in leaves(children[child], child)]
+
+    unused = [
+        leaf
+        for leaf in leaves(schema, "")
+        if leaf != "global" and not re.search(rf"\.{leaf}\b", templates)
+    ]
+    # Passed on as the whole section that they are in.
+    assert unused == ["requests"]
+
+
+def test_settings_have_the_operators_bounds_defaults_and_variables() -> None:
+    values = YAML(typ="safe").load(CHART / "values.yaml")
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
+    operators = Settings.model_json_schema()["properties"]
+    for name, told in schema["properties"].items():
+        field = operators[re.sub("[A-Z]", lambda upper: f"_{upper[0].lower()}", name)]
+        assert values["settings"][name] == field["default"]
+        for bound in ("minimum", "maximum", "enum"):
+            assert told.get(bound) == field.get(bound), (name, bound)
+    assert values["trainer"]["fsGroup"] == operators["fs_group"]["default"]
+    assert values["trainer"]["trlImage"] == operators["trl_image"]["default"]
+    assert values["trainer"]["unslothImage"] == operators["unsloth_image"]["default"]
+    [container] = one(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"] for variable in container["env"]}
+    assert variables == {ENV_PREFIX + name.upper() for name in operators}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_operator_reads_what_the_chart_hands_down(
+    case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = one(render("-f", case / "values.yaml"), "Deployment")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    settings = Settings()
+    values = YAML(typ="safe").load(case / "values.yaml")
+    assert settings.namespaces == tuple(values.get("namespaces", ()))
+    assert settings.fs_group == values.get("trainer", {}).get("fsGroup", 65532)
+    assert settings.lease_namespace == NAMESPACE
+
+
+def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() -> None:
+    options = ("--set=networkPolicy.enabled=true", "--set=metrics.podMonitor.enabled=true")
+    objects = render(*options)
+    pods = {"matchExpressions": [{"key": labels.JOB_NAME, "operator": "Exists"}]}
+    _, progress = one(objects, "NetworkPolicy")["spec"]["egress"]
+    assert progress["ports"] == [{"port": env.PROGRESS_PORT}]
+    assert progress["to"][0]["podSelector"] == pods
+    assert one(objects, "PodMonitor")["spec"]["selector"] == pods
+
+
+def test_the_readme_and_the_schema_are_those_of_the_values() -> None:
+    told = (CHART / "README.md").read_text()
+    values = YAML(typ="safe").load(CHART / "values.yaml")
+    for section in values:
+        assert f"`{section}" in told

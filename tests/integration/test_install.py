@@ -1,0 +1,192 @@
+"""The chart on a real API server: what it makes is valid, its rights suffice, its limits hold."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.helm import CHART, helm, sets
+from tests.cluster.processes import REPOSITORY
+from tests.integration.conftest import Api, Operator
+
+Make = Callable[..., dict[str, Any]]
+Install = Callable[..., str]
+
+CASES = sorted((REPOSITORY / "tests" / "golden" / "chart").glob("*/objects.yaml"))
+MONITORS = ("ServiceMonitor", "PodMonitor")
+"""Kinds that Prometheus' operator brings, which is not there."""
+
+SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+
+
+@pytest.fixture
+def install(control_plane: ControlPlane, api: Api) -> Iterator[Install]:
+    """Installs the chart into the test's namespace, beside the CRD that is there; its name."""
+    release = f"release-{api.namespace}"
+    where = ("--namespace", api.namespace)
+
+    def make(**values: object) -> str:
+        options = sets({"crd.install": "false", **values})
+        helm("install", release, CHART, *where, *options, kubeconfig=control_plane.kubeconfig)
+        return release
+
+    yield make
+    helm("uninstall", release, *where, kubeconfig=control_plane.kubeconfig)
+
+
+@pytest.mark.parametrize("file", CASES, ids=lambda file: file.parent.name)
+def test_the_api_server_takes_every_object_of_the_chart(
+    control_plane: ControlPlane, file: Path
+) -> None:
+    objects = [
+        item for item in yaml.safe_load_all(file.read_text()) if item["kind"] not in MONITORS
+    ]
+    for namespace in {item["metadata"].get("namespace") for item in objects} - {None}:
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+        control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    dry = ("--dry-run=server", "--validate=strict")
+    told = control_plane.kubectl("create", *dry, "-f", "-", stdin=listed)
+    assert len(told.splitlines()) == len(objects)
+
+
+@pytest.mark.parametrize("mode", ["cluster-wide", "namespaced"])
+def test_the_operator_has_every_right_that_it_needs(
+    control_plane: ControlPlane, api: Api, install: Install, manifest: Make, mode: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    release = install(**({"namespaces": f"{{{api.namespace}}}"} if mode == "namespaced" else {}))
+    config = yaml.safe_load(control_plane.kubeconfig.read_text())
+    [entry] = config["users"]
+    entry["user"] = {"token": api("create", "token", release).strip()}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    lease = ("--lease-namespace", api.namespace, "--lease-name", release)
+    where = ("--namespaces", api.namespace) if mode == "namespaced" else ()
+    operator = Operator(kubeconfig, tmp_path / "operator.log", *lease, *where)
+    operator.start()
+    api.until("it leads", lambda: operator.leads)
+
+    api.apply(manifest("one", runtime={"gpusPerNode": 0, "nodes": 2}))
+    api.until("one started", lambda: api.phase("one") == "Starting")
+    api("delete", "job", "-l", "aligntune.io/job-name=one")
+    api.until("it ended", lambda: bool(api.status("one").get("attempts", {}).get("history")))
+    api("delete", "atj", "one")
+
+    refused = [name for name in operator.metrics() if 'code="403"' in name]
+    assert operator.stop() == 0
+    assert not refused
+    assert "orbidden" not in operator.log
+
+
+class TestLimits:
+    """Of what `kubectl apply` may ask for."""
+
+    @pytest.fixture
+    def refusal(self, api: Api, install: Install, manifest: Make) -> Callable[..., str]:
+        """What a job is refused with in a namespace where the limits hold."""
+        api("label", "namespace", api.namespace, "limited=here")
+
+        def told(*, limits: dict[str, object], **spec: Any) -> str:
+            values = {f"limits.{name}": value for name, value in limits.items()}
+            install(**values, **{"limits.namespaceLabels.limited": "here"})
+            job = manifest("beyond", **spec)
+            api.until("the policy is in force", lambda: not self.passes(api, job))
+            return api.refusal("create", "-f", "-", stdin=job)
+
+        return told
+
+    @staticmethod
+    def passes(api: Api, job: dict[str, Any], *options: str) -> bool:
+        try:
+            api("create", "--dry-run=server", *options, "-f", "-", stdin=job)
+        except subprocess.CalledProcessError as error:
+            if "denied request" not in error.stderr:
+                raise
+            return False
+        return True
+
+    @staticmethod
+    def may_create(api: Api, *options: str) -> bool:
+        review = ("auth", "can-i", "create", "aligntunejobs.aligntune.io")
+        try:
+            return api(*review, *options).strip() == "yes"
+        except subprocess.CalledProcessError:
+            return False
+
+    def test_gpus_are_counted_over_all_nodes(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        told = refusal(limits={"gpusPerJob": 8}, runtime={"nodes": 3, "gpusPerNode": 4})
+        assert "nodes x gpusPerNode is 12 GPUs, and a job may have at most 8 here" in told
+        assert self.passes(api, manifest("most", runtime={"nodes": 2, "gpusPerNode": 4}))
+        hidden = {"gpusPerNode": 0, "resources": {"limits": {"nvidia.com/gpu": 16}}}
+        assert not self.passes(api, manifest("hidden", runtime=hidden))
+        assert self.passes(
+            api,
+            manifest("rdma", runtime={"resources": {"limits": {"rdma/ib": 1, "memory": "1Gi"}}}),
+        )
+
+    def test_images_are_those_listed_or_the_default(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        limits = {"images": "{example.com/ml/*,example.com/one:1}"}
+        told = refusal(limits=limits, runtime={"image": "example.com/mlevil/x"})
+        assert "spec.runtime.image: example.com/mlevil/x is not allowed here, only" in told
+        for image in ("", "example.com/ml/any:2", "example.com/one:1"):
+            assert self.passes(api, manifest("allowed", runtime={"image": image}))
+
+    def test_service_accounts_are_those_listed_or_none(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        limits = {"serviceAccounts": "{trainer}"}
+        told = refusal(limits=limits, runtime={"serviceAccountName": "admin"})
+        assert "spec.runtime.serviceAccountName: admin is not allowed here, only trainer" in told
+        assert self.passes(api, manifest("none"))
+        assert self.passes(api, manifest("one", runtime={"serviceAccountName": "trainer"}))
+
+    def test_no_secret_gets_into_a_job_by_any_way(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        told = refusal(limits={"secrets": "none"}, runtime={"env": [SECRET]})
+        assert "Secrets are not allowed in jobs here" in told
+        for spec in (
+            {"runtime": {"envFrom": [{"secretRef": {"name": "hub"}}]}},
+            {"runtime": {"volumes": [{"name": "hub", "secret": {"secretName": "hub"}}]}},
+            {"hub": {"tokenSecret": {"name": "hub", "key": "token"}}},
+        ):
+            assert not self.passes(api, manifest("secret", **spec))
+        config = [{"configMapRef": {"name": "settings"}}]
+        assert self.passes(api, manifest("config", runtime={"envFrom": config}))
+
+    def test_secrets_go_only_to_jobs_of_authors_who_may_read_them(
+        self, api: Api, install: Install, manifest: Make
+    ) -> None:
+        api("label", "namespace", api.namespace, "limited=here")
+        install(**{"limits.secrets": "readable", "limits.namespaceLabels.limited": "here"})
+        author = ("--as", "author")
+        api("create", "rolebinding", "author", "--clusterrole=edit", "--user=author")
+        job = manifest("secret", runtime={"env": [SECRET]})
+        api("create", "role", "jobs", "--verb=create", "--resource=aligntunejobs.aligntune.io")
+        api("create", "rolebinding", "jobs", "--role=jobs", "--user=guest")
+        guest = ("--as", "guest")
+        api.until("the policy is in force", lambda: not self.passes(api, job, *guest))
+        told = api.refusal("create", *guest, "-f", "-", stdin=job)
+        assert f"guest may not read those of namespace {api.namespace}" in told
+        assert self.passes(api, manifest("plain"), *guest)
+        api.until("the role edit covers jobs", lambda: self.may_create(api, *author))
+        assert self.passes(api, job, *author)
+
+    def test_a_job_that_was_there_before_can_be_suspended_and_deleted(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        api.apply(manifest("earlier", runtime={"gpusPerNode": 16}))
+        refusal(limits={"gpusPerJob": 8}, runtime={"gpusPerNode": 16})
+        api("patch", "atj", "earlier", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+        api("label", "atj", "earlier", "team=research")
+        api("delete", "atj", "earlier")
