@@ -7,7 +7,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds docs/reference tests/golden
 
-.PHONY: help setup demo test test-gpu verify generate golden cluster cluster-down e2e bench bench-learning
+.PHONY: help setup demo test test-gpu verify generate golden cluster cluster-down e2e chaos bench bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,7 +41,8 @@ demo: setup ## Fine-tune a real chat model on this machine, and compare its answ
 	$(BIN)/python examples/demo.py
 
 test: setup ## Run every test that needs no container runtime.
-	$(BIN)/pytest tests/unit tests/golden tests/cluster tests/trainers tests/integration
+	$(BIN)/pytest tests/unit tests/golden tests/cluster tests/trainers tests/integration \
+		tests/chaos/test_control_plane_faults.py
 
 test-gpu: setup ## Run Unsloth's tests on a GPU.
 	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/unsloth --no-deps \
@@ -74,6 +75,9 @@ cluster-down: setup ## Stop it and leave the machine as it was.
 
 e2e: setup ## Train on a real kubelet by kubectl apply.
 	$(BIN)/pytest tests/e2e
+
+chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for a soak. Needs root.
+	RUNS=$(or $(RUNS),1) $(BIN)/pytest tests/chaos
 
 bench: setup ## Measure the operator, what we add to a step, and a run beside plain TRL.
 	$(BIN)/python bench/reconcile.py
