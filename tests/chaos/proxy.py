@@ -50,16 +50,18 @@ class Proxy:
     def __init__(self, server: str, credentials: ssl.SSLContext) -> None:
         self._server = server
         self._credentials = credentials
-        self._loop = asyncio.new_event_loop()
         self._flows = asyncio.Event()
         self._delay_seconds = 0.0
         self._answers: list[Answer] = []
         self._clients: set[asyncio.Transport] = set()
         self.url = ""
+        self.done = 0
+        """Requests that were refused, and connections that were broken."""
 
     def __enter__(self) -> Self:
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        serving = self._serve(ready)
+        self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()
         assert ready.wait(30)
         return self
@@ -94,11 +96,8 @@ class Proxy:
         """Answers the next requests of a kind with an error."""
         self._answers.append(Answer(status, asked, times))
 
-    def _run(self, ready: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve(ready))
-
     async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._flows.set()
         connector = aiohttp.TCPConnector(limit=0, ssl=self._credentials)
@@ -131,6 +130,7 @@ class Proxy:
         for answer in self._answers:
             if answer.left and answer.asked(request):
                 answer.left -= 1
+                self.done += 1
                 return answer.status
         return None
 
@@ -154,12 +154,13 @@ class Proxy:
                 await response.write_eof()
                 return response
         except aiohttp.ClientError:
-            # The API server is away, or ends in the middle of an answer: so does this one.
+            # The API server is away, or either side broke off: so does the other.
             if request.transport is not None:
                 request.transport.abort()
-            raise
+            return web.Response(status=502)  # nobody reads it
 
     def _abort(self) -> None:
+        self.done += len(self._clients)
         for transport in list(self._clients):
             transport.abort()
 

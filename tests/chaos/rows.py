@@ -162,7 +162,7 @@ def quota_refuses_the_pods(world: World) -> None:
 
 def namespace_deleted(world: World) -> None:
     world.some_time()
-    world.delete("namespaces", world.namespace, "api/v1")
+    world.server("DELETE", f"/api/v1/namespaces/{world.namespace}")
     world.names.clear()
 
 

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -213,11 +213,13 @@ class Kubelet:
     def _run(self) -> None:
         path = f"/api/v1/namespaces/{self._namespace}/pods"
         while not self._stop.wait(0.1):
-            try:
-                for pod in self._server("GET", path)["items"]:
+            pods: list[Object] = []
+            with suppress(httpx.HTTPError):
+                pods = self._server("GET", path)["items"]
+            for pod in pods:
+                # the API server is away, or the pod is: a kubelet tries again, too
+                with suppress(httpx.HTTPError):
                     self._live(pod)
-            except httpx.HTTPError:
-                continue  # the API server is away, or the pod is: a kubelet tries again, too
 
     def _live(self, pod: Object) -> None:
         metadata, phase = pod["metadata"], pod["status"].get("phase")

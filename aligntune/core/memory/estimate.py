@@ -160,7 +160,8 @@ def _models(
         size = work.computed * reward_model.without_head
         yield Part("reward model", _always(work, size))
     if work.shards_weights:
-        yield Part("gathered weights", _always(work, _gathered(work)))
+        gathered = _always(work, _gathered(work))
+        yield Part("gathered weights", gathered | {"update": 0})
     if work.casts and work.lora is None:
         size = HALF * (shape.linear_parameters + shape.embedding)
         yield Part("weights in 16 bits", {"loss": size})

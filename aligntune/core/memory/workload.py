@@ -84,9 +84,9 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
     precision = ("bf16" if gpu else "fp32") if train.precision == "auto" else train.precision
     computed = FULL if precision == "fp32" else HALF
     strategy = config.distributed.strategy
+    mixed, full = computed == HALF, model.tuning == "full"
     # as training/machine.py and DeepSpeed keep them
-    half = computed == HALF and (model.tuning == "lora" or strategy in ("zero2", "zero3"))
-    stored = HALF if half else FULL
+    stored = HALF if mixed and (not full or strategy in ("zero2", "zero3")) else FULL
     recomputes = gpu if train.gradient_checkpointing is None else train.gradient_checkpointing
     length = model.max_length or min(LONGEST_DEFAULT, shape.positions or LONGEST_DEFAULT)
     sampling = _sampling(config)
@@ -104,8 +104,8 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
         bits=model.quantization.bits if model.quantization else None,
         computed=computed,
         stored=stored,
-        residual=stored,
-        casts=computed == HALF and (stored == FULL or model.tuning == "lora"),
+        residual=FULL if stored == FULL and strategy != "fsdp2" else computed,  # gathered as used
+        casts=mixed and (not full or strategy == "ddp"),
         recomputes=recomputes,
         accumulates=_passes(config, processes) > 1,
         rows=rows,
