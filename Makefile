@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds charts docs/reference tests/golden
 
 .PHONY: help setup demo test test-gpu verify generate golden images sbom cluster cluster-down e2e \
-	bench bench-learning
+	chaos bench bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,7 +44,8 @@ demo: setup ## Fine-tune a real chat model on this machine, and compare its answ
 test: setup ## Run every test that needs no container runtime.
 	@# The longest files first: two processes then end at about the same time.
 	$(BIN)/pytest -n 2 --dist loadfile \
-		tests/trainers tests/integration tests/cluster tests/golden tests/unit
+		tests/trainers tests/integration tests/cluster tests/golden tests/unit \
+		tests/chaos/test_control_plane_faults.py
 
 test-gpu: setup ## Run Unsloth's tests on a GPU.
 	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/unsloth --no-deps \
@@ -88,6 +89,9 @@ cluster-down: setup ## Stop it and leave the machine as it was.
 
 e2e: setup ## Train on a real kubelet by kubectl apply.
 	$(BIN)/pytest tests/e2e
+
+chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for a soak. Needs root.
+	RUNS=$(or $(RUNS),1) $(BIN)/pytest tests/chaos
 
 bench: setup ## Measure the operator, what we add to a step, and a run beside plain TRL.
 	$(BIN)/python bench/reconcile.py

@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.manifest import ManifestError, read_manifests
+from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import RunError
 
 app = typer.Typer(
@@ -19,8 +21,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-OPERATOR_PACKAGES = ("aiohttp", "kopf", "pydantic_settings")
-"""What the extra `operator` installs."""
+EXTRAS = {
+    "aiohttp": "operator",
+    "kopf": "operator",
+    "pydantic_settings": "operator",
+    "httpx": "trl",
+    "huggingface_hub": "trl",
+}
+"""Packages -> the extra that installs them."""
+
+
+class OutputFormat(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
 
 ManifestFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="An AlignTuneJob, YAML or JSON.")
@@ -41,10 +57,11 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(ExitCode.BAD_CONFIG)
     except ModuleNotFoundError as error:
-        if error.name not in OPERATOR_PACKAGES:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
             raise
         sys.stderr.write(
-            f"this needs {error.name}; run: pip install 'aligntune-operator[operator]'\n"
+            f"this needs {error.name}; run: pip install 'aligntune-operator[{extra}]'\n"
         )
         sys.exit(ExitCode.BAD_CONFIG)
 
@@ -109,6 +126,48 @@ def render(file: ManifestFile) -> None:
 
 
 @app.command()
+def estimate(
+    file: ManifestFile,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Has the config.json of a model that is in the pod."),
+    ] = None,
+    reward_model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The same of the reward model.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Say whether it fits into such a GPU.")
+    ] = None,
+    output: Annotated[OutputFormat, typer.Option(help="A table, or JSON with bytes.")] = (
+        OutputFormat.TABLE
+    ),
+) -> None:
+    """Show the GPU memory that a job needs, without loading anything."""
+    from aligntune.core.memory.estimate import estimate as estimated
+    from aligntune.memory_table import Estimated, dump, show
+    from aligntune.model_config import read_shape
+
+    jobs = []
+    for manifest in read_manifests(file):
+        config, runtime = manifest.spec.method, manifest.spec.runtime
+        shape = read_shape(_at(config.model, model))
+        scorer = getattr(config, "reward_model", None)
+        memory = estimated(
+            config,
+            shape,
+            processes=runtime.nodes * runtime.processes,
+            gpu=runtime.gpus_per_node > 0,
+            reward_model=scorer and read_shape(_at(scorer, reward_model), "rewardModel"),
+        )
+        jobs.append(Estimated(manifest, shape, memory))
+    if output is OutputFormat.JSON:
+        dump(jobs, gpu_memory)
+        return
+    for job in jobs:
+        show(job, gpu_memory)
+
+
+@app.command()
 def run(
     file: ManifestFile,
     output: Annotated[Path, typer.Option(help="Folder that stands for the job's storage.")] = Path(
@@ -155,6 +214,11 @@ def train(config: ConfigFile) -> None:
     from aligntune.pod.rank import train as train_rank
 
     raise typer.Exit(train_rank(config))
+
+
+def _at(model: ModelRef | ModelConfig, folder: Path | None) -> ModelRef:
+    """The model, in another place where one is given."""
+    return ModelRef(name=str(folder) if folder else model.name, revision=model.revision)
 
 
 def _now() -> datetime:

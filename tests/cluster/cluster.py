@@ -66,6 +66,12 @@ class Cluster(Kubernetes):
             [*inside, *command], capture_output=True, text=True, check=True
         ).stdout
 
+    def start_inside(self, *command: str) -> None:
+        """Starts a program anew that was killed, beside the others of the node."""
+        pid = str(self._pid())
+        inside = ["nsenter", "--target", pid, "--mount", "--net", "--pid", "--"]
+        self._processes.start(Path(command[0]).name, *inside, *command)
+
     def load_image(self, archive: Path) -> None:
         """Makes an image known to the node, from an archive as `docker save` writes it."""
         self.run("ctr", "--namespace", "k8s.io", "images", "import", archive)
@@ -93,7 +99,7 @@ class Cluster(Kubernetes):
         self._processes.wait_until("containerd answers", self._has_containerd)
         for archive in (images.pause(), *images.trainers(), images.operator()):
             self.load_image(archive)
-        self._processes.wait_until("the node is ready", self._node_is_ready)
+        self._processes.wait_until("the node is ready", self.node_is_ready)
 
     def _has_containerd(self) -> bool:
         try:
@@ -102,7 +108,8 @@ class Cluster(Kubernetes):
             return False
         return True
 
-    def _node_is_ready(self) -> bool:
+    def node_is_ready(self) -> bool:
+        """Whether the node is there and takes pods."""
         ready = ["wait", f"node/{self.node}", "--for=condition=Ready", "--timeout=1s"]
         return succeeds(self.kubeconfig, *ready)
 

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -108,14 +109,33 @@ class ControlPlane(Kubernetes):
     """
 
     def __init__(
-        self, state: Path, *, scheduler: bool = False, outlive_parent: bool = False
+        self,
+        state: Path,
+        *,
+        scheduler: bool = False,
+        audited: Sequence[str] = (),
+        outlive_parent: bool = False,
     ) -> None:
         super().__init__(state, outlive_parent=outlive_parent)
         self._scheduler = scheduler
+        self._audited = audited
+
+    def restart(self, name: str) -> None:
+        """Kills etcd or the API server and starts it again; returns when the API server is well."""
+        self._processes.restart(name)
+        self._processes.wait_until(
+            "the API server is ready", lambda: succeeds(self.kubeconfig, "get", "--raw", "/readyz")
+        )
 
     def _start(self) -> None:
         endpoint = Endpoint(_free_port())
-        start_components(self.state, self._processes, endpoint, with_scheduler=self._scheduler)
+        start_components(
+            self.state,
+            self._processes,
+            endpoint,
+            with_scheduler=self._scheduler,
+            more_flags=audit_flags(self.state, self._audited),
+        )
 
 
 def wipe(state: Path) -> None:
@@ -159,7 +179,12 @@ def succeeds(kubeconfig: Path, *arguments: str) -> bool:
 
 
 def start_components(
-    state: Path, processes: Processes, endpoint: Endpoint, *, with_scheduler: bool
+    state: Path,
+    processes: Processes,
+    endpoint: Endpoint,
+    *,
+    with_scheduler: bool,
+    more_flags: Sequence[str] = (),
 ) -> Authority:
     """Starts the control plane in an empty state folder and returns its certificate authority."""
     for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
@@ -216,6 +241,7 @@ def start_components(
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        *more_flags,
     )
     processes.wait_until(
         "the API server is ready", lambda: succeeds(kubeconfig, "get", "--raw", "/readyz")
@@ -256,6 +282,31 @@ def start_components(
         lambda: succeeds(kubeconfig, "get", "serviceaccount", "default"),
     )
     return authority
+
+
+def audit_log(state: Path) -> Path:
+    """A line of JSON for each write to the resources that are audited."""
+    return state / "logs" / "audit.log"
+
+
+def audit_flags(state: Path, resources: Sequence[str]) -> list[str]:
+    """Flags of an API server that writes down each write to these resources of batch/v1."""
+    if not resources:
+        return []
+    policy = state / "audit-policy.json"
+    rule = {
+        "level": "RequestResponse",
+        "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+        "resources": [{"group": "batch", "resources": list(resources)}],
+    }
+    document = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [rule],
+    }
+    policy.write_text(json.dumps(document))
+    return [f"--audit-policy-file={policy}", f"--audit-log-path={audit_log(state)}"]
 
 
 def _free_port() -> int:

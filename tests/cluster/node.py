@@ -14,7 +14,7 @@ import yaml
 
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
-from tests.cluster.control_plane import SERVICE_RANGE, Endpoint, start_components
+from tests.cluster.control_plane import SERVICE_RANGE, Endpoint, audit_flags, start_components
 from tests.cluster.images import PAUSE
 from tests.cluster.network import NODE_ADDRESS, POD_RANGE, UPLINK, Link, identity, ip
 from tests.cluster.processes import Processes
@@ -51,7 +51,8 @@ def run(state: Path) -> None:
     _set_up_network(link)
 
     endpoint = Endpoint(6443, host=link.cluster_address, bind="0.0.0.0", advertised=NODE_ADDRESS)
-    authority = start_components(state, processes, endpoint, with_scheduler=True)
+    audit = audit_flags(state, ("jobs", "jobs/status"))
+    authority = start_components(state, processes, endpoint, with_scheduler=True, more_flags=audit)
     server = f"https://{NODE_ADDRESS}:{endpoint.port}"
     _start_kubelet(state, processes, authority, server)
     _start_kube_proxy(state, processes, authority, server)

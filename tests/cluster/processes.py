@@ -40,12 +40,14 @@ class Processes:
         self._state = state
         self._tie = [] if outlive_parent else ["setpriv", "--pdeathsig", "KILL", "--"]
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[str | Path, ...]] = {}
 
     def start(self, name: str, *command: str | Path) -> None:
         """Starts a process in the background."""
         logs = self._state / "logs"
         logs.mkdir(exist_ok=True)
-        with (logs / f"{name}.log").open("wb") as log:
+        self._commands[name] = command
+        with (logs / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
                 [*self._tie, *command],
                 cwd=REPOSITORY,  # where `python -m tests.cluster.node` is found
@@ -56,6 +58,13 @@ class Processes:
                 start_new_session=True,
             )
         self._children[name] = child
+
+    def restart(self, name: str) -> None:
+        """Kills a process that was started here, as a crash would, and starts it again."""
+        child = self._children.pop(name)
+        child.kill()
+        child.wait()
+        self.start(name, *self._commands[name])
 
     def wait_until(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Like the function, but raises RuntimeError as soon as a process started here ends."""

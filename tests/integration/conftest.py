@@ -149,6 +149,11 @@ class Operator:
         self._process = None
         return code
 
+    def ended(self) -> int:
+        """The exit code of one that has ended by itself."""
+        assert self._process is not None
+        return self._process.wait(0)
+
     @property
     def leads(self) -> bool:
         return self.running and self.metrics().get("aligntune_operator_leader") == 1

@@ -1,0 +1,224 @@
+"""The fault table of the control plane: what happens to the operator and its cluster.
+
+Each row lets its fault loose while six jobs run through their lives: two that train to the end, two
+that lose a peer first, two whose data is bad. `invariants.check` then says what must hold.
+"""
+
+import signal
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.chaos.proxy import a_watch, a_write, anything
+from tests.chaos.world import ALIGN_TUNE_JOBS, World
+
+
+class Row(NamedTuple):
+    """A fault."""
+
+    name: str
+    fault: Callable[[World], None]
+    what: str
+    """In words, for docs/chaos.md."""
+    short: bool = False
+    """Part of `make test`, too."""
+    replicas: int = 1
+    alone: bool = False
+    """It shakes the control plane, and so every other row."""
+
+
+def operator_killed(world: World) -> None:
+    for _ in range(3):
+        world.some_time()
+        world.kill(world.operator)
+
+
+def leader_stopped_past_its_lease(world: World) -> None:
+    world.some_time()
+    leader = world.leader()
+    leader.send(signal.SIGSTOP)
+    others = [replica for replica in world.replicas if replica is not leader]
+    world.until("another leads", lambda: any(replica.leads for replica in others))
+    world.apply("done-late", "wrong-late")
+    world.some_time()
+    leader.send(signal.SIGCONT)
+    world.until("it has ended", lambda: bool(world.exits))
+
+
+def api_server_restarted(world: World) -> None:
+    for _ in range(2):
+        world.some_time()
+        world.control_plane.restart("kube-apiserver")
+
+
+def etcd_restarted(world: World) -> None:
+    for _ in range(2):
+        world.some_time()
+        world.control_plane.restart("etcd")
+
+
+def connections_cut(world: World) -> None:
+    for _ in range(10):
+        world.some_time(1)
+        world.proxy.cut()
+
+
+def network_swallows_everything(world: World) -> None:
+    world.some_time()
+    with world.proxy.blackhole():
+        world.apply("done-meanwhile")
+        world.some_time(20)
+
+
+def server_slow(world: World) -> None:
+    with world.proxy.slow(world.rng.uniform(1, 5)):
+        world.some_time(10)
+
+
+def watches_expired(world: World) -> None:
+    for _ in range(4):
+        world.proxy.answer(410, a_watch, times=3)
+        world.proxy.cut()
+        world.some_time()
+
+
+def server_overloaded(world: World) -> None:
+    world.some_time()
+    world.proxy.answer(429, anything, times=20)
+    world.proxy.cut()
+    world.some_time()
+
+
+def server_fails(world: World) -> None:
+    world.some_time()
+    world.proxy.answer(500, anything, times=20)
+    world.proxy.cut()
+    world.some_time()
+
+
+def writes_refused_for_a_moment(world: World) -> None:
+    for _ in range(5):
+        world.some_time(1)
+        world.proxy.answer(world.rng.choice((409, 500, 503)), a_write, times=3)
+
+
+def credentials_refused(world: World) -> None:
+    world.some_time()
+    world.proxy.answer(401, anything, times=3)
+    world.proxy.cut()
+    world.some_time()
+
+
+def deleted_while_the_operator_is_down(world: World) -> None:
+    world.some_time()
+    world.operator.stop(signal.SIGKILL)
+    for name in ("done-0", "retried-0"):
+        world.delete_job(name)
+        world.names.remove(name)
+    world.some_time()
+    world.operator.start()
+
+
+def deleted_and_applied_again(world: World) -> None:
+    for _ in range(3):
+        world.some_time()
+        for name in ("done-0", "retried-0", "wrong-0"):
+            world.delete_job(name)
+            world.apply(name)
+
+
+def job_deleted_by_hand(world: World) -> None:
+    for propagation in ("Foreground", "Background"):
+        pod = world.until_running(f"retried-{world.rng.randint(0, 1)}")
+        if pod:
+            name = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+            world.delete("jobs", name, "apis/batch/v1", propagationPolicy=propagation)
+        world.some_time()
+
+
+def pod_deleted(world: World) -> None:
+    for name in ("done-0", "retried-0"):
+        if pod := world.until_running(name):
+            world.delete("pods", pod["metadata"]["name"])
+
+
+def pod_deleted_by_force(world: World) -> None:
+    for name in ("done-0", "retried-0"):
+        if pod := world.until_running(name):
+            world.delete("pods", pod["metadata"]["name"], gracePeriodSeconds=0)
+
+
+def quota_refuses_the_pods(world: World) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    world.server("POST", f"/api/v1/namespaces/{world.namespace}/resourcequotas", quota)
+    world.apply("done-refused", "retried-refused")
+    world.some_time(10)
+    world.delete("resourcequotas", "none")
+
+
+def namespace_deleted(world: World) -> None:
+    world.some_time()
+    world.server("DELETE", f"/api/v1/namespaces/{world.namespace}")
+    world.names.clear()
+
+
+def others_write_all_the_time(world: World) -> None:
+    for number in range(40):
+        name = world.rng.choice(world.names)
+        patch = {"metadata": {"annotations": {"chaos": str(number)}}}
+        path = f"/{ALIGN_TUNE_JOBS}/namespaces/{world.namespace}/aligntunejobs/{name}"
+        world.server("PATCH", path, patch, **{"Content-Type": "application/merge-patch+json"})
+        world.some_time(0.2)
+
+
+ROWS = (
+    Row("operator-killed", operator_killed, "the operator is killed three times", short=True),
+    Row(
+        "leader-stopped",
+        leader_stopped_past_its_lease,
+        "the leader of two replicas is stopped (SIGSTOP) past its lease, and wakes up",
+        replicas=2,
+    ),
+    Row("api-server-restarted", api_server_restarted, "the API server is killed twice", alone=True),
+    Row("etcd-restarted", etcd_restarted, "etcd is killed twice", alone=True),
+    Row("connections-cut", connections_cut, "all connections break, ten times", short=True),
+    Row(
+        "blackhole",
+        network_swallows_everything,
+        "the network swallows everything for up to 20 s, watches stay open and silent",
+    ),
+    Row("slow", server_slow, "each request takes seconds"),
+    Row("watch-expired", watches_expired, "watches end with 410 Gone"),
+    Row("overloaded", server_overloaded, "requests and watches are answered with 429"),
+    Row("server-fails", server_fails, "requests and watches are answered with 500"),
+    Row(
+        "writes-refused",
+        writes_refused_for_a_moment,
+        "writes are answered with 409, 500 and 503",
+        short=True,
+    ),
+    Row("unauthorized", credentials_refused, "requests and watches are answered with 401"),
+    Row(
+        "deleted-meanwhile",
+        deleted_while_the_operator_is_down,
+        "AlignTuneJobs are deleted while the operator is down",
+    ),
+    Row(
+        "applied-again",
+        deleted_and_applied_again,
+        "AlignTuneJobs are deleted and at once applied again under their names, three times",
+        short=True,
+    ),
+    Row("job-deleted", job_deleted_by_hand, "a Job is deleted by hand"),
+    Row("pod-deleted", pod_deleted, "running pods are deleted"),
+    Row("pod-force-deleted", pod_deleted_by_force, "running pods are deleted by force"),
+    Row("quota", quota_refuses_the_pods, "a quota refuses the pods for up to 10 s"),
+    Row("namespace-deleted", namespace_deleted, "the namespace is deleted under running jobs"),
+    Row(
+        "others-write", others_write_all_the_time, "others write to the AlignTuneJobs all the time"
+    ),
+)

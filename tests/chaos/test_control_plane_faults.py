@@ -1,0 +1,128 @@
+"""The fault table on a real API server, etcd, Job controller and garbage collector.
+
+`make test` goes through the short rows, `RUNS=20 make chaos` twenty times through all. Times are
+random; CHAOS_SEED=N repeats a run, as far as the machine does, and ROWS=NAME,NAME takes some rows
+alone.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import pod_rows
+from tests.chaos.invariants import attempts_of, check, doubled
+from tests.chaos.rows import ROWS, Row
+from tests.chaos.world import ApiServer, world
+from tests.cluster.control_plane import ControlPlane, audit_log
+from tests.cluster.processes import REPOSITORY
+
+RUNS = int(os.environ.get("RUNS", "0"))
+"""0: the short round."""
+SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10_000)))
+SIDE_BY_SIDE = 4
+"""Rows at the same time, each with a namespace, a proxy and an operator of its own."""
+JOBS = [f"{kind}-{number}" for kind in ("done", "retried", "wrong") for number in range(2)]
+
+
+def rounds() -> list[tuple[Row, ...]]:
+    """Rows that run together."""
+    if chosen := os.environ.get("ROWS"):
+        return [(row,) for row in ROWS if row.name in chosen.split(",")]
+    if not RUNS:
+        return [tuple(row for row in ROWS if row.short)]
+    together = [row for row in ROWS if not row.alone]
+    parts = [
+        tuple(together[start : start + SIDE_BY_SIDE])
+        for start in range(0, len(together), SIDE_BY_SIDE)
+    ]
+    return parts + [(row,) for row in ROWS if row.alone]
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    state = tmp_path_factory.mktemp("chaos") / "state"
+    with ControlPlane(state, audited=("jobs", "jobs/status")) as running:
+        running.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
+        node = '{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "chaos"}}'
+        running.kubectl("create", "-f", "-", stdin=node)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(control_plane: ControlPlane) -> Iterator[ApiServer]:
+    found = ApiServer(control_plane)
+    yield found
+    found.close()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(SEED, SEED + max(RUNS, 1)))
+@pytest.mark.parametrize("rows", rounds(), ids=lambda rows: "+".join(row.name for row in rows))
+def test_a_fault_doubles_nothing_and_loses_nothing(
+    rows: tuple[Row, ...], seed: int, control_plane: ControlPlane, server: ApiServer, tmp_path: Path
+) -> None:
+    def go_through(row: Row) -> None:
+        folder, name = tmp_path / row.name, row.name
+        try:
+            with world(
+                control_plane, server, folder, name=name, seed=seed, replicas=row.replicas
+            ) as around:
+                around.apply(*JOBS)
+                row.fault(around)
+                told = f"{around.proxy.done} broken or refused, {around.exits} exits"
+                check(around)
+                print(f"{row.name}, CHAOS_SEED={seed}: {told}")  # noqa: T201 - pytest -s
+        except BaseException as error:
+            logs = [log.read_text()[-2000:] for log in folder.glob("operator-*.log")]
+            error.add_note(f"in row {row.name}, CHAOS_SEED={seed}\n" + "\n".join(logs))
+            raise
+
+    if len(rows) == 1:
+        go_through(rows[0])  # what it starts ends with its thread, which is to be this one
+        return
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        errors = [future.exception() for future in [pool.submit(go_through, row) for row in rows]]
+    if found := [error for error in errors if isinstance(error, Exception)]:
+        raise ExceptionGroup("rows that failed", found)
+
+
+def test_the_page_of_faults_has_every_row() -> None:
+    page = (REPOSITORY / "docs" / "chaos.md").read_text()
+    rows = [(row.name, row.what) for row in (*ROWS, *pod_rows.ROWS)]
+    assert [name for name, what in rows if f"`{name}`" not in page or what not in page] == []
+
+
+def test_an_attempt_beside_another_is_found_in_the_audit_log(
+    control_plane: ControlPlane, server: ApiServer
+) -> None:
+    """The check itself: two Jobs of one AlignTuneJob by hand, as a broken operator would."""
+    server("POST", "/api/v1/namespaces", {"metadata": {"name": "doubled"}})
+    parent = {"metadata": {"name": "chat"}}
+    uid = server("POST", "/api/v1/namespaces/doubled/configmaps", parent)["metadata"]["uid"]
+
+    def job(number: int) -> dict[str, object]:
+        container = {"name": "trainer", "image": "trainer"}
+        owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "chat", "uid": uid}
+        return {
+            "metadata": {
+                "name": f"chat-{number}",
+                "labels": {"aligntune.io/attempt": str(number)},
+                "ownerReferences": [owner],
+            },
+            "spec": {"template": {"spec": {"containers": [container], "restartPolicy": "Never"}}},
+        }
+
+    path = "/apis/batch/v1/namespaces/doubled/jobs"
+    for number in (1, 2, 4):
+        server("POST", path, job(number))
+        if number == 2:
+            server("DELETE", f"{path}/chat-2", {"propagationPolicy": "Background"})
+    found = list(doubled(attempts_of(audit_log(control_plane.state), "doubled")))
+    assert len(found) == 2
+    assert found[0] == f"{uid}: attempts [1, 2, 4]"
+    assert "chat-2" in found[1]
+    assert "chat-1" in found[1]

@@ -1,0 +1,333 @@
+"""One row's surroundings: a namespace with jobs, replicas of the operator, and pods that live."""
+
+import json
+import random
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import yaml
+
+from aligntune.api.labels import ATTEMPT, JOB_NAME
+from tests.chaos.proxy import Proxy
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.processes import wait_until
+from tests.integration.conftest import Operator
+
+SETTLE_SECONDS = 180
+"""How long everything may take to come right; nothing here measures time."""
+ALIGN_TUNE_JOBS = "apis/aligntune.io/v1alpha1"
+FINAL = ("Succeeded", "Failed")
+EXPECTED = {"done": "Succeeded", "retried": "Succeeded", "wrong": "Failed"}
+"""What a job does, by the beginning of its name -> how it must end."""
+
+Object = dict[str, Any]
+
+
+class ApiServer:
+    """The real API server, as its administrator sees it."""
+
+    def __init__(self, control_plane: ControlPlane) -> None:
+        pki = control_plane.state / "pki"
+        self.credentials = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        self.credentials.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+        [entry] = yaml.safe_load(control_plane.kubeconfig.read_text())["clusters"]
+        self.url: str = entry["cluster"]["server"]
+        self._client = httpx.Client(base_url=self.url, verify=self.credentials, timeout=20)
+
+    def __call__(self, verb: str, path: str, body: object = None, **headers: str) -> Object:
+        """One request; errors are raised.
+
+        Raises:
+            httpx.HTTPError: It failed, or the API server is away.
+        """
+        content = None if body is None else json.dumps(body)
+        answer = self._client.request(
+            verb, path, content=content, headers={"Content-Type": "application/json"} | headers
+        )
+        answer.raise_for_status()
+        found: Object = answer.json()
+        return found
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class World:
+    """What a fault is let loose on."""
+
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        server: ApiServer,
+        namespace: str,
+        proxy: Proxy,
+        replicas: list[Operator],
+        rng: random.Random,
+    ) -> None:
+        self.control_plane = control_plane
+        self.server = server
+        self.namespace = namespace
+        self.proxy = proxy
+        self.replicas = replicas
+        self.rng = rng
+        self.names: list[str] = []
+        self.exits: list[int] = []
+        """Exit codes of replicas that ended by themselves, and were started again."""
+
+    @property
+    def operator(self) -> Operator:
+        return self.replicas[0]
+
+    def every(self, kind: str, api: str = "api/v1", selector: str = "") -> list[Object]:
+        path = f"/{api}/namespaces/{self.namespace}/{kind}"
+        found = self.server("GET", f"{path}?labelSelector={selector}" if selector else path)
+        items: list[Object] = found["items"]
+        return items
+
+    def jobs(self) -> list[Object]:
+        return self.every("jobs", "apis/batch/v1")
+
+    def align_tune_jobs(self) -> dict[str, Object]:
+        found = self.every("aligntunejobs", ALIGN_TUNE_JOBS)
+        return {one["metadata"]["name"]: one for one in found}
+
+    def phase(self, name: str) -> str:
+        found = self.align_tune_jobs().get(name, {})
+        return str(found.get("status", {}).get("phase", ""))
+
+    def apply(self, *names: str) -> None:
+        """Creates jobs that behave as their names say."""
+        for name in names:
+            self.server("POST", self._path("aligntunejobs", ALIGN_TUNE_JOBS), manifest(name))
+            if name not in self.names:
+                self.names.append(name)
+
+    def delete(self, kind: str, name: str, api: str = "api/v1", **options: Any) -> None:
+        """Deletes an object; the answer that there is none is fine."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1"} | options
+        try:
+            self.server("DELETE", f"{self._path(kind, api)}/{name}", body)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.NOT_FOUND:
+                raise
+
+    def delete_job(self, name: str) -> None:
+        self.delete("aligntunejobs", name, ALIGN_TUNE_JOBS, propagationPolicy="Background")
+
+    def some_time(self, most: float = 3.0) -> None:
+        """Lets a random time pass, in which the operator is wherever it is."""
+        end = time.monotonic() + self.rng.uniform(0, most)
+        wait_until("a random time has passed", lambda: time.monotonic() > end, most + 1)
+
+    def until(
+        self, what: str, condition: Callable[[], bool], seconds: float = SETTLE_SECONDS
+    ) -> None:
+        """Waits, and starts replicas again that have ended, as a Deployment would."""
+
+        def holds() -> bool:
+            self.tend()
+            try:
+                return condition()
+            except httpx.TransportError:
+                return False
+
+        wait_until(what, holds, seconds)
+
+    def until_running(self, name: str) -> Object:
+        """A pod of a job that runs."""
+
+        def found() -> list[Object]:
+            pods = self.every("pods", selector=f"{JOB_NAME}={name}")
+            return [
+                pod
+                for pod in pods
+                if pod["status"].get("phase") == "Running"
+                and "deletionTimestamp" not in pod["metadata"]
+            ]
+
+        self.until(f"{name} runs", lambda: bool(found()) or self.phase(name) in FINAL)
+        return next(iter(found()), {})
+
+    def tend(self) -> None:
+        for replica in self.replicas:
+            if not replica.running:
+                self.exits.append(replica.ended())
+                replica.start()
+
+    def kill(self, replica: Operator) -> None:
+        replica.stop(signal.SIGKILL)
+        replica.start()
+
+    def leader(self) -> Operator:
+        self.until("one leads", lambda: any(replica.leads for replica in self.replicas))
+        return next(replica for replica in self.replicas if replica.leads)
+
+    def _path(self, kind: str, api: str) -> str:
+        return f"/{api}/namespaces/{self.namespace}/{kind}"
+
+
+def manifest(name: str) -> Object:
+    return {
+        "apiVersion": "aligntune.io/v1alpha1",
+        "kind": "AlignTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+            "runtime": {"gpusPerNode": 0},
+            "storage": {"claimName": "models"},
+            "policy": {"maxRestarts": 20, "terminationGracePeriodSeconds": 5},
+        },
+    }
+
+
+class Kubelet:
+    """Stand-in for scheduler and kubelet, which have no place here: lets pods live and end.
+
+    A pod is bound, runs for a while, and ends as the name of its job says: `done` trains to its
+    end, `retried` loses a peer first and trains to its end in later attempts, `wrong` has bad data.
+    A pod that is deleted saves a checkpoint and goes.
+    """
+
+    def __init__(self, server: ApiServer, namespace: str, seed: int) -> None:
+        self._server, self._namespace = server, namespace
+        self._rng = random.Random(seed)
+        self._stop = threading.Event()
+        self._due: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        while not self._stop.wait(0.1):
+            pods: list[Object] = []
+            with suppress(httpx.HTTPError):
+                pods = self._server("GET", path)["items"]
+            for pod in pods:
+                # the API server is away, or the pod is: a kubelet tries again, too
+                with suppress(httpx.HTTPError):
+                    self._live(pod)
+
+    def _live(self, pod: Object) -> None:
+        metadata, phase = pod["metadata"], pod["status"].get("phase")
+        now, uid = time.monotonic(), metadata["uid"]
+        over = phase in FINAL
+        if "deletionTimestamp" in metadata:
+            if not over and phase == "Running":
+                self._end(pod, 143, {"result": "Preempted", "reason": "Preempted", "step": 1})
+            self._server(
+                "DELETE", self._path(pod), {"kind": "DeleteOptions", "apiVersion": "v1",
+                                            "gracePeriodSeconds": 0},
+            )  # fmt: skip
+        elif over:
+            return
+        elif not pod["spec"].get("nodeName"):
+            binding = {
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": metadata["name"]},
+                "target": {"kind": "Node", "name": "chaos"},
+            }
+            self._server("POST", f"{self._path(pod)}/binding", binding)
+        elif phase != "Running":
+            self._due[uid] = now + self._rng.uniform(0.5, 4)
+            self._say(pod, "Running", {"running": {"startedAt": "2026-11-01T12:00:00Z"}})
+        elif now > self._due.get(uid, 0):
+            self._end(pod, *last_words(metadata["labels"]))
+
+    def _end(self, pod: Object, code: int, words: Object) -> None:
+        message = json.dumps(words | {"exitCode": code})
+        state = {"exitCode": code, "reason": "Error" if code else "Completed", "message": message}
+        self._say(pod, "Failed" if code else "Succeeded", {"terminated": state})
+
+    def _say(self, pod: Object, phase: str, state: Object) -> None:
+        container = {
+            "name": "trainer",
+            "image": "trainer",
+            "imageID": "",
+            "ready": phase == "Running",
+            "restartCount": 0,
+            "state": state,
+        }
+        self._server(
+            "PATCH",
+            f"{self._path(pod)}/status",
+            {"status": {"phase": phase, "containerStatuses": [container]}},
+            **{"Content-Type": "application/merge-patch+json"},
+        )
+
+    def _path(self, pod: Object) -> str:
+        return f"/api/v1/namespaces/{self._namespace}/pods/{pod['metadata']['name']}"
+
+
+def last_words(labels: dict[str, str]) -> tuple[int, Object]:
+    """How a pod ends by itself: exit code and termination message."""
+    job, attempt = labels[JOB_NAME], int(labels[ATTEMPT])
+    if job.startswith("wrong"):
+        return 65, {"result": "Failed", "reason": "DataError", "message": "row 7 is bad"}
+    if job.startswith("retried") and attempt == 1:
+        return 75, {"result": "Failed", "reason": "NcclError", "message": "a peer is gone"}
+    return 0, {"result": "Succeeded", "step": 60, "totalSteps": 60, "modelPath": "model"}
+
+
+@contextmanager
+def world(
+    control_plane: ControlPlane,
+    server: ApiServer,
+    folder: Path,
+    *,
+    name: str,
+    seed: int,
+    replicas: int,
+) -> Iterator[World]:
+    """A namespace of its own with a fresh operator, whose requests go through a proxy."""
+    namespace = f"{name}-{seed}"
+    folder.mkdir()
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
+    server("POST", "/api/v1/namespaces", body)
+    with Proxy(server.url, server.credentials) as proxy, Kubelet(server, namespace, seed):
+        options = ["--namespaces", namespace]
+        if replicas > 1:
+            options += ["--lease-namespace", namespace]
+        kubeconfig = folder / "kubeconfig"
+        kubeconfig.write_text(yaml.safe_dump(plain_kubeconfig(proxy.url)))
+        started = [
+            Operator(kubeconfig, folder / f"operator-{number}.log", *options)
+            for number in range(replicas)
+        ]
+        for replica in started:
+            replica.start()
+        found = World(control_plane, server, namespace, proxy, started, random.Random(seed))
+        found.until("the operator is ready", lambda: all(r.metrics() for r in started))
+        try:
+            yield found
+        finally:
+            for replica in started:
+                if replica.running:
+                    replica.send(signal.SIGCONT)
+                    replica.stop(signal.SIGKILL)
+
+
+def plain_kubeconfig(url: str) -> Object:
+    """For the proxy, which asks nobody who they are."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "chaos", "cluster": {"server": url}}],
+        "users": [{"name": "chaos", "user": {}}],
+        "contexts": [{"name": "chaos", "context": {"cluster": "chaos", "user": "chaos"}}],
+        "current-context": "chaos",
+    }
