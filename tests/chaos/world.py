@@ -18,7 +18,7 @@ from aligntune.api.labels import ATTEMPT, JOB_NAME
 from tests.chaos.proxy import Proxy
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import wait_until
-from tests.integration.conftest import Operator
+from tests.integration.conftest import Operator, claim
 
 SETTLE_SECONDS = 180
 """How long everything may take to come right; nothing here measures time."""
@@ -298,6 +298,7 @@ def world(
     folder.mkdir()
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     server("POST", "/api/v1/namespaces", body)
+    server("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", claim("models"))
     with Proxy(server.url, server.credentials) as proxy, Kubelet(server, namespace, seed):
         options = ["--namespaces", namespace]
         if replicas > 1:
