@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from aligntune.api import conditions
+from aligntune.api.causes import Cause
+from aligntune.api.conditions import Condition, Reason
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -22,3 +26,13 @@ def test_every_component_of_the_architecture_is_where_it_says() -> None:
     paths = [path for path in re.findall(r"`([^`]+)`", table) if "/" in path]
     assert len(paths) > 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_reason_is_explained_and_no_other() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    told = set(re.findall(r"`([A-Z][A-Za-z]+)`", page))
+    reasons = {value.reason for value in vars(conditions).values() if isinstance(value, Reason)}
+    known = reasons | set(Cause) | set(Condition)
+    assert known <= told, known - told
+    words = {"AttemptStarted", "HalveBatch"}
+    assert told <= known | words, told - known - words
