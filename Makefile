@@ -95,6 +95,7 @@ chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for 
 
 bench: setup ## Measure the operator, what we add to a step, and a run beside plain TRL.
 	$(BIN)/python bench/reconcile.py
+	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/hooks.py
 	$(BIN)/python bench/steps.py
 

@@ -143,21 +143,26 @@ async def measure(operator: psutil.Process) -> None:
     await connection.close()
 
 
+def prepare(cluster: ControlPlane) -> None:
+    """The CRD, and a namespace with the claim that every job names."""
+    cluster.install(ROOT / "crds" / "aligntune.io_aligntunejobs.yaml")
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models", "namespace": NAMESPACE},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(claim))
+    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "state") as cluster:
-        cluster.install(ROOT / "crds" / "aligntune.io_aligntunejobs.yaml")
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        claim = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "models", "namespace": NAMESPACE},
-            "spec": {
-                "accessModes": ["ReadWriteMany"],
-                "resources": {"requests": {"storage": "1Gi"}},
-            },
-        }
-        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(claim))
-        os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+        prepare(cluster)
         with subprocess.Popen(
             [sys.executable, "-m", "aligntune_operator", "--http-port", "0", "--log-level", "ERROR"]
         ) as process:

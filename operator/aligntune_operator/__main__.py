@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -67,7 +68,7 @@ async def run(settings: Settings) -> None:
     controller = Controller(cache, cluster, settings, now)
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
-    ready = asyncio.Event()
+    ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def lead() -> None:
         await election.won()
@@ -87,6 +88,16 @@ async def run(settings: Settings) -> None:
             # As client-go does: nothing of a leader that may have a successor is worth finishing.
             os._exit(_say("this replica led, and another may by now", 1))
 
+    async def resign_at_once(leading: asyncio.Task[None]) -> None:
+        # kopf takes seconds to end its watches, and reads its own signal handlers meanwhile.
+        await kopf_runs.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        await stopping.wait()
+        leading.cancel()
+        await asyncio.wait([leading])
+        await election.resign()
+
     server = await serve(
         settings.http_port,
         prometheus,
@@ -97,7 +108,9 @@ async def run(settings: Settings) -> None:
         await relist(cluster, cache, settings.namespaces, queue.add)
         async with asyncio.TaskGroup() as group:
             relisting = relist_forever(cluster, cache, settings.namespaces, queue.add)
-            background = [group.create_task(task) for task in (lead(), relisting)]
+            leading = group.create_task(lead())
+            tasks = (relisting, resign_at_once(leading))
+            background = [leading, *(group.create_task(task) for task in tasks)]
             ready.set()
             await kopf.operator(
                 registry=registry,
@@ -107,6 +120,8 @@ async def run(settings: Settings) -> None:
                 identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
+                ready_flag=kopf_runs,
+                stop_flag=stopping,
             )
             for task in background:
                 task.cancel()
@@ -137,7 +152,7 @@ def elect(settings: Settings) -> Election:
         finally:
             await connection.close()
 
-    election.begin(Elector(leadership, me, now, asyncio.sleep), lease)
+    election.begin(Elector(leadership, me, now, election.sleep), lease)
     return election
 
 

@@ -29,6 +29,8 @@ RENEW_SECONDS = 10.0
 """How long a leader tries to renew before it gives up: less than the Lease, so that it has stopped
 when another may begin."""
 RETRY_SECONDS = 2.0
+LOOK_SECONDS = 1.0
+"""How often a replica that does not lead looks whether it may."""
 ANSWER_SECONDS = 5.0
 """How long an answer about the Lease is waited for: a slow one leaves time for another try."""
 
@@ -135,7 +137,7 @@ class Elector:
     async def acquire(self, store: LeaseStore, stopping: Callable[[], bool]) -> None:
         """Returns once the Lease is held, or `stopping` says so."""
         while not stopping() and not await self._try(store):
-            await self._sleep(RETRY_SECONDS)
+            await self._sleep(LOOK_SECONDS)
 
     async def hold(self, store: LeaseStore, stopping: Callable[[], bool]) -> None:
         """Renews the Lease until `stopping` says so, or it is lost."""
@@ -267,6 +269,10 @@ class Election:
 
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits, in the election's own thread, and not beyond its end."""
+        await asyncio.to_thread(self._stopping.wait, seconds)
 
     async def resign(self) -> None:
         """Ends the election; another may lead at once."""
