@@ -1,4 +1,4 @@
-"""A whole cluster with a kubelet, the operator on it, and a namespace as tenants have one."""
+"""A whole cluster with a kubelet, the chart on it, and a namespace as tenants have one."""
 
 import base64
 import json
@@ -15,6 +15,8 @@ import yaml
 
 from tests.cluster import cache, packages
 from tests.cluster.cluster import Cluster
+from tests.cluster.helm import BUILT_IMAGES, CHART, RELEASE, helm, sets
+from tests.cluster.helm import NAMESPACE as OPERATORS
 from tests.cluster.processes import REPOSITORY
 from tests.cluster.volumes import (
     PACKAGES,
@@ -68,7 +70,6 @@ def cluster() -> Iterator[Cluster]:
     running = Cluster(STATE)
     running.start()
     try:
-        running.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
         yield running
     finally:
         running.stop()
@@ -78,31 +79,70 @@ def cluster() -> Iterator[Cluster]:
 def tenant(cluster: Cluster) -> Tenant:
     subprocess.run([sys.executable, REPOSITORY / "examples" / "prepare.py"], check=True)
     models = STATE / "models"
-    for namespace in (NAMESPACE, "aligntune-system"):
+    for namespace in (NAMESPACE, OPERATORS):
         cluster.kubectl("create", "namespace", namespace)
         cluster.kubectl(
             "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted"
         )
-        volumes = environment_volumes(namespace, models, cache.folder().parent)
-        items = {"apiVersion": "v1", "kind": "List", "items": volumes}
-        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(items))
+    volumes = environment_volumes(NAMESPACE, models, cache.folder().parent)
+    items = {"apiVersion": "v1", "kind": "List", "items": volumes}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(items))
     return Tenant(cluster, models)
 
 
-@pytest.fixture
-def operator_pod(cluster: Cluster) -> Iterator[None]:
-    file = str(Path(__file__).with_name("operator.yaml"))
-    deployment = ("-n", "aligntune-system", "deployment/aligntune-operator")
-    cluster.kubectl("apply", "-f", file)
-    cluster.kubectl("rollout", "status", *deployment, "--timeout=120s")
+class Chart:
+    """The chart in the cluster, with the images that were built here."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def install(self, *options: str) -> None:
+        """Returns when every replica is ready."""
+        self._helm("install", RELEASE, CHART, "--wait", *self._options(), *options)
+
+    def upgrade(self, *options: str) -> None:
+        """Returns when every replica of the new revision is ready."""
+        self._helm("upgrade", RELEASE, CHART, "--wait", *self._options(), *options)
+
+    def test(self) -> None:
+        self._helm("test", RELEASE)
+
+    def uninstall(self) -> None:
+        """Returns when all of it is gone; fails if a replica has stumbled."""
+        log = self.log()
+        self._helm("uninstall", RELEASE, "--wait")
+        assert "Traceback" not in log, log
+        assert "orbidden" not in log, log
+
+    def log(self) -> str:
+        """What every replica has written."""
+        pods = ("--selector", f"app.kubernetes.io/instance={RELEASE}", "--tail=-1", "--prefix")
+        return self._cluster.kubectl("-n", OPERATORS, "logs", *pods)
+
+    def _helm(self, *arguments: str | Path) -> None:
+        helm(*arguments, "--namespace", OPERATORS, kubeconfig=self._cluster.kubeconfig)
+
+    @staticmethod
+    def _options() -> list[str]:
+        return ["--timeout=180s", *sets({**BUILT_IMAGES, "settings.pollIntervalSeconds": 2})]
+
+
+@pytest.fixture(scope="session")
+def chart(cluster: Cluster) -> Chart:
+    return Chart(cluster)
+
+
+@pytest.fixture(scope="class")
+def operator(chart: Chart, tenant: Tenant) -> Iterator[None]:  # noqa: ARG001 - its namespaces
+    # Who began with kubectl goes on with helm in this way; see operator_process.
+    chart.install("--take-ownership")
     yield
-    log = cluster.kubectl("logs", *deployment)
-    cluster.kubectl("delete", "-f", file)
-    assert "Traceback" not in log, log
+    chart.uninstall()
 
 
 @pytest.fixture
 def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
+    cluster.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
     log = tmp_path / "operator.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

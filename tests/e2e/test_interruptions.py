@@ -52,9 +52,9 @@ def finish(tenant: Tenant, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.usefixtures("tenant", "operator_process")
+@pytest.mark.usefixtures("operator")
 class TestInterruptions:
-    """With an operator outside the cluster, one job after the other."""
+    """One job after the other."""
 
     def test_an_evicted_pod_loses_no_step(self, tenant: Tenant) -> None:
         tenant.apply(job("evicted", save_every=1000))

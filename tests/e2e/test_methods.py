@@ -34,9 +34,9 @@ TOLD = {
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("tenant", "operator_process")
+@pytest.mark.usefixtures("operator")
 class TestMethods:
-    """With an operator outside the cluster, one job after the other."""
+    """One job after the other."""
 
     @pytest.mark.parametrize("name", SHORT)
     def test_a_method_trains_and_tells_its_own_numbers(self, tenant: Tenant, name: str) -> None:

@@ -48,7 +48,7 @@ class PhaseWatch:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.usefixtures("tenant", "operator_pod")
+@pytest.mark.usefixtures("operator")
 def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_path: Path) -> None:
     manifest = example("sft-chat")
     steps = manifest["spec"]["sft"]["train"]["maxSteps"]
