@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from live_tensors import LiveTensors
 from methods import MODEL, prepare
 
@@ -134,6 +135,7 @@ def estimated(run: Run, model: str | None = None) -> tuple[int, str]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # threads of a busy machine wait for each other
     os.environ |= {"CI": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     chosen = [int(argument) for argument in sys.argv[1:]] or range(1, len(RUNS) + 1)
     prepare()

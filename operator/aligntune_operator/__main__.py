@@ -51,7 +51,7 @@ def now() -> datetime:
 
 
 async def run(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT, or until the cluster refuses the operator's credentials.
+    """Runs until SIGTERM or SIGINT.
 
     Every replica watches, so that the one that takes over knows everything already; the leader
     alone reconciles, and asks pods for their progress. A leader that loses its Lease ends on the

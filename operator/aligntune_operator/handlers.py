@@ -27,7 +27,7 @@ def register(
     @kopf.on.login(registry=registry)
     def login(**_: object) -> kopf.AiohttpSession:
         if connection.watches.closed:
-            raise kopf.PermanentError("the cluster refused the operator's credentials")
+            raise kopf.PermanentError("the operator stops")
         return connection.for_kopf()
 
     def watch(resource: tuple[str, str, str], seen: Feed, gone: Feed) -> None:

@@ -1,8 +1,10 @@
 """HTTP sessions to the API server, for kopf's watches and for the operator's own requests."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ import kopf
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TOKEN_LIFETIME_SECONDS = 60
 """How long a token read from the file is used; the kubelet renews it long before it expires."""
+REFUSED_SECONDS = 5.0
+"""Wait before a refused watch is asked for again; by then the token may have been renewed."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +59,14 @@ def connect(settings: kopf.OperatorSettings) -> Connection:
             "no cluster: run in a pod with a service account, or set KUBECONFIG to a kubeconfig"
         )
 
-    def session() -> aiohttp.ClientSession:
+    token = (rotating_token(TOKEN_FILE, time.monotonic),) if account else ()
+
+    def session(*around: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # kopf's watches hold a connection each; the workers and the poller bound the rest.
             connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
             headers={} if account else info.as_http_headers(),
-            middlewares=(rotating_token(TOKEN_FILE, time.monotonic),) if account else (),
+            middlewares=(*around, *token),
             trust_env=bool(info.trust_env),
             # A pod behind the API server's proxy could set cookies in the server's name.
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -68,8 +74,32 @@ def connect(settings: kopf.OperatorSettings) -> Connection:
 
     pods = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
     return Connection(
-        session(), session(), pods, info.server.rstrip("/"), in_cluster=account is not None
+        session(),
+        session(waits_where_refused(asyncio.sleep)),
+        pods,
+        info.server.rstrip("/"),
+        in_cluster=account is not None,
     )
+
+
+def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:
+    """Asks again where the API server refuses the credentials, until it takes them.
+
+    kopf would close its session under all other watches, and then neither watch nor end.
+    """
+
+    async def ask(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        while True:
+            response = await handler(request)
+            if response.status != HTTPStatus.UNAUTHORIZED:
+                return response
+            response.close()
+            logger.warning("a watch is refused (401): asking again in %g s", REFUSED_SECONDS)
+            await sleep(REFUSED_SECONDS)
+
+    return ask
 
 
 def rotating_token(file: Path, clock: Callable[[], float]) -> aiohttp.ClientMiddlewareType:

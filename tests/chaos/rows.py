@@ -103,6 +103,7 @@ def writes_refused_for_a_moment(world: World) -> None:
 
 def credentials_refused(world: World) -> None:
     world.some_time()
+    world.proxy.answer(401, a_watch, times=3)
     world.proxy.answer(401, anything, times=3)
     world.proxy.cut()
     world.some_time()
@@ -201,7 +202,12 @@ ROWS = (
         "writes are answered with 409, 500 and 503",
         short=True,
     ),
-    Row("unauthorized", credentials_refused, "requests and watches are answered with 401"),
+    Row(
+        "unauthorized",
+        credentials_refused,
+        "requests and watches are answered with 401",
+        short=True,
+    ),
     Row(
         "deleted-meanwhile",
         deleted_while_the_operator_is_down,

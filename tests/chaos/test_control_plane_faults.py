@@ -23,7 +23,7 @@ from tests.cluster.processes import REPOSITORY
 RUNS = int(os.environ.get("RUNS", "0"))
 """0: the short round."""
 SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10_000)))
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 5
 """Rows at the same time, each with a namespace, a proxy and an operator of its own."""
 JOBS = [f"{kind}-{number}" for kind in ("done", "retried", "wrong") for number in range(2)]
 
