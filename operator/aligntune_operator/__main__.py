@@ -107,7 +107,9 @@ async def run(settings: Settings) -> None:
     try:
         await relist(cluster, cache, settings.namespaces, queue.add)
         async with asyncio.TaskGroup() as group:
-            relisting = relist_forever(cluster, cache, settings.namespaces, queue.add)
+            relisting = relist_forever(
+                cluster, cache, settings.namespaces, queue.add, metrics.watch_missed.inc
+            )
             leading = group.create_task(lead())
             tasks = (relisting, resign_at_once(leading))
             background = [leading, *(group.create_task(task) for task in tasks)]

@@ -37,6 +37,11 @@ class Metrics:
             "Reconciliations that failed and are tried again.",
             registry=registry,
         )
+        self.watch_missed = Counter(
+            "aligntune_operator_watch_missed",
+            "Objects that vanished and that no watch told of: a whole list showed it.",
+            registry=registry,
+        )
         self.requests = Counter(
             "aligntune_operator_api_requests",
             "Requests to the API server; code 0 means no answer.",
@@ -80,6 +85,13 @@ class JobCollector(Collector):
         for phase in Phase:
             jobs.add_metric((phase,), phases[phase])
         yield jobs
+
+        in_phase = GaugeMetricFamily(
+            "aligntune_job_phase", "1 for the phase of a job.", labels=(*JOB_LABELS, "phase")
+        )
+        for state in states:
+            in_phase.add_metric((*state.key, state.status.phase), 1)
+        yield in_phase
 
         ratio = GaugeMetricFamily(
             "aligntune_job_progress_ratio", "Share of the steps done.", labels=JOB_LABELS

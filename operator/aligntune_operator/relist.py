@@ -47,12 +47,21 @@ async def relist(
 
 
 async def relist_forever(
-    cluster: Cluster, cache: Cache, namespaces: tuple[str, ...], changed: Callable[[Key], None]
+    cluster: Cluster,
+    cache: Cache,
+    namespaces: tuple[str, ...],
+    changed: Callable[[Key], None],
+    missed: Callable[[], None],
 ) -> None:
-    """Relists every few minutes."""
+    """Relists every few minutes; `missed` is called for each job that no watch told of."""
+
+    def lost(key: Key) -> None:
+        missed()
+        changed(key)
+
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
         try:
-            await relist(cluster, cache, namespaces, changed)
+            await relist(cluster, cache, namespaces, lost)
         except ApiError as error:
             logger.warning("the cache could not be compared with the cluster: %s", error)

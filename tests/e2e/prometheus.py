@@ -19,8 +19,8 @@ from tests.cluster.processes import wait_until
 APT = ("apt-get", "-o", "APT::Sandbox::User=root")
 
 
-def program() -> Path:
-    """The binary out of Debian's package; nothing is installed and no service starts."""
+def program(name: str) -> Path:
+    """`prometheus` or `promtool` out of Debian's package; nothing is installed or started."""
 
     def fetch(file: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -28,10 +28,10 @@ def program() -> Path:
             subprocess.run([*APT, "download", "-qq", "prometheus"], cwd=folder, check=True)
             [package] = Path(folder).glob("*.deb")
             subprocess.run(["dpkg", "-x", package, f"{folder}/root"], check=True)
-            file.write_bytes(Path(f"{folder}/root/usr/bin/prometheus").read_bytes())
+            file.write_bytes(Path(f"{folder}/root/usr/bin/{name}").read_bytes())
             file.chmod(0o755)
 
-    return cache.once("prometheus/prometheus", fetch)
+    return cache.once(f"prometheus/{name}", fetch)
 
 
 class Prometheus:
@@ -79,7 +79,7 @@ def scraping(folder: Path, server: str, ca: str, token: str, path: str) -> Itera
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
-                program(),
+                program("prometheus"),
                 f"--config.file={file}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",

@@ -18,7 +18,7 @@ Make = Callable[..., dict[str, Any]]
 Install = Callable[..., str]
 
 CASES = sorted((REPOSITORY / "tests" / "golden" / "chart").glob("*/objects.yaml"))
-MONITORS = ("ServiceMonitor", "PodMonitor")
+MONITORS = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
 """Kinds that Prometheus' operator brings, which is not there."""
 
 SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
