@@ -68,6 +68,7 @@ generate: setup ## Regenerate the CRD, the reference pages, and the chart's sche
 	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml
 	$(BIN)/python docs/generate.py
 	$(BIN)/python charts/generate.py
+	$(BIN)/python charts/dashboards.py
 
 golden: setup ## Rewrite the golden files; review the diff.
 	$(BIN)/pytest -q tests/golden --rewrite-golden

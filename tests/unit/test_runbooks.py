@@ -1,17 +1,23 @@
-"""Each alert has its page, and asks for metrics that the code exports."""
+"""Each alert has its page; alerts and dashboards ask for metrics that the code exports."""
 
+import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
+from aligntune.api.progress import Checkpoint, Snapshot
+from aligntune.api.run import JobIdentity
+from aligntune.pod.exposition import METRICS, exposition
 from aligntune_operator.cache import Cache
 from aligntune_operator.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-RULES = YAML(typ="safe").load(ROOT / "charts" / "aligntune-operator" / "files" / "alerts.yaml")
+CHART = ROOT / "charts" / "aligntune-operator"
+RULES = YAML(typ="safe").load(CHART / "files" / "alerts.yaml")
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 RUNBOOKS = ROOT / "docs" / "runbooks"
 OF_THE_KUBELET = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
@@ -29,11 +35,30 @@ def test_every_page_has_an_alert() -> None:
     assert {page.stem for page in RUNBOOKS.glob("*.md")} == set(ALERTS)
 
 
-def test_alerts_ask_for_metrics_that_there_are() -> None:
+@pytest.fixture(scope="module")
+def exported() -> set[str]:
+    """Every metric of the operator and of a trainer."""
     registry = CollectorRegistry()
     Metrics(registry, Cache(), lambda: 0, lambda: True)
-    exported = set(re.findall(r"# TYPE (\S+)", generate_latest(registry).decode()))
+    numbers = dict.fromkeys(METRICS, 1.0)
+    checkpoint = Checkpoint(step=1, path="checkpoint-1", saved_at=datetime(2026, 11, 1, tzinfo=UTC))
+    snapshot = Snapshot(metrics=numbers, checkpoint=checkpoint)
+    text = generate_latest(registry) + exposition(snapshot, JobIdentity())
+    return set(re.findall(r"# TYPE (\S+)", text.decode()))
+
+
+def test_alerts_ask_for_metrics_that_there_are(exported: set[str]) -> None:
     for rule in ALERTS.values():
         asked = set(re.findall(r"\b(aligntune_\w+|kubelet_\w+)", rule["expr"]))
         assert asked
         assert asked <= exported | OF_THE_KUBELET, asked - exported
+
+
+@pytest.mark.parametrize("name", ["fleet", "job", "operator"])
+def test_dashboards_ask_for_metrics_that_there_are(name: str, exported: set[str]) -> None:
+    panels = json.loads((CHART / "files" / "dashboards" / f"{name}.json").read_text())["panels"]
+    for target in (target for panel in panels for target in panel["targets"]):
+        asked = re.findall(r"\b(aligntune_(?!io_)\w+)", target["expr"])
+        names = {asked_for.removesuffix("_bucket") for asked_for in asked}
+        assert names
+        assert names <= exported, names - exported
