@@ -57,6 +57,8 @@ class Run(NamedTuple):
 
     def __str__(self) -> str:
         recompute = ", recomputing" if self.recompute else ""
+        if self.more.get("train"):
+            recompute += ", two passes a step"
         return (
             f"{self.method}, {self.tuning}, {self.precision}, batch {self.batch} x {self.length}"
             f"{recompute}"
