@@ -57,6 +57,8 @@ class Run(NamedTuple):
 
     def __str__(self) -> str:
         recompute = ", recomputing" if self.recompute else ""
+        if self.more.get("train"):
+            recompute += ", two passes a step"
         return (
             f"{self.method}, {self.tuning}, {self.precision}, batch {self.batch} x {self.length}"
             f"{recompute}"
@@ -80,7 +82,6 @@ RUNS = [
     Run("dpo", batch=2),
     Run("dpo", batch=2, precision="bf16"),
     Run("dpo", batch=1, tuning="full", recompute=True),
-    Run("reward", batch=2),
     Run("grpo", batch=8, more=GROUPS),
     Run("grpo", batch=4, tuning="full", recompute=True, more=HELD),
     Run("ppo", batch=8, more=ROLLOUT),
@@ -93,7 +94,7 @@ def rows(method: str) -> list[dict[str, str]]:
     match method:
         case "sft":
             return [{"text": LONG}, {"text": SHORT}] * 16
-        case "dpo" | "reward":
+        case "dpo":
             return [{"prompt": "Say it.", "chosen": LONG, "rejected": SHORT}] * 32
     return [{"prompt": TEXT * 4}, {"prompt": TEXT}] * 16  # longer ones would be left out
 

@@ -69,6 +69,9 @@ LOG_SIGNS = (
         ),
         r"No space left on device",
         r"Disk quota exceeded",
+        # what torch.save says of it
+        r"inline_container\.cc.*(?:unexpected pos|file write failed)",
+        r"PytorchStreamWriter failed writing",
     ),
     _sign(
         Diagnosis(

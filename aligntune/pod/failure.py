@@ -66,7 +66,13 @@ def _is_full_disk(error: BaseException) -> bool:
     """By error number, or by what the writers of torch and safetensors say without one."""
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return True
-    said = ("No space left", "quota exceeded", "File too large", "StreamWriter failed writing")
+    said = (
+        "No space left",
+        "quota exceeded",
+        "File too large",
+        "StreamWriter failed writing",
+        "unexpected pos",  # the same, where torch notices only when it closes the file
+    )
     return any(words in str(error) for words in said)
 
 

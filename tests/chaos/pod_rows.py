@@ -122,15 +122,13 @@ def kubelet_gone(cluster: Cluster) -> Iterator[None]:
         wait_until("the node is back", cluster.node_is_ready, 120)
 
 
-@contextmanager
-def small_disk(cluster: Cluster, folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own in a folder of the volume, in the cluster's mount namespace."""
+def make_small_disk(cluster: Cluster, folder: Path, size: str) -> None:
+    """A file system of its own in a folder of the volume.
+
+    It is mounted in the cluster's mount namespace, and goes with it.
+    """
     folder.mkdir()
     cluster.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "chaos", folder)
-    try:
-        yield
-    finally:
-        cluster.run("umount", "--lazy", folder)
 
 
 ROWS = (

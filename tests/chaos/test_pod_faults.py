@@ -1,13 +1,12 @@
 """The fault table of pods that train for real: a kubelet, containers, and SmolLM2 on the CPU."""
 
 import os
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from tests.chaos.invariants import attempts_of, doubled
-from tests.chaos.pod_rows import ROWS, PodRow, Scene, small_disk
+from tests.chaos.pod_rows import ROWS, PodRow, Scene, make_small_disk
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import wait_until
@@ -42,22 +41,23 @@ def test_a_fault_of_a_pod_loses_no_step_and_doubles_none(
     tenant: Tenant,  # noqa: F811
 ) -> None:
     scene = Scene(cluster, tenant, f"{row.name}-{number}")
-    with small_disk(cluster, scene.folder, row.disk) if row.disk else nullcontext():
-        tenant.apply(manifest(scene.name, row))
-        if row.recovers:
-            wait_for_step(tenant, scene.name, 5)
-            row.fault(scene)
-            attempts = finish(tenant, scene.name)
-            assert len(attempts["history"]) == 2, attempts
-        else:
-            wait_until("it has failed", lambda: phase(scene) == "Failed", FINISH_SECONDS)
-            attempts = tenant.status(scene.name)["attempts"]
-            tenant("delete", "atj", scene.name)
-        assert attempts["history"][0]["reason"] in row.reasons, attempts
-        assert list(doubled(attempts_of(audit_log(cluster.state), NAMESPACE))) == []
-        for kind in ("pods", "jobs", "services"):
-            children = ("get", kind, "-l", f"aligntune.io/job-name={scene.name}", "-o", "name")
-            wait_until(f"no {kind} left", lambda children=children: not tenant(*children), 180)
+    if row.disk:
+        make_small_disk(cluster, scene.folder, row.disk)
+    tenant.apply(manifest(scene.name, row))
+    if row.recovers:
+        wait_for_step(tenant, scene.name, 5)
+        row.fault(scene)
+        attempts = finish(tenant, scene.name)
+        assert len(attempts["history"]) == 2, attempts
+    else:
+        wait_until("it has failed", lambda: phase(scene) == "Failed", FINISH_SECONDS)
+        attempts = tenant.status(scene.name)["attempts"]
+        tenant("delete", "atj", scene.name)
+    assert attempts["history"][0]["reason"] in row.reasons, attempts
+    assert list(doubled(attempts_of(audit_log(cluster.state), NAMESPACE))) == []
+    for kind in ("pods", "jobs", "services"):
+        children = ("get", kind, "-l", f"aligntune.io/job-name={scene.name}", "-o", "name")
+        wait_until(f"no {kind} left", lambda children=children: not tenant(*children), 180)
 
 
 def phase(scene: Scene) -> str:

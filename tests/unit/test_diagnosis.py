@@ -24,6 +24,8 @@ from aligntune.pod.diagnosis import diagnose
         (1, "RuntimeError: CUDA error: an illegal memory access was encountered", False,
          Cause.GPU_ERROR),
         (1, "OSError: [Errno 28] No space left on device: '/out/x'", False, Cause.DISK_FULL),
+        (1, "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 18 vs 17",
+         False, Cause.DISK_FULL),
         (1, "unable to write to file </torch_12_3>: No space left on device (28)", False,
          Cause.OUT_OF_MEMORY),
         (1, "GatedRepoError: 403 Client Error.", False, Cause.UNAUTHORIZED),
