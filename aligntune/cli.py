@@ -13,7 +13,6 @@ import typer
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.manifest import ManifestError, read_manifests
-from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import RunError
 
 app = typer.Typer(
@@ -145,19 +144,20 @@ def estimate(
     """Show the GPU memory that a job needs, without loading anything."""
     from aligntune.core.memory.estimate import estimate as estimated
     from aligntune.memory_table import Estimated, dump, show
-    from aligntune.model_config import read_shape
+    from aligntune.model_config import shape_at
 
-    jobs = []
+    jobs: list[Estimated] = []
     for manifest in read_manifests(file):
         config, runtime = manifest.spec.method, manifest.spec.runtime
-        shape = read_shape(_at(config.model, model))
+        stages = {job.manifest.metadata.name: job.shape for job in jobs}
+        shape = shape_at(config.model, model, stages)
         scorer = getattr(config, "reward_model", None)
         memory = estimated(
             config,
             shape,
             processes=runtime.nodes * runtime.processes,
             gpu=runtime.gpus_per_node > 0,
-            reward_model=scorer and read_shape(_at(scorer, reward_model), "rewardModel"),
+            reward_model=scorer and shape_at(scorer, reward_model, stages, "rewardModel"),
         )
         jobs.append(Estimated(manifest, shape, memory))
     if output is OutputFormat.JSON:
@@ -214,11 +214,6 @@ def train(config: ConfigFile) -> None:
     from aligntune.pod.rank import train as train_rank
 
     raise typer.Exit(train_rank(config))
-
-
-def _at(model: ModelRef | ModelConfig, folder: Path | None) -> ModelRef:
-    """The model, in another place where one is given."""
-    return ModelRef(name=str(folder) if folder else model.name, revision=model.revision)
 
 
 def _now() -> datetime:

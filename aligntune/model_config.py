@@ -1,6 +1,7 @@
 """Reading the shape of a model from its config.json, in a folder or on the hub."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import (
@@ -10,7 +11,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, NotASafetensorsRepoError
 
-from aligntune.core.config.model import ModelRef
+from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.memory.shape import FAMILIES, ModelShape, shape_of
 from aligntune.hub import HubRepo, why_not_asked
@@ -46,6 +47,35 @@ def read_shape(model: ModelRef, field: str = "model") -> ModelShape:
     known = content.get("model_type") in FAMILIES
     counted = None if known else _counted(folder if local else model)
     return shape_of(content, place, counted)
+
+
+def shape_at(
+    model: ModelRef | ModelConfig,
+    folder: Path | None,
+    stages: Mapping[str, ModelShape],
+    field: str = "model",
+) -> ModelShape:
+    """The shape of a model that a manifest names.
+
+    Args:
+        model: As the manifest names it.
+        folder: Has its config.json, where the model itself is not on this machine.
+        stages: The models of other jobs, by job: one of them may be meant.
+        field: The section that names it.
+
+    Raises:
+        ConfigError: It is a job's that is not among the stages; otherwise as `read_shape`.
+    """
+    if model.from_job is not None and model.from_job in stages:
+        return stages[model.from_job]
+    if model.from_job is not None and folder is None:
+        option = "--model" if field == "model" else "--reward-model"
+        raise ConfigError(
+            f"{field}.fromJob: there is no job {model.from_job} before it in this file; say with"
+            f" {option} FOLDER where the config.json of its model is"
+        )
+    name = model.name if folder is None else str(folder)
+    return read_shape(ModelRef(name=name, revision=model.revision), field)
 
 
 def _in_folder(folder: Path, place: str) -> Path:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.memory.shape import FAMILIES, shape_of
-from aligntune.model_config import read_shape
+from aligntune.model_config import read_shape, shape_at
 
 SIZES = {
     "vocab_size": 1000,
@@ -70,3 +70,14 @@ def test_a_model_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None
         read_shape(ModelRef(name=str(tmp_path / "absent")))
     with pytest.raises(ModelNotFoundError, match=r"model.name 'a/b': main is not in the cache"):
         read_shape(ModelRef(name="a/b"))
+
+
+def test_a_stage_has_the_shape_of_the_job_that_it_starts_from(tiny_model: Path) -> None:
+    stage = ModelRef(from_job="chat")
+    known = read_shape(ModelRef(name=str(tiny_model)))
+    assert shape_at(stage, None, {"chat": known}) is known
+    assert shape_at(stage, tiny_model, {}) == known
+    with pytest.raises(
+        ConfigError, match=r"model\.fromJob: there is no job chat .* --model FOLDER"
+    ):
+        shape_at(stage, None, {})
