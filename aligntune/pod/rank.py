@@ -60,7 +60,9 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
         progress.done_before(before)
         return republish(run, before)
     check_owner = _take_folder(run) if rank() == 0 else _trust
-    context = RunContext(run.job.name, run.lineage or {}, progress.report, check_owner=check_owner)
+    context = RunContext(
+        run.job.name, progress.report, check_owner=check_owner, lineage=run.lineage or {}
+    )
     with context.preemption.listening():
         trainer = trainer_for(run.backend, run.task)(run.method, context)
         trainer.setup()

@@ -22,8 +22,6 @@ class RunContext:
 
     name: str = "local"
     """The job's name: in trackers, where the config gives none, and in the model card."""
-    lineage: Mapping[str, str] = field(default_factory=dict)
-    """Which AlignTuneJob a model is of, by its name in the config."""
     report: Callable[[Snapshot], None] = _nobody
     """Told where the run stands."""
     preemption: Preemption = field(default_factory=Preemption)
@@ -31,6 +29,8 @@ class RunContext:
     check_owner: Callable[[], None] = _everybody
     """Called before anything is written that others rely on; raises SupersededError once the
     output folder is another's."""
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    """Which AlignTuneJob a model is of, by its name in the config."""
 
 
 def rank() -> int:
