@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from aligntune.api.labels import JOB_NAME
+from tests.cluster.binaries import binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import REPOSITORY, wait_until
 
@@ -185,6 +186,13 @@ class Operator:
             return {}
         samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in samples}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> None:
+    """Built outside of any test's own time: the first run on a machine takes many minutes."""
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl", "helm"):
+        binary(name)
 
 
 @pytest.fixture(scope="session")
