@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster.control_plane import ControlPlane  # noqa: E402 - the tests are no package of ours
+from tests.integration.conftest import claim  # noqa: E402
 
 NAMESPACE = "bench"
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
@@ -147,16 +148,8 @@ def prepare(cluster: ControlPlane) -> None:
     """The CRD, and a namespace with the claim that every job names."""
     cluster.install(ROOT / "crds" / "aligntune.io_aligntunejobs.yaml")
     cluster.kubectl("create", "namespace", NAMESPACE)
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "models", "namespace": NAMESPACE},
-        "spec": {
-            "accessModes": ["ReadWriteMany"],
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    }
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(claim))
+    models = json.dumps(claim("models"))
+    cluster.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=models)
     os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
 
 
