@@ -151,13 +151,13 @@ def estimate(
         config, runtime = manifest.spec.method, manifest.spec.runtime
         stages = {job.manifest.metadata.name: job.shape for job in jobs}
         shape = shape_at(config.model, model, stages)
-        scorer = getattr(config, "reward_model", None)
+        scorer = config.models.get("reward_model")
         memory = estimated(
             config,
             shape,
             processes=runtime.nodes * runtime.processes,
             gpu=runtime.gpus_per_node > 0,
-            reward_model=scorer and shape_at(scorer, reward_model, stages, "rewardModel"),
+            reward_model=shape_at(scorer, reward_model, stages, "rewardModel") if scorer else None,
         )
         jobs.append(Estimated(manifest, shape, memory))
     if output is OutputFormat.JSON:

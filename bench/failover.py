@@ -24,11 +24,11 @@ from aligntune_operator.session import Connection, connect
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from reconcile import ALIGN_TUNE_JOBS, JOBS, NAMESPACE, manifest, prepare  # noqa: E402
+from reconcile import ALIGN_TUNE_JOBS, JOBS, NAMESPACE, prepare  # noqa: E402
 
 from tests.cluster.control_plane import ControlPlane  # noqa: E402 - the tests are no package of ours
 from tests.cluster.processes import wait_until  # noqa: E402
-from tests.integration.conftest import Operator  # noqa: E402
+from tests.integration.conftest import Operator, align_tune_job  # noqa: E402
 
 THERE = 200
 PATIENCE_SECONDS = 300
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 300
 
 async def create(connection: Connection, name: str) -> None:
     url = connection.server + ALIGN_TUNE_JOBS
-    async with connection.session.post(url, json=manifest(name)) as answer:
+    async with connection.session.post(url, json=align_tune_job(name)) as answer:
         answer.raise_for_status()
 
 

@@ -28,26 +28,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.cluster.control_plane import ControlPlane  # noqa: E402 - the tests are no package of ours
-from tests.integration.conftest import claim  # noqa: E402
+from tests.integration.conftest import align_tune_job, claim  # noqa: E402
 
 NAMESPACE = "bench"
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 ALIGN_TUNE_JOBS = f"/apis/aligntune.io/v1alpha1/namespaces/{NAMESPACE}/aligntunejobs"
 Make = Callable[[str], dict[str, Any]]
 ONE_BY_ONE, AT_ONCE, CONNECTIONS = 50, 200, 16
-
-
-def manifest(name: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "aligntune.io/v1alpha1",
-        "kind": "AlignTuneJob",
-        "metadata": {"name": name},
-        "spec": {
-            "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
-            "runtime": {"gpusPerNode": 0},
-            "storage": {"claimName": "models"},
-        },
-    }
 
 
 def plain_job(name: str) -> dict[str, Any]:
@@ -122,7 +109,7 @@ async def measure(operator: psutil.Process) -> None:
 
     print("| creation to Job, ms | p50 | p95 | p99 | max |\n|---|---|---|---|---|")
     for number in range(ONE_BY_ONE):
-        await client.post(ALIGN_TUNE_JOBS, manifest(f"single-{number}"))
+        await client.post(ALIGN_TUNE_JOBS, align_tune_job(f"single-{number}"))
         await asyncio.sleep(0.2)
     print(row(f"{ONE_BY_ONE} jobs, five a second", await client.all_seen()))
 
@@ -130,7 +117,7 @@ async def measure(operator: psutil.Process) -> None:
     floors, ours = [], []
     for turn in range(3):
         floors.append(await at_once(client, JOBS, plain_job, f"floor-{turn}"))
-        ours.append(await at_once(client, ALIGN_TUNE_JOBS, manifest, f"burst-{turn}"))
+        ours.append(await at_once(client, ALIGN_TUNE_JOBS, align_tune_job, f"burst-{turn}"))
     cpu = sum(operator.cpu_times()[:2]) - cpu
     for what, times in (("bare Jobs", floors), ("AlignTuneJobs", ours)):
         rates = sorted(AT_ONCE / seconds for seconds in times)

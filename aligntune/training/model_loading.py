@@ -14,14 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from aligntune.core.config.model import LoraConfig, ModelConfig, ModelRef
+from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.hub import HubRepo, why_not_asked
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
-
-LONGEST_DEFAULT = 1024
-"""Tokens per sequence where the config does not say."""
 
 
 def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreTrainedTokenizerBase:

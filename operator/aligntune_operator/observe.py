@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from aligntune.api import labels
 from aligntune.api.job import AlignTuneJobSpec
@@ -13,6 +14,7 @@ from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune.core.backend_factory import check_supported
 from aligntune.core.config.errors import mistakes
+from aligntune.core.config.method import MODEL_FIELDS
 from aligntune.core.errors import UnsupportedError
 
 Object = Mapping[str, Any]
@@ -25,9 +27,6 @@ NODE_LOST_TIMEOUT = timedelta(seconds=60)
 
 LONGEST_NUMBER = 9
 """Digits of a number in a label; longer ones are not the operator's."""
-
-
-NONE: Mapping[str, Any] = {}
 
 
 class Key(NamedTuple):
@@ -236,7 +235,7 @@ def observe(
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
     explanation: Explanation | None = None,
-    sources: Mapping[str, AlignTuneJobState] = NONE,
+    sources: Mapping[str, AlignTuneJobState] | None = None,
     cycle: tuple[str, ...] = (),
 ) -> Observed:
     """Puts the parts together, and validates the spec as the trainer will."""
@@ -261,7 +260,7 @@ def observe(
         poll=poll,
         hindrance=hindrance,
         explanation=explanation,
-        sources=sources,
+        sources=sources or {},
     )
 
 
@@ -279,6 +278,12 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
         status = AlignTuneJobStatus.model_validate(body.get("status") or {})
     except ValidationError:
         unreadable = True
+    from_jobs = _from_jobs(body["spec"])
+    if {source.job for source in status.lineage} == set(from_jobs):
+        from_jobs = ()
+    else:
+        # It was settled for another spec, which could still be edited then.
+        status = status.model_copy(update={"lineage": []})
     return AlignTuneJobState(
         key=Key(metadata["namespace"], metadata["name"]),
         uid=metadata["uid"],
@@ -289,7 +294,7 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
         spec=body["spec"],
         status=status,
         queue_labels=queue_labels(metadata.get("labels", {})),
-        from_jobs=() if status.lineage else _from_jobs(body["spec"]),
+        from_jobs=from_jobs,
         unreadable=unreadable,
     )
 
@@ -297,11 +302,7 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
 def _from_jobs(spec: Object) -> tuple[str, ...]:
     """The names of the jobs whose models a spec asks for, read without validating the rest."""
     methods = (spec.get(name) or {} for name in ("sft", "rl"))
-    models = (
-        method.get(name) or {}
-        for method in methods
-        for name in ("model", "referenceModel", "rewardModel")
-    )
+    models = (method.get(name) or {} for method in methods for name in map(to_camel, MODEL_FIELDS))
     return tuple(dict.fromkeys(model["fromJob"] for model in models if model.get("fromJob")))
 
 

@@ -11,6 +11,9 @@ from aligntune.core.config.model import LoraConfig, ModelConfig, ModelRef
 from aligntune_operator.observe import AlignTuneJobState, Observed
 from aligntune_operator.status.conditions import holds
 
+LONGEST_CAUSE = 1024
+"""Characters of another job's failure in this one's: each stage adds its own words."""
+
 
 def cycle(name: str, waits_for: Callable[[str], Iterable[str]]) -> list[str]:
     """The way from a job back to itself, through jobs that each wait for the next; [] if none."""
@@ -49,6 +52,7 @@ def failure(observed: Observed) -> Failure | None:
             continue
         if holds(state.status, Condition.FAILED):
             error = state.status.failure.message if state.status.failure else "no reason is known"
+            error = error[:LONGEST_CAUSE]
             return _failure(
                 f"AlignTuneJob {name}, whose model this job starts from, failed: {error}"
             )

@@ -18,7 +18,7 @@ from aligntune.api.labels import ATTEMPT, JOB_NAME
 from tests.chaos.proxy import Proxy
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import wait_until
-from tests.integration.conftest import Operator, claim
+from tests.integration.conftest import Operator, align_tune_job, claim
 
 SETTLE_SECONDS = 180
 """How long everything may take to come right; nothing here measures time."""
@@ -174,17 +174,8 @@ class World:
 
 
 def manifest(name: str) -> Object:
-    return {
-        "apiVersion": "aligntune.io/v1alpha1",
-        "kind": "AlignTuneJob",
-        "metadata": {"name": name},
-        "spec": {
-            "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
-            "runtime": {"gpusPerNode": 0},
-            "storage": {"claimName": "models"},
-            "policy": {"maxRestarts": 20, "terminationGracePeriodSeconds": 5},
-        },
-    }
+    policy = {"maxRestarts": 20, "terminationGracePeriodSeconds": 5}
+    return align_tune_job(name, policy=policy)
 
 
 class Kubelet:

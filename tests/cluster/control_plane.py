@@ -16,7 +16,7 @@ import psutil
 
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
-from tests.cluster.processes import Processes, wait_until
+from tests.cluster.processes import Processes, output, wait_until
 
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
@@ -156,17 +156,7 @@ def wipe(state: Path) -> None:
 
 def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:
     """Runs kubectl of the cluster's own version."""
-    try:
-        return subprocess.run(
-            [binary("kubectl"), "--kubeconfig", kubeconfig, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except subprocess.CalledProcessError as error:
-        error.add_note(str(error.stderr))
-        raise
+    return output(binary("kubectl"), "--kubeconfig", kubeconfig, *arguments, stdin=stdin)
 
 
 def succeeds(kubeconfig: Path, *arguments: str) -> bool:

@@ -1,13 +1,12 @@
 """Helm, and the chart as the tests install it."""
 
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster import images
 from tests.cluster.binaries import binary
-from tests.cluster.processes import REPOSITORY
+from tests.cluster.processes import REPOSITORY, output
 
 CHART = REPOSITORY / "charts" / "aligntune-operator"
 RELEASE = "aligntune-operator"
@@ -23,17 +22,8 @@ BUILT_IMAGES = {
 
 def helm(*arguments: str | Path, kubeconfig: Path | None = None) -> str:
     """What helm prints; CalledProcessError carries its stderr when it fails."""
-    try:
-        return subprocess.run(
-            [binary("helm"), *arguments],
-            env={**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except subprocess.CalledProcessError as error:
-        error.add_note(str(error.stderr))
-        raise
+    env = {**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)}
+    return output(binary("helm"), *arguments, env=env)
 
 
 def sets(values: Mapping[str, object]) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +25,19 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float) -> None
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not so after {seconds:g} s.")
         time.sleep(0.05)  # noqa: TID251 - this is the one place that waits for conditions
+
+
+def output(
+    *command: str | Path, stdin: str | None = None, env: Mapping[str, str] | None = None
+) -> str:
+    """What a program prints; CalledProcessError carries its stderr when it fails."""
+    try:
+        return subprocess.run(
+            command, input=stdin, env=env, capture_output=True, text=True, check=True
+        ).stdout
+    except subprocess.CalledProcessError as error:
+        error.add_note(str(error.stderr))
+        raise
 
 
 class Processes:

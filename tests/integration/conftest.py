@@ -280,19 +280,21 @@ def operator(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Operator]:
     assert " 422: " not in log, log
 
 
+def align_tune_job(name: str, **spec: Any) -> dict[str, Any]:
+    """The smallest job that starts, with these sections in place of its own."""
+    return {
+        "apiVersion": "aligntune.io/v1alpha1",
+        "kind": "AlignTuneJob",
+        "metadata": {"name": name},
+        "spec": {
+            "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+            "runtime": {"gpusPerNode": 0},
+            "storage": {"claimName": "models"},
+        }
+        | spec,
+    }
+
+
 @pytest.fixture
 def manifest() -> Callable[..., dict[str, Any]]:
-    def make(name: str, **spec: Any) -> dict[str, Any]:
-        return {
-            "apiVersion": "aligntune.io/v1alpha1",
-            "kind": "AlignTuneJob",
-            "metadata": {"name": name},
-            "spec": {
-                "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
-                "runtime": {"gpusPerNode": 0},
-                "storage": {"claimName": "models"},
-            }
-            | spec,
-        }
-
-    return make
+    return align_tune_job

@@ -13,6 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
+from aligntune.backends.trl.rl.dpo.dpo import TRLDPOTrainer
 from aligntune.backends.trl.rl.reward.reward import TRLRewardTrainer
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
@@ -82,6 +83,25 @@ def test_a_reward_model_can_start_from_a_chat_models_adapters(
         output_dir=str(tmp_path / "judge"),
     )
     assert TRLRewardTrainer(made).train().step == 4
+
+
+def test_adapters_can_be_the_reference_of_dpo(
+    adapters: Path, pairs_config: MakeRLConfig, tmp_path: Path
+) -> None:
+    made = pairs_config(
+        algo="dpo",
+        reference_model={"name": str(adapters)},
+        train=STEPS,
+        output_dir=str(tmp_path / "dpo"),
+    )
+    trainer = TRLDPOTrainer(made)
+    trainer.setup()
+    tokens = torch.arange(5, 25).unsqueeze(0)
+    merged = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
+    reference = trainer.need_loop().ref_model
+    torch.testing.assert_close(
+        reference(input_ids=tokens).logits, merged(input_ids=tokens).logits, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_merge_on_save_leaves_whole_weights_that_answer_as_the_adapters_do(

@@ -15,6 +15,9 @@ from aligntune.core.config.training import (
     TrainConfig,
 )
 
+MODEL_FIELDS = ("model", "reference_model", "reward_model")
+"""The fields of a method that may name a model."""
+
 STREAM_NEEDS_MAX_STEPS = Rule(
     "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
     " || (has(self.train) && has(self.train.maxSteps))",
@@ -54,7 +57,8 @@ class MethodSpec(Section):
     @property
     def models(self) -> dict[str, ModelConfig | ModelRef]:
         """Every model that the run reads, by the Python name of its field."""
-        return {"model": self.model}
+        found = ((name, getattr(self, name, None)) for name in MODEL_FIELDS)
+        return {name: model for name, model in found if model is not None}
 
     @model_validator(mode="after")
     def _stream_rules(self) -> Self:

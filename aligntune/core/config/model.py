@@ -11,6 +11,9 @@ Revision = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 JobName = Annotated[str, Field(min_length=1, max_length=63)]
 
+LONGEST_DEFAULT = 1024
+"""Tokens per sequence where neither the config nor the model says less."""
+
 NAME_OR_JOB = Rule(
     "(has(self.name) && self.name != '') != has(self.fromJob)",
     "set exactly one of name (a hub name or a folder) and fromJob (another AlignTuneJob)",

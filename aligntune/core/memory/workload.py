@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from aligntune.core.config.model import LoraConfig
+from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig
 from aligntune.core.config.training import Strategy
 from aligntune.core.memory.shape import ModelShape
 from aligntune.core.rl.config import (
@@ -17,8 +17,6 @@ from aligntune.core.sft.config import SFTSpec, TaskType
 
 FULL, HALF = 4, 2
 """Bytes of a float32, and of a bf16 or fp16."""
-LONGEST_DEFAULT = 1024
-"""Tokens per sequence where neither the config nor the model says less."""
 
 
 class Workload(NamedTuple):

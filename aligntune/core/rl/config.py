@@ -316,12 +316,6 @@ class RLSpec(MethodSpec):
     generation: GenerationConfig | None = None
     """How answers are sampled (ppo, grpo). Unset: its defaults."""
 
-    @property
-    def models(self) -> dict[str, ModelConfig | ModelRef]:
-        """Every model that the run reads, by the Python name of its field."""
-        others = {"reference_model": self.reference_model, "reward_model": self.reward_model}
-        return super().models | {name: ref for name, ref in others.items() if ref is not None}
-
     @model_validator(mode="after")
     def _rules(self) -> Self:
         for algo, rule in SECTION_MATCHES.items():

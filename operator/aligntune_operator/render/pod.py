@@ -43,7 +43,7 @@ def pod_template(
     """The template of an attempt's pods; its annotation carries the resolved config."""
     runtime = spec.runtime
     key = Key(config.job.namespace, config.job.name)
-    stored = [source for source in lineage if source.claim_name]
+    stored = [(source.claim_name, source) for source in lineage if source.claim_name]
     claims = _claims(spec, stored)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -160,7 +160,7 @@ def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str
     return volumes + [_plain(volume) for volume in spec.runtime.volumes]
 
 
-def _claims(spec: AlignTuneJobSpec, stored: Sequence[Source]) -> dict[str, str]:
+def _claims(spec: AlignTuneJobSpec, stored: Sequence[tuple[str, Source]]) -> dict[str, str]:
     """The volume of each claim.
 
     The kubelet mounts a claim once for a pod: a second volume of it that is read-only would take
@@ -172,21 +172,23 @@ def _claims(spec: AlignTuneJobSpec, stored: Sequence[Source]) -> dict[str, str]:
     for volume in spec.runtime.volumes:
         if volume.persistent_volume_claim:
             claims.setdefault(volume.persistent_volume_claim.claim_name, volume.name)
-    new = dict.fromkeys(source.claim_name or "" for source in stored)
+    new = dict.fromkeys(claim for claim, _ in stored)
     names = zip((claim for claim in new if claim not in claims), SOURCE_VOLUMES, strict=False)
     return claims | dict(names)
 
 
-def _sources(stored: Sequence[Source], claims: Mapping[str, str]) -> list[dict[str, Any]]:
+def _sources(
+    stored: Sequence[tuple[str, Source]], claims: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """The mounts of other jobs' models."""
     return [
         {
-            "name": claims[source.claim_name or ""],
+            "name": claims[claim],
             "mountPath": model_name(source),
             "subPath": source.path,
             "readOnly": True,
         }
-        for source in stored
+        for claim, source in stored
     ]
 
 
