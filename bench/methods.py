@@ -36,6 +36,15 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Sections of our configs, besides what `config` adds to all."""
 
+PAIRS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+ROLES: dict[str, dict[str, str]] = {
+    "sft": {"prompt": "user", "completion": "assistant"},
+    "dpo": PAIRS,
+    "reward": PAIRS,
+    "grpo": {"prompt": "user"},
+}
+"""Whose words a column's text is."""
+
 
 def asked() -> tuple[str, int | None]:
     """Method and number of runs from the command line; None: not said."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
+from methods import ROLES
 from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
@@ -51,7 +52,7 @@ def main(method: str, model: str, data: str, output: str, steps: int) -> None:
 def sft(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import SFTConfig, SFTTrainer
 
-    parts["train_dataset"] = turns(parts["train_dataset"], prompt="user", completion="assistant")
+    parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["sft"])
     return SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
         args=SFTConfig(**common, max_length=128, per_device_train_batch_size=4),
@@ -59,13 +60,10 @@ def sft(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
     )
 
 
-PAIRS = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-
-
 def dpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import DPOConfig, DPOTrainer
 
-    parts["train_dataset"] = turns(parts["train_dataset"], **PAIRS)
+    parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["dpo"])
     return DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
         args=DPOConfig(**common, max_length=96, per_device_train_batch_size=2),
@@ -76,7 +74,7 @@ def dpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
 def reward(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import RewardConfig, RewardTrainer
 
-    parts["train_dataset"] = turns(parts["train_dataset"], **PAIRS)
+    parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["dpo"])
     return RewardTrainer(
         model=AutoModelForSequenceClassification.from_pretrained(
             model, num_labels=1, dtype="float32"
@@ -86,13 +84,15 @@ def reward(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
     )
 
 
+def length(completions: list[Any], **_: Any) -> list[float]:
+    """A reward: longer is better, up to 20 characters."""
+    return [min(1.0, len(turn[0]["content"].strip()) / 20) for turn in completions]
+
+
 def grpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
-    def length(completions: list[Any], **_: Any) -> list[float]:
-        return [min(1.0, len(turn[0]["content"].strip()) / 20) for turn in completions]
-
-    parts["train_dataset"] = turns(parts["train_dataset"], prompt="user")
+    parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["grpo"])
     return GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
         reward_funcs=length,

@@ -21,6 +21,7 @@ from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError
 from aligntune.pod.failure import classify
+from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
 from aligntune.pod.reporter import Reporter
 from aligntune.training.context import RunContext, rank, world_size
@@ -64,7 +65,9 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
         run.job.name, progress.report, check_owner=check_owner, lineage=run.lineage or {}
     )
     with context.preemption.listening():
-        trainer = trainer_for(run.backend, run.task)(run.method, context)
+        with quick_imports(unused_packages(run)):
+            make_trainer = trainer_for(run.backend, run.task)
+        trainer = make_trainer(run.method, context)
         trainer.setup()
         result = trainer.train()
         if result.preempted:

@@ -1,0 +1,120 @@
+"""Where the time to the first step of a pod's run goes.
+
+    python bench/start_parts.py [sft|dpo|reward|grpo] [RUNS]
+
+The run of methods.py, as first_step.py has it: launcher, one rank, one thread. Each part ends where
+the named thing is done; the first begins with the launcher's process.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from methods import asked, config, prepare
+
+MARKS = "BENCH_MARKS"
+PARTS = ("launcher", "rank's Python", "libraries", "model", "data", "loop", "first step")
+
+
+def mark(part: str) -> None:
+    """Note that a part is done."""
+    with Path(os.environ[MARKS]).open("a") as file:
+        file.write(f"{json.dumps([part, time.monotonic()])}\n")
+
+
+def marked(method: Callable[..., Any], part: str) -> Callable[..., Any]:
+    """The method; where it ends, so does the part."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        mark(part)
+        return result
+
+    return call
+
+
+def launcher(run: Path) -> None:
+    """The pod's first process."""
+    from aligntune.pod.launcher import launch
+
+    launch(run, env=os.environ, port=0, rank_command=(sys.executable, __file__, "rank"))
+
+
+def rank(run: Path) -> None:
+    """The process that trains."""
+    mark("launcher")
+    from aligntune.pod import rank as pod_rank
+
+    mark("rank's Python")
+    find = pod_rank.trainer_for
+
+    def trainer_for(backend: str, task: str) -> Any:
+        trainer = find(backend, task)
+        from aligntune.training.loop import RunLoop
+        from aligntune.training.loop_trainer import LoopTrainer
+
+        def stop(*_: Any, **__: Any) -> NoReturn:
+            mark("first step")
+            os._exit(0)
+
+        for name, part in (("setup_model", "model"), ("setup_data", "data"), ("make_loop", "loop")):
+            setattr(trainer, name, marked(getattr(trainer, name), part))
+        assert issubclass(trainer, LoopTrainer)
+        RunLoop._end_step = stop  # type: ignore[method-assign]
+        mark("libraries")
+        return trainer
+
+    pod_rank.trainer_for = trainer_for
+    pod_rank.train(run)
+
+
+def parts(method: str) -> dict[str, float]:
+    """Seconds of each part of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, marks = Path(folder) / "run.json", Path(folder) / "marks"
+        section = "sft" if method == "sft" else "rl"
+        run.write_text(json.dumps({section: config(method, 2, Path(folder) / "ours")}))
+        began = time.monotonic()
+        with (Path(folder) / "log").open("wb") as log:
+            subprocess.run(
+                [sys.executable, __file__, "launcher", run],
+                env=os.environ | {"OMP_NUM_THREADS": "1", MARKS: str(marks)},
+                stdout=log,
+                stderr=log,
+                check=False,
+            )
+        ends = dict(json.loads(line) for line in marks.read_text().splitlines())
+    assert tuple(ends) == PARTS
+    times = [began, *ends.values()]
+    return {part: end - times[index] for index, (part, end) in enumerate(ends.items())}
+
+
+def main(method: str, runs: int) -> None:
+    prepare()
+    parts(method)  # warms the caches up
+    print(f"| {method} | s, median of {runs} (range) |\n|---|---|")
+    results = [parts(method) for _ in range(runs)]
+    for part in PARTS:
+        values = [result[part] for result in results]
+        print(
+            f"| {part} | {statistics.median(values):.2f} ({min(values):.2f}, {max(values):.2f}) |"
+        )
+    totals = [sum(result.values()) for result in results]
+    print(f"| all | {statistics.median(totals):.2f} ({min(totals):.2f}, {max(totals):.2f}) |")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["launcher"]:
+        launcher(Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["rank"]:
+        rank(Path(sys.argv[2]))
+    else:
+        named, times_run = asked()
+        main(named, times_run or 3)
