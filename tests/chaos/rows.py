@@ -359,6 +359,7 @@ ROWS = (
         "newer-trainer",
         trainer_is_newer,
         "trainers report and end with fields, activities and causes of a version to come",
+        short=True,
     ),
     Row(
         "clock-ahead",
