@@ -42,6 +42,8 @@ STOP_RANK = "os.kill(int(rank), signal.SIGSTOP)"
 SCRATCH = "/scratch"
 SOON_SECONDS = 300
 """How long one event may take on a busy machine."""
+STALL_SECONDS = 120
+"""Steps take one second, and on a busy machine a minute."""
 TOKEN_SECRET = "hub"
 PUSHED = f"{OWNER}/pushed"
 
@@ -304,7 +306,7 @@ ROWS = (
         rank_0_hung,
         "rank 0 is stopped (SIGSTOP), while its pod goes on answering",
         ("Stalled",),
-        spec={"policy": {"stallTimeoutSeconds": 60}},
+        spec={"policy": {"stallTimeoutSeconds": STALL_SECONDS}},
     ),
     PodRow(
         "peer-hung",
@@ -313,7 +315,7 @@ ROWS = (
         ("Stalled",),
         spec={
             "runtime": {"nodes": 2},
-            "policy": {"stallTimeoutSeconds": 60, "terminationGracePeriodSeconds": 20},
+            "policy": {"stallTimeoutSeconds": STALL_SECONDS, "terminationGracePeriodSeconds": 20},
         },
     ),
     PodRow(

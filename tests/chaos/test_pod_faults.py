@@ -38,6 +38,8 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
     policy = {"terminationGracePeriodSeconds": 60} | row.spec.get("policy", {})
     made = job(name, row.save_every, **{**row.spec, "policy": policy})
     spec = made["spec"]
+    spec["sft"]["train"]["perDeviceBatchSize"] = 1
+    spec["sft"]["model"]["maxLength"] = 64
     spec["storage"]["subPath"] = name
     if "hub" in row.spec:
         endpoint = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
