@@ -1,13 +1,14 @@
 """What a running attempt says of itself, and how it ended: the lines, endpoint and files.
 
 A pod is a tenant's, and what it says goes into the status: every value here is bounded at least as
-closely as there, so that no answer can make a status that the API server would not take.
+closely as there, so that no answer can make a status that the API server would not take. Its image
+may also be newer than the operator: what that says beyond what is known here is passed over.
 """
 
 import re
 import sys
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field
 
@@ -57,6 +58,17 @@ def _foreseeable(seconds: Any) -> Any:  # noqa: ANN401  a validator sees what wa
     return None if isinstance(seconds, int) and seconds > LONGEST_ETA else seconds
 
 
+def _known_cause(cause: Any) -> Any:  # noqa: ANN401  a validator sees what was passed in
+    """A cause that only a newer version knows is unknown here; the message beside it tells more."""
+    return Cause.UNKNOWN if isinstance(cause, str) and cause not in set(Cause) else cause
+
+
+def _known_activity(activity: Any) -> Any:  # noqa: ANN401  a validator sees what was passed in
+    """Whatever a newer trainer does besides is training for those who cannot tell."""
+    known = get_args(Activity)
+    return "training" if isinstance(activity, str) and activity not in known else activity
+
+
 Metrics = Annotated[dict[str, float], BeforeValidator(_reportable), Field(max_length=MAX_METRICS)]
 Eta = Annotated[Annotated[int, Field(ge=0, le=LONGEST_ETA)] | None, BeforeValidator(_foreseeable)]
 
@@ -66,7 +78,7 @@ TrackerUrls = Annotated[
 
 
 class StatusSection(Section):
-    """A part of the status. Fields that a newer version wrote are passed over when it is read."""
+    """A part of what is told. Fields that a newer version wrote are passed over when it is read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -92,7 +104,7 @@ class Progress(StatusSection):
     training_seconds: Annotated[float, Field(ge=0, le=LONGEST_ETA)] = 0
     """Seconds spent in the steps that were kept, over all attempts; the rest of the time that pods
     were held went into starting, evaluating, saving and steps that were lost."""
-    activity: Activity = "starting"
+    activity: Annotated[Activity, BeforeValidator(_known_activity)] = "starting"
     """What the trainer is doing."""
     updated_at: AwareDatetime | None = None
     """When the trainer last said so."""
@@ -109,7 +121,7 @@ class Checkpoint(StatusSection):
     """When it was complete."""
 
 
-class Snapshot(Section):
+class Snapshot(StatusSection):
     """What `/progress` answers."""
 
     attempt: AttemptNumber = 1
@@ -128,12 +140,12 @@ class Snapshot(Section):
     """Seconds without a step, once they exceed the job's limit. Unset: not stalled."""
 
 
-class Outcome(Section):
+class Outcome(StatusSection):
     """How an attempt ended: the termination message and `attempt-N/outcome.json`."""
 
     result: Literal["Succeeded", "Failed", "Preempted"]
     """Preempted: stopped by SIGTERM, with a checkpoint saved."""
-    reason: Cause | None = None
+    reason: Annotated[Cause, BeforeValidator(_known_cause)] | None = None
     """Why it failed or was preempted."""
     message: Annotated[str, Field(max_length=2048)] = ""
     """One sentence for a person: what is wrong, where, how to fix it."""

@@ -22,6 +22,7 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.core.errors import ConfigError
 from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
+from aligntune_operator.clock import ServerClock
 from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
 from aligntune_operator.controller import Controller, work_forever
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 def now() -> datetime:
-    """The only wall clock of the operator."""
+    """The only wall clock of the operator; decisions read it through `ServerClock`."""
     return datetime.now(UTC)  # noqa: TID251 - this is the outermost shell
 
 
@@ -64,8 +65,11 @@ async def run(settings: Settings) -> None:
     election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
-    cluster = Cluster(connection.session, connection.server, metrics.request, election.leads)
-    controller = Controller(cache, cluster, settings, now)
+    clock = ServerClock(now)
+    cluster = Cluster(
+        connection.session, connection.server, metrics.request, election.leads, dated=clock.dated
+    )
+    controller = Controller(cache, cluster, settings, clock)
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -75,7 +79,7 @@ async def run(settings: Settings) -> None:
         logger.info("this replica leads")
         try:
             async with asyncio.TaskGroup() as group:
-                ask = asker(connection, now, metrics.polled)
+                ask = asker(connection, clock, metrics.polled)
                 interval, limit = settings.poll_interval_seconds, settings.poll_concurrency
                 polls = poll_forever(
                     cache, queue.add, ask, interval_seconds=interval, concurrency=limit

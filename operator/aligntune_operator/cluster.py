@@ -1,5 +1,6 @@
 """The API server: every request of the operator besides kopf's watches, and the only writes."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -72,6 +73,9 @@ PODS = Kind("api/v1", "pods", {"labelSelector": labels.JOB_NAME})
 Observer = Callable[[str, str, int], None]
 """Told of each request: verb, resource, status code."""
 
+Dated = Callable[[str, float], None]
+"""Told of each answer: its HTTP date, and how many seconds it was waited for."""
+
 
 class Cluster:
     """A small client for the kinds that the operator writes or lists.
@@ -81,6 +85,7 @@ class Cluster:
         server: URL of the API server.
         observer: Told of each request.
         may_write: Asked before each write.
+        dated: Told of each answer.
         timeout: Of each request.
     """
 
@@ -90,12 +95,15 @@ class Cluster:
         server: str,
         observer: Observer,
         may_write: Callable[[], bool],
+        *,
+        dated: Dated = lambda *_: None,
         timeout: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
     ) -> None:
         self._session = session
         self._server = server.rstrip("/")
         self._observer = observer
         self._may_write = may_write
+        self._dated = dated
         self._timeout = timeout
 
     async def create_job(self, manifest: Object) -> Object:
@@ -296,6 +304,8 @@ class Cluster:
             raise NotLeadingError(f"{verb} {resource}")
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type} if data else {}
+        clock = asyncio.get_running_loop().time
+        asked = clock()
         try:
             async with self._session.request(
                 verb,
@@ -307,6 +317,7 @@ class Cluster:
             ) as response:
                 self._observer(verb, resource, response.status)
                 if response.ok:
+                    self._dated(response.headers.get("Date", ""), clock() - asked)
                     answer: dict[str, Any] = await response.json()
                     return answer
                 raise await _error(response)

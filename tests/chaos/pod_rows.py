@@ -4,16 +4,22 @@ Each row lets its fault loose on a job of 16 steps that has done 5 and saves a c
 other step. Whatever happens, each step is made once in its loss curve.
 """
 
+import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import psutil
+
+from aligntune.api.labels import COMPLETION_INDEX, JOB_NAME
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
 from tests.e2e.conftest import Tenant
+from tests.hub.hub import OWNER, Hub
 
 FIND_RANK = """
 import os, signal, sys
@@ -32,6 +38,14 @@ while os.path.exists(f'/proc/{rank}'):
     held.append(bytearray(50_000_000))
 """
 """With the kernel told to prefer the rank to whoever fills the memory."""
+STOP_RANK = "os.kill(int(rank), signal.SIGSTOP)"
+SCRATCH = "/scratch"
+SOON_SECONDS = 300
+"""How long one event may take on a busy machine."""
+STALL_SECONDS = 120
+"""Steps take one second, and on a busy machine a minute."""
+TOKEN_SECRET = "hub"
+PUSHED = f"{OWNER}/pushed"
 
 
 class Scene(NamedTuple):
@@ -39,6 +53,7 @@ class Scene(NamedTuple):
 
     cluster: Cluster
     tenant: Tenant
+    hub: Hub
     name: str
 
     @property
@@ -46,16 +61,35 @@ class Scene(NamedTuple):
         """Its newest pod; empty if there is none."""
         return self.tenant.pod(self.name).rpartition("\n")[2].removeprefix("pod/")
 
+    def pod_of(self, index: int) -> str:
+        """The pod of a gang of that index."""
+        selector = f"{JOB_NAME}={self.name},{COMPLETION_INDEX}={index}"
+        return self.tenant("get", "pods", "-l", selector, "-o", "name").strip().removeprefix("pod/")
+
     @property
     def folder(self) -> Path:
         """Its output folder, on this machine."""
         return self.tenant.models / self.name
 
-    def in_rank(self, code: str) -> None:
+    def in_rank(self, code: str, pod: str = "") -> None:
         """Runs Python in the trainer's container, which may be the end of it."""
-        command = ("exec", self.pod, "-c", "trainer", "--", "python3", "-c", FIND_RANK + code)
+        command = (
+            "exec",
+            pod or self.pod,
+            "-c",
+            "trainer",
+            "--",
+            "python3",
+            "-c",
+            FIND_RANK + code,
+        )
         with suppress(subprocess.CalledProcessError):
             self.tenant(*command)
+
+    def suspend(self, *, suspend: bool) -> None:
+        """Sets `spec.suspend`."""
+        patch = json.dumps({"spec": {"suspend": suspend}})
+        self.tenant("patch", "atj", self.name, "--type=merge", "-p", patch)
 
 
 class PodRow(NamedTuple):
@@ -68,10 +102,15 @@ class PodRow(NamedTuple):
     reasons: tuple[str, ...]
     """Why the first attempt may have ended."""
     recovers: bool = True
-    memory: str = ""
-    """Limit of the trainer's container."""
+    at_step: int = 5
+    """When the fault comes. 0: as soon as the job is applied."""
+    save_every: int = 2
+    spec: Mapping[str, Any] = MappingProxyType({})
+    """What differs in the manifest."""
     disk: str = ""
     """Size of the volume."""
+    scratch: str = ""
+    """Limit of an emptyDir at SCRATCH."""
 
 
 def deleted(scene: Scene) -> None:
@@ -103,6 +142,100 @@ def node_lost(scene: Scene) -> None:
     with kubelet_gone(scene.cluster):
         scene.cluster.kubectl("delete", "node", scene.cluster.node)
         wait_until("its pod is forgotten", lambda: pod not in scene.tenant.pod(scene.name), 240)
+
+
+def rank_0_hung(scene: Scene) -> None:
+    scene.in_rank(STOP_RANK)
+
+
+def peer_hung(scene: Scene) -> None:
+    scene.in_rank(STOP_RANK, scene.pod_of(1))
+
+
+def scratch_overfilled(scene: Scene) -> None:
+    """With the rank stopped: the kubelet measures once a minute, and the run is over by then."""
+    fill = f"open('{SCRATCH}/file', 'wb').write(bytes(40 * 10**6));"
+    scene.in_rank(fill + STOP_RANK)
+
+
+def push_fails(scene: Scene) -> None:
+    scene.hub.full = True
+
+    def failed() -> bool:
+        attempts = scene.tenant.status(scene.name).get("attempts", {}).get("history", ())
+        return any(attempt.get("reason") for attempt in attempts)
+
+    wait_until("the first attempt has ended", failed, 3 * SOON_SECONDS)
+    scene.hub.full = False
+
+    def pushed() -> bool:
+        return "adapter_model.safetensors" in scene.hub.repos["model", PUSHED].at("main").files
+
+    assert not pushed()
+    wait_until("the model is on the hub", pushed, 3 * SOON_SECONDS)
+
+
+def suspended_while_starting(scene: Scene) -> None:
+    running = ("--field-selector=status.phase=Running", "-o", "name")
+    label = f"{JOB_NAME}={scene.name}"
+    wait_until(
+        "its pod runs",
+        lambda: bool(scene.tenant("get", "pods", "-l", label, *running)),
+        SOON_SECONDS,
+    )
+    assert scene.tenant.status(scene.name).get("progress", {}).get("step", 0) == 0
+    scene.suspend(suspend=True)
+    resume_once_suspended(scene)
+
+
+def suspended_while_saving(scene: Scene) -> None:
+    """The rank stands still in the middle of a checkpoint until SIGTERM has reached its pod."""
+    rank = rank_process(scene)
+    wait_until("it saves", lambda: stands_still_while_saving(scene, rank), SOON_SECONDS)
+    pod = scene.pod
+    try:
+        scene.suspend(suspend=True)
+        asked = ("get", "pod", pod, "-o", "jsonpath={.metadata.deletionTimestamp}")
+        wait_until("its pod is told to end", lambda: bool(scene.tenant(*asked)), SOON_SECONDS)
+    finally:
+        rank.resume()
+    resume_once_suspended(scene)
+
+
+def resume_once_suspended(scene: Scene) -> None:
+    atj = f"atj/{scene.name}"
+    scene.tenant("wait", "--for=condition=Suspended", atj, f"--timeout={SOON_SECONDS}s")
+    scene.suspend(suspend=False)
+
+
+def rank_process(scene: Scene) -> psutil.Process:
+    """The rank as this machine sees it."""
+    uid = scene.tenant("get", "pod", scene.pod, "-o", "jsonpath={.metadata.uid}")
+
+    def is_it(process: psutil.Process) -> bool:
+        try:
+            place = Path(f"/proc/{process.pid}/cgroup").read_text()
+            return uid in place and "aligntune.pod.rank" in process.cmdline()
+        except (OSError, psutil.Error):
+            return False
+
+    return next(filter(is_it, psutil.process_iter()))
+
+
+def stands_still_while_saving(scene: Scene, rank: psutil.Process) -> bool:
+    rank.suspend()
+    if any(not (path / "complete.json").exists() for path in scene.folder.glob("checkpoint-*")):
+        return True
+    rank.resume()
+    return False
+
+
+def node_drained(scene: Scene) -> None:
+    node, only = scene.cluster.node, f"--pod-selector={JOB_NAME}={scene.name}"
+    try:
+        scene.cluster.kubectl("drain", node, only, "--delete-emptydir-data", "--timeout=180s")
+    finally:
+        scene.cluster.kubectl("uncordon", node)
 
 
 def nothing(_: Scene) -> None:
@@ -145,7 +278,7 @@ ROWS = (
         rank_out_of_memory,
         "a rank is killed for the container's memory",
         ("OutOfMemory",),
-        memory="3Gi",
+        spec={"runtime": {"resources": {"limits": {"memory": "3Gi"}}}},
     ),
     PodRow(
         "checkpoint-truncated",
@@ -165,6 +298,60 @@ ROWS = (
         "the volume is too small for a checkpoint",
         ("DiskFull",),
         recovers=False,
+        at_step=0,
         disk="40m",
     ),
+    PodRow(
+        "rank-0-hung",
+        rank_0_hung,
+        "rank 0 is stopped (SIGSTOP), while its pod goes on answering",
+        ("Stalled",),
+        spec={"policy": {"stallTimeoutSeconds": STALL_SECONDS}},
+    ),
+    PodRow(
+        "peer-hung",
+        peer_hung,
+        "of two pods the second's rank is stopped (SIGSTOP), and rank 0 hangs in a collective",
+        ("Stalled",),
+        spec={
+            "runtime": {"nodes": 2},
+            "policy": {"stallTimeoutSeconds": STALL_SECONDS, "terminationGracePeriodSeconds": 20},
+        },
+    ),
+    PodRow(
+        "scratch-overfilled",
+        scratch_overfilled,
+        "an emptyDir is filled beyond its limit, and the kubelet evicts the pod",
+        ("DiskFull",),
+        recovers=False,
+        scratch="20M",
+    ),
+    PodRow(
+        "push-fails",
+        push_fails,
+        "the hub takes no files when the model is to be pushed",
+        ("HubPushFailed",),
+        at_step=0,
+        spec={
+            "hub": {
+                "tokenSecret": {"name": TOKEN_SECRET, "key": "token"},
+                "push": {"repoId": PUSHED},
+            }
+        },
+    ),
+    PodRow(
+        "suspended-starting",
+        suspended_while_starting,
+        "it is suspended while it loads its model, and resumed",
+        ("Suspended",),
+        at_step=0,
+    ),
+    PodRow(
+        "suspended-saving",
+        suspended_while_saving,
+        "it is suspended in the middle of a checkpoint, and resumed",
+        ("Suspended",),
+        save_every=1,
+    ),
+    PodRow("node-drained", node_drained, "its node is drained", ("Preempted",)),
 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -12,8 +13,12 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 
+from aligntune.api.env import PROGRESS_PORT
+from tests.chaos.endpoints import Network, unreachable
+
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
 EXPIRED = {"kind": "Status", "apiVersion": "v1", "code": 410, "reason": "Expired", "message": "old"}
+ENDPOINT = re.compile(rf"(/api/v1/namespaces/[^/]+/pods/[^:/]+):{PROGRESS_PORT}/proxy/progress")
 
 Asked = Callable[[web.BaseRequest], bool]
 
@@ -42,13 +47,18 @@ class Answer:
 class Proxy:
     """Plain HTTP in, the API server's TLS out; it runs in a thread of its own.
 
+    What the API server would pass on to a pod goes to a stand-in for it, at the address that the
+    pod's status tells: there is no kubelet, and no pod.
+
     Args:
         server: URL of the API server.
         credentials: The administrator's.
+        pods: Who answers at the addresses of pods.
     """
 
-    def __init__(self, server: str, credentials: ssl.SSLContext) -> None:
+    def __init__(self, server: str, credentials: ssl.SSLContext, pods: Network) -> None:
         self._server = server
+        self._pods = pods
         self._credentials = credentials
         self._flows = asyncio.Event()
         self._delay_seconds = 0.0
@@ -121,8 +131,11 @@ class Proxy:
             await self._flows.wait()
             if self._delay_seconds:
                 await asyncio.sleep(self._delay_seconds)
-            status = self._instead(request)
-            return refusal(request, status) if status else await self._forward(request, body)
+            if status := self._instead(request):
+                return refusal(request, status)
+            if pod := ENDPOINT.fullmatch(request.path):
+                return await self._ask_pod(request, pod[1])
+            return await self._forward(request, body)
         finally:
             self._clients.discard(transport)
 
@@ -133,6 +146,14 @@ class Proxy:
                 self.done += 1
                 return answer.status
         return None
+
+    async def _ask_pod(self, request: web.BaseRequest, pod: str) -> web.StreamResponse:
+        try:
+            async with self._session.get(f"{self._server}{pod}") as answer:
+                found = await answer.json()
+        except aiohttp.ClientError:
+            return await unreachable(request, {})
+        return await self._pods.ask(request, found.get("status", {}).get("podIP", ""))
 
     async def _forward(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}

@@ -5,11 +5,15 @@ that lose a peer first, two whose data is bad. `invariants.check` then says what
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import psutil
+
+from tests.chaos.endpoints import GARBAGE, LIE, Dialect, newer, older, unreachable
 from tests.chaos.proxy import a_watch, a_write, anything
-from tests.chaos.world import ALIGN_TUNE_JOBS, World
+from tests.chaos.world import ALIGN_TUNE_JOBS, FINAL, World
 
 
 class Row(NamedTuple):
@@ -24,6 +28,10 @@ class Row(NamedTuple):
     replicas: int = 1
     alone: bool = False
     """It shakes the control plane, and so every other row."""
+    jobs: int = 2
+    """Of each kind."""
+    clock_hours: int = 0
+    """What the operator's clock is ahead of the API server's."""
 
 
 def operator_killed(world: World) -> None:
@@ -176,6 +184,113 @@ def others_write_all_the_time(world: World) -> None:
         world.some_time(0.2)
 
 
+STEADY = ("steady-0", "steady-1")
+MOST_MEMORY = 200 * 2**20
+"""Of an operator that has been told of a handful of jobs."""
+
+
+@contextmanager
+def steady_jobs(world: World) -> Iterator[None]:
+    """Jobs that train through the fault; what they report is in their status before and after."""
+    world.apply(*STEADY)
+    until_told(world)
+    yield
+    until_told(world)
+    world.kubelet.may_end.set()
+
+
+def until_told(world: World) -> None:
+    for name in STEADY:
+        before = world.step(name)
+        world.until(
+            f"{name} is heard of", lambda name=name, before=before: hears(world, name, before)
+        )
+
+
+def hears(world: World, name: str, before: int) -> bool:
+    return world.step(name) > before and not world.progress_unknown(name)
+
+
+def until_silent(world: World) -> None:
+    """Until the status says that nobody credible answers, and no step but a trainer's own."""
+    own = {name: world.step(name) for name in STEADY}
+    for name in STEADY:
+        world.until(f"{name} is silent", lambda name=name: world.progress_unknown(name))
+        assert own[name] // 1000 == world.step(name) // 1000, f"{name} told another's step"
+
+
+def endpoints_answer_garbage(world: World) -> None:
+    with steady_jobs(world), world.kubelet.pods.answering(*GARBAGE):
+        until_silent(world)
+        world.some_time(10)
+        assert all(world.step(name) < LIE for name in STEADY)
+        assert psutil.Process(world.operator.pid).memory_info().rss < MOST_MEMORY
+
+
+def pods_unreachable(world: World) -> None:
+    with steady_jobs(world), world.kubelet.pods.answering(unreachable):
+        until_silent(world)
+        world.some_time(10)
+
+
+def address_reused(world: World) -> None:
+    with steady_jobs(world):
+        pods = [world.until_running(name)["metadata"]["name"] for name in STEADY]
+        with world.kubelet.pods.swapped(*pods):
+            until_silent(world)
+
+
+def trainer_is_older(world: World) -> None:
+    told_in(world, older)
+    assert world.status("retried-other")["attempts"]["history"][0]["reason"] == "NcclError"
+
+
+def trainer_is_newer(world: World) -> None:
+    told_in(world, newer)
+    assert world.status("retried-other")["attempts"]["history"][0]["reason"] == "Unknown"
+
+
+def told_in(world: World, dialect: Dialect) -> None:
+    """Jobs whose trainers are of another version: what they say is understood all the same."""
+    world.kubelet.pods.dialect = dialect
+    with steady_jobs(world):
+        world.apply("done-other", "retried-other", "wrong-other")
+    for name in ("done-other", "retried-other", "wrong-other"):
+        world.until(f"{name} is over", lambda name=name: world.phase(name) in FINAL)
+    assert world.status("done-other")["model"]["path"] == "model"
+    assert world.status("wrong-other")["failure"]["reason"] == "DataError"
+
+
+def clock_is_wrong(world: World) -> None:
+    """Whatever waits from a time on that the API server wrote: for pods to end, for last words."""
+    slow, silent = "held-slow", "held-silent"
+    world.apply(slow, silent)
+    pods = {name: world.until_running(name)["metadata"]["name"] for name in (slow, silent)}
+    world.kubelet.saving.set()
+    world.delete("pods", pods[slow])
+    world.delete("pods", pods[silent], gracePeriodSeconds=0)
+    world.some_time(8, least=4)
+    world.kubelet.saving.clear()
+    world.kubelet.may_end.set()
+    world.until(f"{slow} is over", lambda: world.phase(slow) in FINAL)
+    assert world.status(slow)["attempts"]["history"][0]["reason"] == "Preempted"
+
+
+def fleet(world: World) -> None:
+    world.some_time(10)
+    world.kill(world.operator)
+    world.some_time(10)
+    world.operator.send(signal.SIGSTOP)
+    world.some_time(10)
+    world.operator.send(signal.SIGCONT)
+    world.proxy.cut()
+    world.some_time(10)
+    world.control_plane.restart("kube-apiserver")
+    world.some_time(10)
+    world.proxy.cut()
+    world.kill(world.operator)
+
+
 ROWS = (
     Row("operator-killed", operator_killed, "the operator is killed three times", short=True),
     Row(
@@ -226,5 +341,44 @@ ROWS = (
     Row("namespace-deleted", namespace_deleted, "the namespace is deleted under running jobs"),
     Row(
         "others-write", others_write_all_the_time, "others write to the AlignTuneJobs all the time"
+    ),
+    Row(
+        "garbage",
+        endpoints_answer_garbage,
+        "progress endpoints answer with other pods' reports, no numbers, no JSON, too much, too"
+        " slowly, redirects",
+    ),
+    Row("pods-unreachable", pods_unreachable, "nothing gets from the operator to the pods"),
+    Row("address-reused", address_reused, "two pods have each other's address"),
+    Row(
+        "older-trainer",
+        trainer_is_older,
+        "trainers report and end in the words of a first version",
+    ),
+    Row(
+        "newer-trainer",
+        trainer_is_newer,
+        "trainers report and end with fields, activities and causes of a version to come",
+        short=True,
+    ),
+    Row(
+        "clock-ahead",
+        clock_is_wrong,
+        "the operator's clock is an hour ahead, and running pods are deleted",
+        clock_hours=1,
+    ),
+    Row(
+        "clock-behind",
+        clock_is_wrong,
+        "the operator's clock is an hour behind, and running pods are deleted",
+        clock_hours=-1,
+    ),
+    Row(
+        "fleet",
+        fleet,
+        "through the lives of 300 jobs the operator is killed twice and stopped (SIGSTOP), the API"
+        " server is killed, connections break",
+        alone=True,
+        jobs=100,
     ),
 )

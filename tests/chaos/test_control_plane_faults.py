@@ -25,7 +25,7 @@ RUNS = int(os.environ.get("RUNS", "0"))
 SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10_000)))
 SIDE_BY_SIDE = 5
 """Rows at the same time, each with a namespace, a proxy and an operator of its own."""
-JOBS = [f"{kind}-{number}" for kind in ("done", "retried", "wrong") for number in range(2)]
+KINDS = ("done", "retried", "wrong")
 
 
 def rounds() -> list[tuple[Row, ...]]:
@@ -75,9 +75,15 @@ def test_a_fault_doubles_nothing_and_loses_nothing(
         folder, name = tmp_path / row.name, row.name
         try:
             with world(
-                control_plane, server, folder, name=name, seed=seed, replicas=row.replicas
+                control_plane,
+                server,
+                folder,
+                name=name,
+                seed=seed,
+                replicas=row.replicas,
+                clock_hours=row.clock_hours,
             ) as around:
-                around.apply(*JOBS)
+                around.apply(*(f"{kind}-{n}" for kind in KINDS for n in range(row.jobs)))
                 row.fault(around)
                 told = f"{around.proxy.done} broken or refused, {around.exits} exits"
                 check(around)

@@ -1,12 +1,13 @@
 """The fault table of pods that train for real: a kubelet, containers, and SmolLM2 on the CPU."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.chaos.invariants import attempts_of, doubled
-from tests.chaos.pod_rows import ROWS, PodRow, Scene, make_small_disk
+from tests.chaos.pod_rows import ROWS, SCRATCH, TOKEN_SECRET, PodRow, Scene, make_small_disk
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import wait_until
@@ -18,35 +19,57 @@ from tests.e2e.conftest import (  # noqa: F401 - fixtures
     tenant,
 )
 from tests.e2e.test_interruptions import FINISH_SECONDS, finish, job, wait_for_step
+from tests.hub.hub import WRITER, Hub
 
 RUNS = int(os.environ.get("RUNS", "1"))
+CHOSEN = os.environ.get("ROWS", "").split(",")
+GOING_THROUGH = [row for row in ROWS if row.name in CHOSEN or CHOSEN == [""]]
 
 
-def manifest(name: str, row: PodRow) -> dict[str, Any]:
-    made = job(name, save_every=2, policy={"terminationGracePeriodSeconds": 60})
-    made["spec"]["storage"]["subPath"] = name
-    if row.memory:
-        made["spec"]["runtime"]["resources"] = {"limits": {"memory": row.memory}}
+@pytest.fixture(scope="module")
+def hub(cluster: Cluster, tenant: Tenant) -> Iterator[Hub]:  # noqa: F811
+    secret = {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": TOKEN_SECRET}}
+    tenant("apply", "-f", "-", stdin=secret | {"stringData": {"token": WRITER}})
+    with Hub(host=cluster.expose_host()) as running:
+        yield running
+
+
+def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
+    policy = {"terminationGracePeriodSeconds": 60} | row.spec.get("policy", {})
+    made = job(name, row.save_every, **{**row.spec, "policy": policy})
+    spec = made["spec"]
+    spec["sft"]["train"]["perDeviceBatchSize"] = 1
+    spec["sft"]["model"]["maxLength"] = 64
+    spec["storage"]["subPath"] = name
+    if "hub" in row.spec:
+        endpoint = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+        spec["runtime"]["env"] = [{"name": k, "value": v} for k, v in endpoint.items()]
+    if row.scratch:
+        volume = {"name": "scratch", "emptyDir": {"sizeLimit": row.scratch}}
+        spec["runtime"]["volumes"].append(volume)
+        spec["runtime"]["volumeMounts"].append({"name": "scratch", "mountPath": SCRATCH})
     return made
 
 
 @pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("operator_process")
 @pytest.mark.parametrize("number", range(RUNS))
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", GOING_THROUGH, ids=lambda row: row.name)
 def test_a_fault_of_a_pod_loses_no_step_and_doubles_none(
     row: PodRow,
     number: int,
     cluster: Cluster,  # noqa: F811
     tenant: Tenant,  # noqa: F811
+    hub: Hub,
 ) -> None:
-    scene = Scene(cluster, tenant, f"{row.name}-{number}")
+    scene = Scene(cluster, tenant, hub, f"{row.name}-{number}")
     if row.disk:
         make_small_disk(cluster, scene.folder, row.disk)
-    tenant.apply(manifest(scene.name, row))
+    tenant.apply(manifest(scene.name, row, hub))
+    if row.at_step:
+        wait_for_step(tenant, scene.name, row.at_step)
+    row.fault(scene)
     if row.recovers:
-        wait_for_step(tenant, scene.name, 5)
-        row.fault(scene)
         attempts = finish(tenant, scene.name)
         assert len(attempts["history"]) == 2, attempts
     else:

@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import ssl
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ import httpx
 import yaml
 
 from aligntune.api.labels import ATTEMPT, JOB_NAME
+from tests.chaos.endpoints import Network
 from tests.chaos.proxy import Proxy
+from tests.cluster import packages
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import wait_until
 from tests.integration.conftest import Operator, align_tune_job, claim
@@ -24,7 +27,13 @@ SETTLE_SECONDS = 180
 """How long everything may take to come right; nothing here measures time."""
 ALIGN_TUNE_JOBS = "apis/aligntune.io/v1alpha1"
 FINAL = ("Succeeded", "Failed")
-EXPECTED = {"done": "Succeeded", "retried": "Succeeded", "wrong": "Failed"}
+EXPECTED = {
+    "done": "Succeeded",
+    "retried": "Succeeded",
+    "wrong": "Failed",
+    "steady": "Succeeded",
+    "held": "Succeeded",
+}
 """What a job does, by the beginning of its name -> how it must end."""
 
 Object = dict[str, Any]
@@ -70,6 +79,7 @@ class World:
         proxy: Proxy,
         replicas: list[Operator],
         rng: random.Random,
+        kubelet: "Kubelet",
     ) -> None:
         self.control_plane = control_plane
         self.server = server
@@ -77,6 +87,7 @@ class World:
         self.proxy = proxy
         self.replicas = replicas
         self.rng = rng
+        self.kubelet = kubelet
         self.names: list[str] = []
         self.exits: list[int] = []
         """Exit codes of replicas that ended by themselves, and were started again."""
@@ -98,9 +109,20 @@ class World:
         found = self.every("aligntunejobs", ALIGN_TUNE_JOBS)
         return {one["metadata"]["name"]: one for one in found}
 
+    def status(self, name: str) -> Object:
+        found: Object = self.align_tune_jobs().get(name, {}).get("status", {})
+        return found
+
     def phase(self, name: str) -> str:
-        found = self.align_tune_jobs().get(name, {})
-        return str(found.get("status", {}).get("phase", ""))
+        return str(self.status(name).get("phase", ""))
+
+    def step(self, name: str) -> int:
+        """How far the status says that it is."""
+        return int(self.status(name).get("progress", {}).get("step", 0))
+
+    def progress_unknown(self, name: str) -> bool:
+        conditions = self.status(name).get("conditions", ())
+        return any(c["type"] == "ProgressUnknown" and c["status"] == "True" for c in conditions)
 
     def apply(self, *names: str) -> None:
         """Creates jobs that behave as their names say."""
@@ -121,9 +143,9 @@ class World:
     def delete_job(self, name: str) -> None:
         self.delete("aligntunejobs", name, ALIGN_TUNE_JOBS, propagationPolicy="Background")
 
-    def some_time(self, most: float = 3.0) -> None:
+    def some_time(self, most: float = 3.0, least: float = 0.0) -> None:
         """Lets a random time pass, in which the operator is wherever it is."""
-        end = time.monotonic() + self.rng.uniform(0, most)
+        end = time.monotonic() + self.rng.uniform(least, most)
         wait_until("a random time has passed", lambda: time.monotonic() > end, most + 1)
 
     def until(
@@ -181,13 +203,18 @@ def manifest(name: str) -> Object:
 class Kubelet:
     """Stand-in for scheduler and kubelet, which have no place here: lets pods live and end.
 
-    A pod is bound, runs for a while, and ends as the name of its job says: `done` trains to its
-    end, `retried` loses a peer first and trains to its end in later attempts, `wrong` has bad data.
-    A pod that is deleted saves a checkpoint and goes.
+    A pod is bound, runs and reports for a while, and ends as the name of its job says: `done`
+    trains to its end, `retried` loses a peer first and trains to its end in later attempts, `wrong`
+    has bad data, `steady` and `held` train until they may end, the first undisturbed. A pod that is
+    deleted saves a checkpoint and goes.
     """
 
-    def __init__(self, server: ApiServer, namespace: str, seed: int) -> None:
+    def __init__(self, server: ApiServer, namespace: str, seed: int, pods: Network) -> None:
         self._server, self._namespace = server, namespace
+        self.pods = pods
+        self.may_end = threading.Event()
+        self.saving = threading.Event()
+        """Set while pods that are deleted are at their checkpoints, and do not end."""
         self._rng = random.Random(seed)
         self._stop = threading.Event()
         self._due: dict[str, float] = {}
@@ -216,6 +243,9 @@ class Kubelet:
         metadata, phase = pod["metadata"], pod["status"].get("phase")
         now, uid = time.monotonic(), metadata["uid"]
         over = phase in FINAL
+        name = metadata["labels"][JOB_NAME]
+        if "deletionTimestamp" in metadata and self.saving.is_set():
+            return
         if "deletionTimestamp" in metadata:
             if not over and phase == "Running":
                 self._end(pod, 143, {"result": "Preempted", "reason": "Preempted", "step": 1})
@@ -235,16 +265,20 @@ class Kubelet:
             self._server("POST", f"{self._path(pod)}/binding", binding)
         elif phase != "Running":
             self._due[uid] = now + self._rng.uniform(0.5, 4)
-            self._say(pod, "Running", {"running": {"startedAt": "2026-11-01T12:00:00Z"}})
+            address = self.pods.join(metadata["name"], uid, int(metadata["labels"][ATTEMPT]))
+            started = {"running": {"startedAt": "2026-11-01T12:00:00Z"}}
+            self._say(pod, "Running", started, podIP=address, podIPs=[{"ip": address}])
+        elif name.startswith(("steady", "held")) and not self.may_end.is_set():
+            return
         elif now > self._due.get(uid, 0):
             self._end(pod, *last_words(metadata["labels"]))
 
     def _end(self, pod: Object, code: int, words: Object) -> None:
-        message = json.dumps(words | {"exitCode": code})
+        message = json.dumps(self.pods.dialect(words | {"exitCode": code}))
         state = {"exitCode": code, "reason": "Error" if code else "Completed", "message": message}
         self._say(pod, "Failed" if code else "Succeeded", {"terminated": state})
 
-    def _say(self, pod: Object, phase: str, state: Object) -> None:
+    def _say(self, pod: Object, phase: str, state: Object, **more: Any) -> None:
         container = {
             "name": "trainer",
             "image": "trainer",
@@ -256,7 +290,7 @@ class Kubelet:
         self._server(
             "PATCH",
             f"{self._path(pod)}/status",
-            {"status": {"phase": phase, "containerStatuses": [container]}},
+            {"status": {"phase": phase, "containerStatuses": [container]} | more},
             **{"Content-Type": "application/merge-patch+json"},
         )
 
@@ -283,6 +317,7 @@ def world(
     name: str,
     seed: int,
     replicas: int,
+    clock_hours: int = 0,
 ) -> Iterator[World]:
     """A namespace of its own with a fresh operator, whose requests go through a proxy."""
     namespace = f"{name}-{seed}"
@@ -290,19 +325,29 @@ def world(
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     server("POST", "/api/v1/namespaces", body)
     server("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", claim("models"))
-    with Proxy(server.url, server.credentials) as proxy, Kubelet(server, namespace, seed):
-        options = ["--namespaces", namespace]
+    pods = Network()
+    with (
+        Proxy(server.url, server.credentials, pods) as proxy,
+        Kubelet(server, namespace, seed, pods) as kubelet,
+    ):
+        options = ["--namespaces", namespace, "--poll-interval-seconds", "2"]
         if replicas > 1:
             options += ["--lease-namespace", namespace]
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(yaml.safe_dump(plain_kubeconfig(proxy.url)))
         started = [
-            Operator(kubeconfig, folder / f"operator-{number}.log", *options)
+            Operator(
+                kubeconfig,
+                folder / f"operator-{number}.log",
+                *options,
+                env=clock_off_by(clock_hours),
+            )
             for number in range(replicas)
         ]
         for replica in started:
             replica.start()
-        found = World(control_plane, server, namespace, proxy, started, random.Random(seed))
+        rng = random.Random(seed)
+        found = World(control_plane, server, namespace, proxy, started, rng, kubelet)
         found.until("the operator is ready", lambda: all(r.metrics() for r in started))
         try:
             yield found
@@ -311,6 +356,21 @@ def world(
                 if replica.running:
                     replica.send(signal.SIGCONT)
                     replica.stop(signal.SIGKILL)
+
+
+def clock_off_by(hours: int) -> dict[str, str]:
+    """The environment of a process whose wall clock is wrong; the monotonic one stays right."""
+    if not hours:
+        return {}
+    if packages.missing():
+        packages.install()
+    library = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/faketime/libfaketime.so.1"
+    assert Path(library).is_file(), library
+    return {
+        "LD_PRELOAD": library,
+        "FAKETIME": f"{hours:+d}h",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def plain_kubeconfig(url: str) -> Object:

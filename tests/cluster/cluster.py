@@ -11,7 +11,7 @@ import psutil
 from tests.cluster import cgroups, images, packages
 from tests.cluster.binaries import PACKAGES, binary
 from tests.cluster.control_plane import Kubernetes, succeeds
-from tests.cluster.network import Link
+from tests.cluster.network import POD_RANGE, UPLINK, Link
 from tests.cluster.node import HIDDEN, NODE, cgroup
 from tests.cluster.processes import wait_until
 
@@ -71,6 +71,12 @@ class Cluster(Kubernetes):
         pid = str(self._pid())
         inside = ["nsenter", "--target", pid, "--mount", "--net", "--pid", "--"]
         self._processes.start(Path(command[0]).name, *inside, *command)
+
+    def expose_host(self) -> str:
+        """Lets pods reach this machine; the address at which they find it."""
+        to_host = ("-s", POD_RANGE, "-o", UPLINK, "-j", "MASQUERADE")
+        self.run("iptables", "-t", "nat", "-A", "POSTROUTING", *to_host)
+        return self._link.host_address
 
     def load_image(self, archive: Path) -> None:
         """Makes an image known to the node, from an archive as `docker save` writes it."""

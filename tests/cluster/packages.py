@@ -14,8 +14,9 @@ DEBIAN_PACKAGES = {
     "conntrack": "conntrack",
     "debootstrap": "debootstrap",
     "buildah": "buildah",
+    "faketime": "faketime",
 }
-"""What a node and its images need -> Debian's package for it."""
+"""What a node, its images and its faults need -> Debian's package for it."""
 
 
 def missing() -> list[str]:

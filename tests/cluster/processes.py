@@ -18,13 +18,15 @@ was given the same id later, as a file of recorded ids can.
 """
 
 
-def wait_until(what: str, condition: Callable[[], bool], seconds: float) -> None:
+def wait_until(
+    what: str, condition: Callable[[], bool], seconds: float, *, pause_seconds: float = 0.05
+) -> None:
     """Returns once the condition holds; after so many seconds, raises TimeoutError naming it."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not so after {seconds:g} s.")
-        time.sleep(0.05)  # noqa: TID251 - this is the one place that waits for conditions
+        time.sleep(pause_seconds)  # noqa: TID251 - this is the one place that waits for conditions
 
 
 def output(

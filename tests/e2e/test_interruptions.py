@@ -11,6 +11,8 @@ from tests.e2e.conftest import NAMESPACE, Tenant, example
 FINISH_SECONDS = 900
 """How long a job may take on a busy machine; nothing here measures time."""
 STEPS = 16
+PAUSE_SECONDS = 1.0
+"""Between two looks by kubectl, which would take a core from the training that is waited for."""
 
 
 def job(name: str, save_every: int, **spec: Any) -> dict[str, Any]:
@@ -31,7 +33,8 @@ def wait_for_step(tenant: Tenant, name: str, step: int) -> None:
         assert status.get("phase") not in ("Succeeded", "Failed"), status
         return status.get("progress", {}).get("step", 0) >= step
 
-    wait_until(f"{name} has done {step} steps", reached, FINISH_SECONDS)
+    what = f"{name} has done {step} steps"
+    wait_until(what, reached, FINISH_SECONDS, pause_seconds=PAUSE_SECONDS)
 
 
 def finish(tenant: Tenant, name: str) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def finish(tenant: Tenant, name: str) -> dict[str, Any]:
     def ended() -> bool:
         return tenant.status(name).get("phase") in ("Succeeded", "Failed")
 
-    wait_until(f"{name} has ended", ended, FINISH_SECONDS)
+    wait_until(f"{name} has ended", ended, FINISH_SECONDS, pause_seconds=PAUSE_SECONDS)
     status = tenant.status(name)
     assert status["phase"] == "Succeeded", status.get("failure")
     folder = (tenant.models / status["model"]["path"]).parent

@@ -93,9 +93,11 @@ class Request(NamedTuple):
 
 
 class Hub:
-    """The server; `with Hub() as hub` starts it on a free port of this machine."""
+    """The server; `with Hub() as hub` starts it on a free port of this machine, for itself alone
+    unless `host` is another of its addresses.
+    """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[str] = []
         """Method and path of each request, in their order."""
@@ -103,6 +105,7 @@ class Hub:
         """LFS objects by their SHA-256."""
         self.full = False
         """No more LFS objects are taken."""
+        self._host = host
         self._port = port
 
     def __enter__(self) -> Self:
@@ -112,7 +115,7 @@ class Hub:
             def answer(self, method: str, path: str, request: Request) -> Answer:
                 return hub.answer(method, path, request)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._server = ThreadingHTTPServer((self._host, self._port), Handler)
         self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
@@ -124,7 +127,7 @@ class Hub:
     @property
     def endpoint(self) -> str:
         """What HF_ENDPOINT is set to."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def environment(self, home: Path, token: str | None = None, **more: str) -> dict[str, str]:
         """Variables of a process that knows no hub but this one, and keeps its cache in `home`."""

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,12 @@ class Api:
 
 
 class Operator:
-    """`python -m aligntune_operator` as a process of its own."""
+    """`python -m aligntune_operator` as a process of its own; `env` adds to its environment."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *options: str) -> None:
-        self._kubeconfig = kubeconfig
+    def __init__(
+        self, kubeconfig: Path, log: Path, *options: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._env = {"KUBECONFIG": str(kubeconfig)} | dict(env or {})
         self._log = log
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -130,7 +132,7 @@ class Operator:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "aligntune_operator", "--http-port", str(self._port),
                  *self._options],
-                env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
+                env={**os.environ, **self._env},
                 stdout=log,
                 stderr=log,
             )  # fmt: skip

@@ -39,6 +39,18 @@ def test_termination_message_always_fits_and_parses(outcome: Outcome) -> None:
     assert (read.result, read.reason, read.step) == (outcome.result, outcome.reason, outcome.step)
 
 
+def test_an_outcome_of_a_newer_trainer_is_read_as_far_as_it_is_known() -> None:
+    told = {
+        "result": "Failed",
+        "exitCode": 75,
+        "reason": "CosmicRay",
+        "step": 3,
+        "particle": "muon",
+    }
+    outcome = Outcome.model_validate_json(json.dumps(told))
+    assert (outcome.reason, outcome.exit_code, outcome.step) == (Cause.UNKNOWN, 75, 3)
+
+
 def test_the_end_of_the_log_and_the_start_of_the_message_are_kept() -> None:
     outcome = Outcome(
         result="Failed",
