@@ -154,8 +154,8 @@ class AlignTuneJobStatus(StatusSection):
             },
         ),
     ] = []
-    """Accepted, Running, Suspended, Resumable, ProgressUnknown, Complete, Failed, Finished,
-    Reconciling, Stalled."""
+    """Accepted, Running, Suspended, Resumable, ProgressUnknown, GpuTooSmall, Complete, Failed,
+    Finished, Reconciling, Stalled."""
     summary: Summary = Summary()
     """Strings for kubectl's columns."""
     progress: Progress | None = None

@@ -24,6 +24,8 @@ from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
 from aligntune_operator.controller import Controller, work_forever
+from aligntune_operator.estimator import Estimator, warn_forever
+from aligntune_operator.hub import Hub
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import Key
@@ -65,7 +67,9 @@ async def run(settings: Settings) -> None:
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
     cluster = Cluster(connection.session, connection.server, metrics.request, election.leads)
-    controller = Controller(cache, cluster, settings, now)
+    estimator = Estimator(cluster, Hub(connection.pods, settings.hub_endpoint, now), now)
+    begun = KeyedQueue[Key](random.Random())  # noqa: S311 - jitter is no secret
+    controller = Controller(cache, cluster, settings, now, estimator=estimator, began=begun.add)
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -80,7 +84,11 @@ async def run(settings: Settings) -> None:
                 polls = poll_forever(
                     cache, queue.add, ask, interval_seconds=interval, concurrency=limit
                 )
-                for task in (polls, election.lost()):
+                for task in (
+                    polls,
+                    warn_forever(begun, cache, estimator, queue.add),
+                    election.lost(),
+                ):
                     group.create_task(task)
                 for _ in range(settings.workers):
                     group.create_task(work_forever(queue, controller, metrics))

@@ -1,7 +1,7 @@
 """The API server: every request of the operator besides kopf's watches, and the only writes."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -63,7 +63,11 @@ class Kind(NamedTuple):
     api: str
     plural: str
     selector: Mapping[str, str]
+    accept: str = "application/json"
+    """`METADATA` where no more of each object is wanted."""
 
+
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 ALIGN_TUNE_JOBS = Kind(f"apis/{labels.API_VERSION}", labels.PLURAL, {})
 JOBS = Kind("apis/batch/v1", "jobs", {"labelSelector": labels.JOB_NAME})
@@ -221,13 +225,20 @@ class Cluster:
         path = f"{kind.api}/{scope}{kind.plural}"
         params = {"limit": str(LIST_CHUNK), **kind.selector}
         while True:
-            page = await self._request("GET", path, kind.plural, params=params)
+            page = await self._request("GET", path, kind.plural, params=params, accept=kind.accept)
             for item in page["items"]:
                 take(item)
             token = page["metadata"].get("continue")
             if not token:
                 return int(page["metadata"]["resourceVersion"])
             params["continue"] = token
+
+    async def node_labels(self, label: str) -> Sequence[Mapping[str, str]]:
+        """The labels of each node that has this one."""
+        found = []
+        nodes = Kind("api/v1", "nodes", {"labelSelector": label}, METADATA)
+        await self.list(nodes, None, lambda node: found.append(node["metadata"]["labels"]))
+        return found
 
     async def read_lease(self, namespace: str, name: str) -> Object:
         """A Lease.
@@ -291,11 +302,12 @@ class Cluster:
         *,
         params: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> dict[str, Any]:
         if verb != "GET" and not self._may_write():
             raise NotLeadingError(f"{verb} {resource}")
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": content_type} if data else {}
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if data else {})
         try:
             async with self._session.request(
                 verb,

@@ -14,6 +14,7 @@ from aligntune_operator.cluster import (
     NotLeadingError,
     RefusedError,
 )
+from aligntune_operator.estimator import Estimator
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import (
     AlignTuneJobState,
@@ -48,9 +49,11 @@ MISSING_RETRY = timedelta(seconds=15)
 SEEN_FOR = timedelta(seconds=60)
 """How long what a job names counts as there once it was seen: many jobs name the same claim."""
 
+TOO_LARGE_RETRY = timedelta(seconds=60)
+"""How often a job is estimated again that is too large for every GPU: larger ones may come."""
+
 REFUSED_RETRY = timedelta(seconds=30)
 """How often a refused Job is tried again: a quota or a policy may have changed."""
-
 
 MOST_ASKED = 3
 """Objects whose Events are read for one explanation: the pods of a gang mostly say the same."""
@@ -59,15 +62,33 @@ MOST_ASKED = 3
 class Controller:
     """Level-triggered: reconciling twice changes nothing.
 
-    Dying at any await loses nothing, except an Event whose status was just written.
+    Dying at any await loses nothing, except an Event whose status was just written, and a warning
+    that was being estimated.
+
+    Args:
+        cache: All that is known.
+        cluster: Where it acts.
+        settings: The cluster's owner's.
+        clock: Tells the time.
+        estimator: Tells whether a job fits its GPUs.
+        began: Told of each job that has begun, to estimate it without keeping it waiting.
     """
 
     def __init__(
-        self, cache: Cache, cluster: Cluster, settings: Settings, clock: Callable[[], datetime]
+        self,
+        cache: Cache,
+        cluster: Cluster,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        *,
+        estimator: Estimator,
+        began: Callable[[Key], None],
     ) -> None:
         self._cache = cache
         self._cluster = cluster
         self._settings = settings
+        self._estimator = estimator
+        self._began = began
         self._clock = clock
         self._seen: dict[tuple[str, Need], datetime] = {}
 
@@ -121,9 +142,10 @@ class Controller:
     ) -> timedelta | None:
         key, uid = state.key, state.uid
         try:
-            if attempt == 1 and (missing := await self._missing(state, spec)):
-                self._cache.hindered(key, Hindrance("missing", missing))
-                return MISSING_RETRY
+            if attempt == 1 and (found := await self._in_the_way(state, spec)):
+                hindrance, again = found
+                self._cache.hindered(key, hindrance)
+                return again
             if spec.runtime.nodes > 1:
                 await self._cluster.create_service(render_service(key, uid))
             created = await self._cluster.create_job(
@@ -147,7 +169,20 @@ class Controller:
         self._cache.hindered(key, None)
         self._cache.explained(key, None)
         self._cache.job_seen(created)
+        if attempt == 1 and self._settings.estimates == "warn":
+            self._began(key)
         return None
+
+    async def _in_the_way(
+        self, state: AlignTuneJobState, spec: AlignTuneJobSpec
+    ) -> tuple[Hindrance, timedelta] | None:
+        """What keeps a job from beginning, and when to look again."""
+        if missing := await self._missing(state, spec):
+            return Hindrance("missing", missing), MISSING_RETRY
+        if self._settings.estimates != "refuse":
+            return None
+        shortage = await self._estimator.shortage(spec, state.status.lineage)
+        return (Hindrance("too large", shortage), TOO_LARGE_RETRY) if shortage else None
 
     async def _missing(self, state: AlignTuneJobState, spec: AlignTuneJobSpec) -> str:
         """A sentence for each thing that the job names and that is not there."""

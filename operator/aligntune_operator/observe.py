@@ -164,9 +164,9 @@ class Explanation(NamedTuple):
 class Hindrance(NamedTuple):
     """Why the Job could not be created when it was last tried."""
 
-    kind: Literal["missing", "refused", "failed"]
-    """What the job names is not there, the API server will not have it, or it did not answer as it
-    should: then the next try may pass."""
+    kind: Literal["missing", "too large", "refused", "failed"]
+    """What the job names is not there, it needs more memory than its GPUs have, the API server will
+    not have it, or it did not answer as it should: then the next try may pass."""
     message: str
 
 
@@ -187,6 +187,8 @@ class Observed:
     """Why the Job could not be created; None if it could, or was not tried."""
     explanation: Explanation | None = None
     """Why the newest attempt does not start, when that was last asked."""
+    shortage: str = ""
+    """What memory the job needs, by an estimate since it began, that its GPUs have not."""
     sources: Mapping[str, AlignTuneJobState] = field(default_factory=dict)
     """The jobs that this one starts from and still waits for; those that are not there are not in
     it."""
@@ -235,6 +237,7 @@ def observe(
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
     explanation: Explanation | None = None,
+    shortage: str = "",
     sources: Mapping[str, AlignTuneJobState] | None = None,
     cycle: tuple[str, ...] = (),
 ) -> Observed:
@@ -260,6 +263,7 @@ def observe(
         poll=poll,
         hindrance=hindrance,
         explanation=explanation,
+        shortage=shortage,
         sources=sources or {},
     )
 

@@ -73,6 +73,7 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
         )
         if "explanation" in seen
         else None,
+        shortage=seen.get("shortage", ""),
         sources={
             body["metadata"]["name"]: align_tune_job_state(body) for body in seen.get("sources", ())
         },

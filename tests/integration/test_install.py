@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.helm import CHART, helm, sets
@@ -43,9 +44,7 @@ def install(control_plane: ControlPlane, api: Api) -> Iterator[Install]:
 def test_the_api_server_takes_every_object_of_the_chart(
     control_plane: ControlPlane, file: Path
 ) -> None:
-    objects = [
-        item for item in yaml.safe_load_all(file.read_text()) if item["kind"] not in MONITORS
-    ]
+    objects = [item for item in YAML(typ="safe").load_all(file) if item["kind"] not in MONITORS]
     for namespace in {item["metadata"].get("namespace") for item in objects} - {None}:
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
         control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))

@@ -25,6 +25,16 @@ linkerd.io/inject: disabled
 {{- end }}
 {{- end -}}
 
+{{- /* What an estimate of memory leads to: it takes a hub, and the nodes, which a Role cannot show. */ -}}
+{{- define "memoryEstimate" -}}
+{{- if and .Values.namespaces (eq .Values.settings.memoryEstimate "refuse") -}}
+{{- fail "settings.memoryEstimate is refuse, but an operator for some namespaces may not list nodes, and so estimates nothing. Set it to warn or off, or leave namespaces empty." -}}
+{{- end -}}
+{{- if or .Values.namespaces (empty .Values.settings.hubEndpoint) -}}off
+{{- else -}}{{ .Values.settings.memoryEstimate }}
+{{- end -}}
+{{- end -}}
+
 {{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
 {{- define "image" -}}
 {{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}

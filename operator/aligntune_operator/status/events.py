@@ -23,6 +23,9 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
     if accepted and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
         kind = "Normal" if accepted.status == "True" else "Warning"
         happened.append(Event(kind, accepted.reason, accepted.message))
+    too_small = new.get(Condition.GPU_TOO_SMALL)
+    if too_small and Condition.GPU_TOO_SMALL not in old:
+        happened.append(Event("Warning", too_small.reason, too_small.message))
     if after.attempts.restarts > before.attempts.restarts and after.failure:
         happened.append(_attempt_failed("Warning", after.attempts, after.failure))
     if after.attempts.preemptions > before.attempts.preemptions and after.failure:
