@@ -1,8 +1,9 @@
 """The API server: every request of the operator besides kopf's watches, and the only writes."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -10,7 +11,7 @@ import aiohttp
 from aligntune.api import labels
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.observe import AlignTuneJobState, Key, Object, owner
-from aligntune_operator.status.events import Event
+from aligntune_operator.status.events import Posting
 
 MANAGER = {"fieldManager": labels.FIELD_MANAGER}
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -151,23 +152,25 @@ class Cluster:
             content_type="application/apply-patch+yaml",
         )
 
-    async def create_event(self, state: AlignTuneJobState, event: Event, now: datetime) -> None:
-        """Publishes an Event about an AlignTuneJob."""
-        time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    async def create_event(self, posting: Posting) -> None:
+        """Publishes an Event about an AlignTuneJob; doing so again changes nothing."""
+        key, event = posting.key, posting.event
+        time = posting.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        digest = hashlib.sha256(repr(posting).encode()).hexdigest()
         body = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {
-                "generateName": f"{state.key.name}.",
-                "namespace": state.key.namespace,
+                "name": f"{key.name}.{digest[:16]}",
+                "namespace": key.namespace,
             },
             "involvedObject": {
                 "apiVersion": labels.API_VERSION,
                 "kind": labels.KIND,
-                "name": state.key.name,
-                "namespace": state.key.namespace,
-                "uid": state.uid,
-                "resourceVersion": str(state.resource_version),
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": posting.uid,
+                "resourceVersion": str(posting.resource_version),
             },
             "type": event.type,
             "reason": event.reason,
@@ -178,9 +181,9 @@ class Cluster:
             "source": {"component": labels.FIELD_MANAGER},
             "reportingComponent": labels.FIELD_MANAGER,
         }
-        await self._request(
-            "POST", f"api/v1/namespaces/{state.key.namespace}/events", "events", body
-        )
+        # A conflict: it was written before, and the answer was lost.
+        with suppress(ConflictError):
+            await self._request("POST", f"api/v1/namespaces/{key.namespace}/events", "events", body)
 
     async def newest_event(self, key: Key, uids: Iterable[str]) -> str:
         """`Reason: message` of the newest Event about any of these objects; empty if none."""

@@ -38,7 +38,7 @@ from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.render.job import job as render_job
 from aligntune_operator.render.service import service as render_service
 from aligntune_operator.settings import Settings
-from aligntune_operator.status.events import events
+from aligntune_operator.status.events import Posting, events
 from aligntune_operator.status.reduce import reduce_status
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ MOST_ASKED = 3
 class Controller:
     """Level-triggered: reconciling twice changes nothing.
 
-    Dying at any await loses nothing, except an Event whose status was just written, and a warning
-    that was being estimated.
+    Dying at any await loses nothing, except Events that wait to be written, and a warning that was
+    being estimated.
 
     Args:
         cache: All that is known.
@@ -72,6 +72,7 @@ class Controller:
         clock: Tells the time.
         estimator: Tells whether a job fits its GPUs.
         began: Told of each job that has begun, to estimate it without keeping it waiting.
+        post: Given the Events of each status that was written.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Controller:
         *,
         estimator: Estimator,
         began: Callable[[Key], None],
+        post: Callable[[Posting], None],
     ) -> None:
         self._cache = cache
         self._cluster = cluster
         self._settings = settings
         self._estimator = estimator
         self._began = began
+        self._post = post
         self._clock = clock
         self._seen: dict[tuple[str, Need], datetime] = {}
 
@@ -212,11 +215,9 @@ class Controller:
         except GoneError:
             self._cache.objects.gone(observed.object.uid)
             return
+        state = observed.object
         for event in events(before, after):
-            try:
-                await self._cluster.create_event(observed.object, event, now)
-            except ApiError as error:
-                logger.warning("%s: an Event could not be written: %s", key, error)
+            self._post(Posting(key, state.uid, state.resource_version, event, now))
 
 
 async def work_forever(queue: KeyedQueue[Key], controller: Controller, metrics: Metrics) -> None:

@@ -1,6 +1,7 @@
 """Estimates the memory of jobs: asks the nodes for their GPUs and the hub for shapes of models."""
 
 import logging
+import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -28,9 +29,20 @@ logger = logging.getLogger(__name__)
 
 
 class Estimator:
-    """Tells of a job whether it fits its GPUs; what it has asked for is kept for a while."""
+    """Tells of a job whether it fits its GPUs; what it has asked for is kept for a while.
 
-    def __init__(self, cluster: Cluster, hub: Hub, clock: Callable[[], datetime]) -> None:
+    Args:
+        cluster: Knows the nodes.
+        hub: Knows the models.
+        clock: Tells the time.
+        rng: For the queue.
+    """
+
+    def __init__(
+        self, cluster: Cluster, hub: Hub, clock: Callable[[], datetime], rng: random.Random
+    ) -> None:
+        self.begun = KeyedQueue[Key](rng)
+        """Jobs that have begun, and are to be warned of."""
         self._cluster = cluster
         self._hub = hub
         self._clock = clock
@@ -70,14 +82,12 @@ class Estimator:
             return ()
 
 
-async def warn_forever(
-    asked: KeyedQueue[Key], cache: Cache, estimator: Estimator, changed: Callable[[Key], None]
-) -> None:
+async def warn_forever(estimator: Estimator, cache: Cache, changed: Callable[[Key], None]) -> None:
     """Estimates jobs that have begun, beside the work on them, and tells of those that are too
     large.
     """
     while True:
-        key = await asked.get()
+        key = await estimator.begun.get()
         try:
             observed = cache.observe(key)
             if observed is not None and observed.spec is not None:
@@ -91,4 +101,4 @@ async def warn_forever(
             # The process's edge: a warning that cannot be given must not stop the operator.
             logger.exception("%s: its memory is not estimated", key)
         finally:
-            asked.done(key)
+            estimator.begun.done(key)

@@ -1,9 +1,11 @@
 """The Events that a person reads in `kubectl describe`: one for each change worth telling."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from aligntune.api.conditions import Condition, Phase
 from aligntune.api.status import AlignTuneJobStatus, Attempts, Failure, StatusCondition
+from aligntune_operator.observe import Key
 
 
 class Event(NamedTuple):
@@ -13,6 +15,17 @@ class Event(NamedTuple):
     """Normal or Warning."""
     reason: str
     message: str
+
+
+class Posting(NamedTuple):
+    """An Event with what it is about: all that is written of it."""
+
+    key: Key
+    uid: str
+    resource_version: int
+    """The version of the AlignTuneJob whose status was made from what happened."""
+    event: Event
+    at: datetime
 
 
 def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]:
