@@ -117,6 +117,10 @@ class Cluster:
         """Creates a Service, or takes over the one that is there; errors as `create_job`."""
         return await self._create("api/v1", "services", manifest)
 
+    async def create_network_policy(self, manifest: Object) -> Object:
+        """Creates a NetworkPolicy, or takes over the one that is there; errors as `create_job`."""
+        return await self._create("apis/networking.k8s.io/v1", "networkpolicies", manifest)
+
     async def delete_job(self, key: Key, name: str, uid: str) -> None:
         """Deletes a Job; it stays visible until the last of its pods is gone."""
         await self._delete(f"apis/batch/v1/namespaces/{key.namespace}/jobs/{name}", uid, "jobs")

@@ -1,6 +1,6 @@
 """What a cluster's owner sets for the operator: by environment variables or options."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     ] = "https://huggingface.co"
     """The model hub that is asked for the config.json of models, without a token, for the estimate
     of their memory. Empty: none, and nothing is estimated."""
+    network_policies: bool = False
+    """Make a NetworkPolicy for each job, which lets only its own pods and the observers reach its
+    pods. It needs a network that enforces it."""
+    observers: tuple[dict[str, Any], ...] = ()
+    """Who may ask the pods of such a job for progress and metrics, port 9400, besides the job
+    itself: peers of a NetworkPolicy, as JSON. The operator must be one of them."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /metrics, /healthz and /readyz. 0: none."""
     lease_namespace: Annotated[str, Field(max_length=63)] = ""

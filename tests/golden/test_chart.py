@@ -193,6 +193,24 @@ def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() 
     assert one(objects, "PodMonitor")["spec"]["selector"] == pods
 
 
+def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:
+    objects = render("--set", "jobNetworkPolicies.enabled=true")
+    template = one(objects, "Deployment")["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    [told] = [v["value"] for v in container["env"] if v["name"] == f"{ENV_PREFIX}OBSERVERS"]
+    [operator] = Settings(observers=json.loads(told)).observers
+    namespace = operator["namespaceSelector"]["matchLabels"]
+    assert namespace == {"kubernetes.io/metadata.name": NAMESPACE}
+    assert operator["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_network_policies_may_be_made_only_where_they_are_asked_for(enabled: bool) -> None:
+    objects = render("--set", f"jobNetworkPolicies.enabled={str(enabled).lower()}")
+    rules = one(objects, "ClusterRole")["rules"]
+    assert enabled == any("networkpolicies" in rule["resources"] for rule in rules)
+
+
 def test_the_readme_and_the_schema_are_those_of_the_values() -> None:
     told = (CHART / "README.md").read_text()
     values = YAML(typ="safe").load(CHART / "values.yaml")

@@ -35,6 +35,17 @@ linkerd.io/inject: disabled
 {{- end -}}
 {{- end -}}
 
+{{- /* Who may ask the pods of jobs for progress and metrics: peers of a NetworkPolicy. */ -}}
+{{- define "observers" -}}
+{{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $operator := dict "matchLabels" (include "selector" . | fromYaml) -}}
+{{- $observers := list (dict "namespaceSelector" $here "podSelector" $operator) -}}
+{{- with .Values.jobNetworkPolicies.metricsFromNamespaces -}}
+{{- $observers = append $observers (dict "namespaceSelector" (dict "matchLabels" .)) -}}
+{{- end -}}
+{{ toJson $observers }}
+{{- end -}}
+
 {{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
 {{- define "image" -}}
 {{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}
