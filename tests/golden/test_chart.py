@@ -207,7 +207,7 @@ def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:
 @pytest.mark.parametrize("enabled", [True, False])
 def test_network_policies_may_be_made_only_where_they_are_asked_for(enabled: bool) -> None:
     objects = render("--set", f"jobNetworkPolicies.enabled={str(enabled).lower()}")
-    rules = one(objects, "ClusterRole")["rules"]
+    rules = [rule for item in objects if item["kind"] == "ClusterRole" for rule in item["rules"]]
     assert enabled == any("networkpolicies" in rule["resources"] for rule in rules)
 
 
