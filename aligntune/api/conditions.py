@@ -17,6 +17,8 @@ class Condition(StrEnum):
     """Another attempt goes on from the newest checkpoint, not from step 0."""
     PROGRESS_UNKNOWN = "ProgressUnknown"
     """The pod runs but its progress endpoint does not answer; training may well go on."""
+    GPU_TOO_SMALL = "GpuTooSmall"
+    """By an estimate the job needs more memory than the GPUs that it may get; otherwise absent."""
     COMPLETE = "Complete"
     """The model is trained and saved."""
     FAILED = "Failed"
@@ -66,6 +68,7 @@ INVALID_SPEC = Reason("InvalidSpec", "{errors}")
 UNSUPPORTED = Reason("Unsupported", "{error}")
 REFUSED = Reason("AdmissionRefused", "The API server refused the Job: {error}")
 MISSING = Reason("ObjectsMissing", "{sentences}")
+TOO_LARGE = Reason("EstimateTooLarge", "{sentence}")
 PODS_PENDING = Reason("PodsPending", "{ready} of {total} pods run. {detail}")
 PODS_RUNNING = Reason("PodsRunning", "{total} of {total} pods run.")
 PODS_ENDED = Reason("PodsEnded", "No pod runs any more.")

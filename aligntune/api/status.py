@@ -88,7 +88,10 @@ class Attempts(StatusSection):
     next_start: AwareDatetime | None = None
     """When the next attempt starts, at the earliest. Unset: none is due."""
     active_seconds: Count = 0
-    """Seconds that the attempts which are over held pods; activeDeadlineSeconds counts them."""
+    """Seconds that pods were held until activeSince, over all attempts, without time in a queue;
+    activeDeadlineSeconds counts them."""
+    active_since: AwareDatetime | None = None
+    """Since when the attempt under way holds pods. Unset: none is, or a queue holds it."""
     batch_divisor: Annotated[int, Field(ge=1, le=2**20)] = 1
     """perDeviceBatchSize is divided by this and gradientAccumulationSteps multiplied: what
     policy.onCudaOutOfMemory: HalveBatch has come to."""
@@ -154,8 +157,8 @@ class AlignTuneJobStatus(StatusSection):
             },
         ),
     ] = []
-    """Accepted, Running, Suspended, Resumable, ProgressUnknown, Complete, Failed, Finished,
-    Reconciling, Stalled."""
+    """Accepted, Running, Suspended, Resumable, ProgressUnknown, GpuTooSmall, Complete, Failed,
+    Finished, Reconciling, Stalled."""
     summary: Summary = Summary()
     """Strings for kubectl's columns."""
     progress: Progress | None = None

@@ -25,9 +25,12 @@ from aligntune_operator.cache import Cache
 from aligntune_operator.clock import ServerClock
 from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
 from aligntune_operator.controller import Controller, work_forever
+from aligntune_operator.estimator import Estimator, warn_forever
+from aligntune_operator.hub import Hub
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import Key
+from aligntune_operator.outbox import Outbox
 from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.relist import relist, relist_forever
@@ -61,7 +64,8 @@ async def run(settings: Settings) -> None:
     kopf_settings = handlers.kopf_settings()
     connection = connect(kopf_settings)
     cache = Cache(timedelta(seconds=settings.node_lost_timeout_seconds))
-    queue = KeyedQueue[Key](random.Random())  # noqa: S311 - jitter is no secret
+    rng = random.Random()  # noqa: S311 - jitter is no secret
+    queue = KeyedQueue[Key](rng)
     election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
@@ -69,7 +73,17 @@ async def run(settings: Settings) -> None:
     cluster = Cluster(
         connection.session, connection.server, metrics.request, election.leads, dated=clock.dated
     )
-    controller = Controller(cache, cluster, settings, clock)
+    estimator = Estimator(cluster, Hub(connection.pods, settings.hub_endpoint, clock), clock, rng)
+    outbox = Outbox(rng, clock, metrics.events_dropped.inc)
+    controller = Controller(
+        cache,
+        cluster,
+        settings,
+        clock,
+        estimator=estimator,
+        began=estimator.begun.add,
+        post=outbox.post,
+    )
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -79,12 +93,15 @@ async def run(settings: Settings) -> None:
         logger.info("this replica leads")
         try:
             async with asyncio.TaskGroup() as group:
-                ask = asker(connection, clock, metrics.polled)
-                interval, limit = settings.poll_interval_seconds, settings.poll_concurrency
                 polls = poll_forever(
-                    cache, queue.add, ask, interval_seconds=interval, concurrency=limit
+                    cache,
+                    queue.add,
+                    asker(connection, clock, metrics.polled),
+                    interval_seconds=settings.poll_interval_seconds,
+                    concurrency=settings.poll_concurrency,
                 )
-                for task in (polls, election.lost()):
+                warnings = warn_forever(estimator, cache, queue.add)
+                for task in (polls, warnings, outbox.send_forever(cluster), election.lost()):
                     group.create_task(task)
                 for _ in range(settings.workers):
                     group.create_task(work_forever(queue, controller, metrics))

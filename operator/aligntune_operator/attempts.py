@@ -9,7 +9,7 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import Attempt, Attempts, Failure
-from aligntune_operator.observe import Observed
+from aligntune_operator.observe import JobState, Observed
 from aligntune_operator.status.failure import deadline_exceeded
 
 FIRST_BACKOFF = timedelta(seconds=10)
@@ -55,10 +55,33 @@ def updated(attempts: Attempts, **changes: object) -> Attempts:
     return attempts.model_copy(update={"history": [*earlier, entry.model_copy(update=changes)]})
 
 
+def clocked(attempts: Attempts, job: JobState, last_report: datetime | None) -> Attempts:
+    """With the time counted that the newest attempt held pods until a queue took them.
+
+    Args:
+        attempts: As they were known.
+        job: The Job of the newest attempt.
+        last_report: When its pods were last heard of: they ran until then, where nobody saw that
+            the queue took them and gave new ones.
+    """
+    since, start = attempts.active_since, job.started or job.created
+    if since is not None and since < start:
+        attempts = _counted(attempts, min(last_report or since, start))
+        attempts = attempts.model_copy(update={"active_since": start})
+    if job.active_since is None:
+        attempts = _counted(attempts, job.suspended_since or start)
+    return attempts.model_copy(update={"active_since": job.active_since})
+
+
+def _counted(attempts: Attempts, until: datetime) -> Attempts:
+    """With the time since pods are held added to the sum."""
+    held = until - (attempts.active_since or until)
+    seconds = attempts.active_seconds + max(int(held.total_seconds()), 0)
+    return attempts.model_copy(update={"active_seconds": seconds, "active_since": None})
+
+
 def ended(attempts: Attempts, reason: str, end: datetime, failure: Failure | None) -> Attempts:
     """With the newest attempt over."""
-    entry = attempts.history[-1]
-    held = end - (entry.start or end)
     closed = updated(
         attempts,
         reason=reason,
@@ -70,8 +93,7 @@ def ended(attempts: Attempts, reason: str, end: datetime, failure: Failure | Non
         else None,
         pod=failure.pod if failure else None,
     )
-    seconds = attempts.active_seconds + max(int(held.total_seconds()), 0)
-    return closed.model_copy(update={"active_seconds": seconds})
+    return _counted(closed, end)
 
 
 def goodput(attempts: Attempts, progress: Progress | None) -> float | None:
@@ -79,9 +101,8 @@ def goodput(attempts: Attempts, progress: Progress | None) -> float | None:
     if progress is None or not progress.training_seconds:
         return None
     held = float(attempts.active_seconds)
-    entry = newest(attempts)
-    if entry and entry.start and entry.end is None and progress.updated_at:
-        held += max((progress.updated_at - entry.start).total_seconds(), 0.0)
+    if attempts.active_since and progress.updated_at:
+        held += max((progress.updated_at - attempts.active_since).total_seconds(), 0.0)
     return min(progress.training_seconds / held, 1.0) if held else None
 
 

@@ -102,6 +102,7 @@ class Cache:
         self._polls: dict[Key, Poll] = {}
         self._hindrances: dict[Key, Hindrance] = {}
         self._explanations: dict[Key, Explanation] = {}
+        self._shortages: dict[Key, str] = {}
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
 
     def object_seen(self, body: Object) -> Key:
@@ -131,6 +132,7 @@ class Cache:
         self._polls.pop(key, None)
         self._hindrances.pop(key, None)
         self._explanations.pop(key, None)
+        self._shortages.pop(key, None)
         return key
 
     def job_gone(self, body: Object) -> Key:
@@ -171,6 +173,11 @@ class Cache:
         if explanation is not None:
             self._explanations[key] = explanation
 
+    def short_of_memory(self, state: AlignTuneJobState, shortage: str) -> None:
+        """Remembers that a job does not fit its GPUs, unless it was deleted meanwhile."""
+        if any(known.uid == state.uid for known in self.objects.of(state.key)):
+            self._shortages[state.key] = shortage
+
     def observe(self, key: Key) -> Observed | None:
         """All that is known of one AlignTuneJob; None if there is none of that name.
 
@@ -187,6 +194,7 @@ class Cache:
             poll=self._polls.get(key),
             hindrance=self._hindrances.get(key),
             explanation=self._explanations.get(key),
+            shortage=self._shortages.get(key, ""),
             sources=dict(self._sources(state)),
             cycle=tuple(cycle(key.name, partial(self._waits_for, key.namespace))),
         )

@@ -1,9 +1,10 @@
 """The API server: every request of the operator besides kopf's watches, and the only writes."""
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -11,7 +12,7 @@ import aiohttp
 from aligntune.api import labels
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.observe import AlignTuneJobState, Key, Object, owner
-from aligntune_operator.status.events import Event
+from aligntune_operator.status.events import Posting
 
 MANAGER = {"fieldManager": labels.FIELD_MANAGER}
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -64,7 +65,11 @@ class Kind(NamedTuple):
     api: str
     plural: str
     selector: Mapping[str, str]
+    accept: str = "application/json"
+    """`METADATA` where no more of each object is wanted."""
 
+
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 ALIGN_TUNE_JOBS = Kind(f"apis/{labels.API_VERSION}", labels.PLURAL, {})
 JOBS = Kind("apis/batch/v1", "jobs", {"labelSelector": labels.JOB_NAME})
@@ -120,6 +125,10 @@ class Cluster:
         """Creates a Service, or takes over the one that is there; errors as `create_job`."""
         return await self._create("api/v1", "services", manifest)
 
+    async def create_network_policy(self, manifest: Object) -> Object:
+        """Creates a NetworkPolicy, or takes over the one that is there; errors as `create_job`."""
+        return await self._create("apis/networking.k8s.io/v1", "networkpolicies", manifest)
+
     async def delete_job(self, key: Key, name: str, uid: str) -> None:
         """Deletes a Job; it stays visible until the last of its pods is gone."""
         await self._delete(f"apis/batch/v1/namespaces/{key.namespace}/jobs/{name}", uid, "jobs")
@@ -155,23 +164,25 @@ class Cluster:
             content_type="application/apply-patch+yaml",
         )
 
-    async def create_event(self, state: AlignTuneJobState, event: Event, now: datetime) -> None:
-        """Publishes an Event about an AlignTuneJob."""
-        time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    async def create_event(self, posting: Posting) -> None:
+        """Publishes an Event about an AlignTuneJob; doing so again changes nothing."""
+        key, event = posting.key, posting.event
+        time = posting.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        digest = hashlib.sha256(repr(posting).encode()).hexdigest()
         body = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {
-                "generateName": f"{state.key.name}.",
-                "namespace": state.key.namespace,
+                "name": f"{key.name}.{digest[:16]}",
+                "namespace": key.namespace,
             },
             "involvedObject": {
                 "apiVersion": labels.API_VERSION,
                 "kind": labels.KIND,
-                "name": state.key.name,
-                "namespace": state.key.namespace,
-                "uid": state.uid,
-                "resourceVersion": str(state.resource_version),
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": posting.uid,
+                "resourceVersion": str(posting.resource_version),
             },
             "type": event.type,
             "reason": event.reason,
@@ -182,9 +193,9 @@ class Cluster:
             "source": {"component": labels.FIELD_MANAGER},
             "reportingComponent": labels.FIELD_MANAGER,
         }
-        await self._request(
-            "POST", f"api/v1/namespaces/{state.key.namespace}/events", "events", body
-        )
+        # A conflict: it was written before, and the answer was lost.
+        with suppress(ConflictError):
+            await self._request("POST", f"api/v1/namespaces/{key.namespace}/events", "events", body)
 
     async def newest_event(self, key: Key, uids: Iterable[str]) -> str:
         """`Reason: message` of the newest Event about any of these objects; empty if none."""
@@ -229,13 +240,20 @@ class Cluster:
         path = f"{kind.api}/{scope}{kind.plural}"
         params = {"limit": str(LIST_CHUNK), **kind.selector}
         while True:
-            page = await self._request("GET", path, kind.plural, params=params)
+            page = await self._request("GET", path, kind.plural, params=params, accept=kind.accept)
             for item in page["items"]:
                 take(item)
             token = page["metadata"].get("continue")
             if not token:
                 return int(page["metadata"]["resourceVersion"])
             params["continue"] = token
+
+    async def node_labels(self, label: str) -> Sequence[Mapping[str, str]]:
+        """The labels of each node that has this one."""
+        found = []
+        nodes = Kind("api/v1", "nodes", {"labelSelector": label}, METADATA)
+        await self.list(nodes, None, lambda node: found.append(node["metadata"]["labels"]))
+        return found
 
     async def read_lease(self, namespace: str, name: str) -> Object:
         """A Lease.
@@ -299,11 +317,12 @@ class Cluster:
         *,
         params: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> dict[str, Any]:
         if verb != "GET" and not self._may_write():
             raise NotLeadingError(f"{verb} {resource}")
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": content_type} if data else {}
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if data else {})
         clock = asyncio.get_running_loop().time
         asked = clock()
         try:

@@ -14,6 +14,7 @@ from aligntune_operator.cluster import (
     NotLeadingError,
     RefusedError,
 )
+from aligntune_operator.estimator import Estimator
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import (
     AlignTuneJobState,
@@ -35,9 +36,10 @@ from aligntune_operator.plan import (
 from aligntune_operator.preflight import Need, needs
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.render.job import job as render_job
+from aligntune_operator.render.network_policy import network_policy
 from aligntune_operator.render.service import service as render_service
 from aligntune_operator.settings import Settings
-from aligntune_operator.status.events import events
+from aligntune_operator.status.events import Posting, events
 from aligntune_operator.status.reduce import reduce_status
 
 logger = logging.getLogger(__name__)
@@ -48,9 +50,11 @@ MISSING_RETRY = timedelta(seconds=15)
 SEEN_FOR = timedelta(seconds=60)
 """How long what a job names counts as there once it was seen: many jobs name the same claim."""
 
+TOO_LARGE_RETRY = timedelta(seconds=60)
+"""How often a job is estimated again that is too large for every GPU: larger ones may come."""
+
 REFUSED_RETRY = timedelta(seconds=30)
 """How often a refused Job is tried again: a quota or a policy may have changed."""
-
 
 MOST_ASKED = 3
 """Objects whose Events are read for one explanation: the pods of a gang mostly say the same."""
@@ -59,15 +63,36 @@ MOST_ASKED = 3
 class Controller:
     """Level-triggered: reconciling twice changes nothing.
 
-    Dying at any await loses nothing, except an Event whose status was just written.
+    Dying at any await loses nothing, except Events that wait to be written, and a warning that was
+    being estimated.
+
+    Args:
+        cache: All that is known.
+        cluster: Where it acts.
+        settings: The cluster's owner's.
+        clock: Tells the time.
+        estimator: Tells whether a job fits its GPUs.
+        began: Told of each job that has begun, to estimate it without keeping it waiting.
+        post: Given the Events of each status that was written.
     """
 
     def __init__(
-        self, cache: Cache, cluster: Cluster, settings: Settings, clock: Callable[[], datetime]
+        self,
+        cache: Cache,
+        cluster: Cluster,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        *,
+        estimator: Estimator,
+        began: Callable[[Key], None],
+        post: Callable[[Posting], None],
     ) -> None:
         self._cache = cache
         self._cluster = cluster
         self._settings = settings
+        self._estimator = estimator
+        self._began = began
+        self._post = post
         self._clock = clock
         self._seen: dict[tuple[str, Need], datetime] = {}
 
@@ -121,9 +146,13 @@ class Controller:
     ) -> timedelta | None:
         key, uid = state.key, state.uid
         try:
-            if attempt == 1 and (missing := await self._missing(state, spec)):
-                self._cache.hindered(key, Hindrance("missing", missing))
-                return MISSING_RETRY
+            if attempt == 1 and (found := await self._in_the_way(state, spec)):
+                hindrance, again = found
+                self._cache.hindered(key, hindrance)
+                return again
+            if self._settings.network_policies:
+                observers = self._settings.observers
+                await self._cluster.create_network_policy(network_policy(key, uid, observers))
             if spec.runtime.nodes > 1:
                 await self._cluster.create_service(render_service(key, uid))
             created = await self._cluster.create_job(
@@ -147,7 +176,20 @@ class Controller:
         self._cache.hindered(key, None)
         self._cache.explained(key, None)
         self._cache.job_seen(created)
+        if attempt == 1 and self._settings.estimates == "warn":
+            self._began(key)
         return None
+
+    async def _in_the_way(
+        self, state: AlignTuneJobState, spec: AlignTuneJobSpec
+    ) -> tuple[Hindrance, timedelta] | None:
+        """What keeps a job from beginning, and when to look again."""
+        if missing := await self._missing(state, spec):
+            return Hindrance("missing", missing), MISSING_RETRY
+        if self._settings.estimates != "refuse":
+            return None
+        shortage = await self._estimator.shortage(spec, state.status.lineage)
+        return (Hindrance("too large", shortage), TOO_LARGE_RETRY) if shortage else None
 
     async def _missing(self, state: AlignTuneJobState, spec: AlignTuneJobSpec) -> str:
         """A sentence for each thing that the job names and that is not there."""
@@ -177,11 +219,9 @@ class Controller:
         except GoneError:
             self._cache.objects.gone(observed.object.uid)
             return
+        state = observed.object
         for event in events(before, after):
-            try:
-                await self._cluster.create_event(observed.object, event, now)
-            except ApiError as error:
-                logger.warning("%s: an Event could not be written: %s", key, error)
+            self._post(Posting(key, state.uid, state.resource_version, event, now))
 
 
 async def work_forever(queue: KeyedQueue[Key], controller: Controller, metrics: Metrics) -> None:

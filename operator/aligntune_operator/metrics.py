@@ -48,6 +48,11 @@ class Metrics:
             ("verb", "resource", "code"),
             registry=registry,
         )
+        self.events_dropped = Counter(
+            "aligntune_operator_events_dropped",
+            "Kubernetes Events that could not be written, and were given up.",
+            registry=registry,
+        )
         self.polls = Counter(
             "aligntune_operator_progress_polls",
             "Progress endpoints asked.",

@@ -74,12 +74,25 @@ class JobState:
     """When it was last let go: anew each time that a queue resumes it."""
     suspended: bool = False
     """A queue holds it; it has no pods then, or they are stopping."""
+    suspended_since: datetime | None = None
+    """When the Job controller took its pods for that; None: it has not, or has given new ones."""
     deleting: bool = False
     complete: bool = False
     failed_reason: str | None = None
     """Reason of the Failed condition; None while the Job has not failed."""
     failed_message: str = ""
     ended: datetime | None = None
+
+    @property
+    def active_since(self) -> datetime | None:
+        """Since when it holds pods; None while a queue holds it.
+
+        Let go, it is suspended in its status until the controller gives it pods and a new start.
+        """
+        waits = self.suspended and self.started is None
+        if waits or self.suspended_since is not None:
+            return None
+        return self.started or self.created
 
     @property
     def over(self) -> bool:
@@ -164,9 +177,9 @@ class Explanation(NamedTuple):
 class Hindrance(NamedTuple):
     """Why the Job could not be created when it was last tried."""
 
-    kind: Literal["missing", "refused", "failed"]
-    """What the job names is not there, the API server will not have it, or it did not answer as it
-    should: then the next try may pass."""
+    kind: Literal["missing", "too large", "refused", "failed"]
+    """What the job names is not there, it needs more memory than its GPUs have, the API server will
+    not have it, or it did not answer as it should: then the next try may pass."""
     message: str
 
 
@@ -187,6 +200,8 @@ class Observed:
     """Why the Job could not be created; None if it could, or was not tried."""
     explanation: Explanation | None = None
     """Why the newest attempt does not start, when that was last asked."""
+    shortage: str = ""
+    """What memory the job needs, by an estimate since it began, that its GPUs have not."""
     sources: Mapping[str, AlignTuneJobState] = field(default_factory=dict)
     """The jobs that this one starts from and still waits for; those that are not there are not in
     it."""
@@ -235,6 +250,7 @@ def observe(
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
     explanation: Explanation | None = None,
+    shortage: str = "",
     sources: Mapping[str, AlignTuneJobState] | None = None,
     cycle: tuple[str, ...] = (),
 ) -> Observed:
@@ -260,6 +276,7 @@ def observe(
         poll=poll,
         hindrance=hindrance,
         explanation=explanation,
+        shortage=shortage,
         sources=sources or {},
     )
 
@@ -318,6 +335,7 @@ def job_state(body: Object) -> JobState:
     metadata, status = body["metadata"], body.get("status", {})
     conditions = {c["type"]: c for c in status.get("conditions", ()) if c["status"] == "True"}
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
+    suspended = conditions.get("Suspended")
     end = failed or complete
     parent = owner(body)
     return JobState(
@@ -329,6 +347,7 @@ def job_state(body: Object) -> JobState:
         created=_time(metadata["creationTimestamp"]),
         started=_time(status["startTime"]) if "startTime" in status else None,
         suspended=bool(body.get("spec", {}).get("suspend")),
+        suspended_since=_time(suspended["lastTransitionTime"]) if suspended else None,
         deleting="deletionTimestamp" in metadata,
         complete=complete is not None,
         failed_reason=failed.get("reason", "") if failed else None,

@@ -13,7 +13,7 @@ from aligntune_operator.observe import (
     PodState,
 )
 from aligntune_operator.status.conditions import finished
-from aligntune_operator.status.ending import start_due
+from aligntune_operator.status.ending import deadline_due, start_due
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,14 @@ def _follow(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterat
     """What is due for the attempt under way, besides its own end."""
     job, pods = observed.job, observed.current_pods
     yield from _await_end(observed.pods)
-    if job is None or job.deleting or job.suspended:
+    if job is None or job.deleting or job.suspended or job.active_since is None:
         return
-    if (due := start_due(observed)) is not None:
-        yield Wait(due)
+    for due in (start_due(observed), deadline_due(observed)):
+        if due is not None:
+            yield Wait(due)
     silent = [pod for pod in pods if not pod.started and not pod.waiting]
     if silent or len(pods) < spec.runtime.nodes:
-        asked = observed.explanation.at if observed.explanation else job.created
+        asked = observed.explanation.at if observed.explanation else job.active_since
         again = asked + EXPLANATION_INTERVAL
         yield Wait(again) if again > now else Explain((job.uid, *(pod.uid for pod in silent)))
 

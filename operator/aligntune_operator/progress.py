@@ -14,7 +14,7 @@ from aligntune.api import env
 from aligntune.api.progress import Snapshot
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, PodState, Poll
-from aligntune_operator.session import Connection
+from aligntune_operator.session import Connection, read_at_most
 
 LONGEST_ANSWER = 64 * 1024
 ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=5)
@@ -77,8 +77,8 @@ async def ask(session: aiohttp.ClientSession, url: str, pod: PodState, now: date
         async with session.get(url, timeout=ANSWER_TIMEOUT, allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
                 return Poll(pod.uid, now, error=f"The pod answered with {response.status}.")
-            body = await _read(response)
-        if len(body) > LONGEST_ANSWER:
+            body = await read_at_most(response, LONGEST_ANSWER)
+        if body is None:
             return Poll(
                 pod.uid, now, error=f"The pod's answer is larger than {LONGEST_ANSWER} bytes."
             )
@@ -90,16 +90,6 @@ async def ask(session: aiohttp.ClientSession, url: str, pod: PodState, now: date
     if snapshot.pod_uid != pod.uid:
         return Poll(pod.uid, now, error="Another pod answered at this pod's address.")
     return Poll(pod.uid, now, snapshot)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, or as much of it as shows that it is too long."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > LONGEST_ANSWER:
-            break
-    return bytes(body)
 
 
 async def poll_forever(

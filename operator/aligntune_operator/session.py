@@ -28,7 +28,7 @@ class Connection(NamedTuple):
     watches: aiohttp.ClientSession
     """The same for kopf, which closes it as soon as it stops, while others still ask."""
     pods: aiohttp.ClientSession
-    """Carries none: for the pods of tenants."""
+    """Carries none: for the pods of tenants, and for the model hub."""
     server: str
     in_cluster: bool
 
@@ -40,6 +40,16 @@ class Connection(NamedTuple):
         """Closes every session."""
         for session in (self.session, self.watches, self.pods):
             await session.close()
+
+
+async def read_at_most(response: aiohttp.ClientResponse, longest: int) -> bytes | None:
+    """The body; None if it has more than `longest` bytes."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > longest:
+            return None
+    return bytes(body)
 
 
 class NoClusterError(Exception):

@@ -1,6 +1,6 @@
 """What a cluster's owner sets for the operator: by environment variables or options."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
@@ -51,6 +51,21 @@ class Settings(BaseSettings):
     node_lost_timeout_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     """Seconds after its grace period until a deleted pod that still exists counts as lost with its
     node, and the next attempt may begin. 60: a kubelet that is alive ends pods in seconds."""
+    memory_estimate: Literal["off", "warn", "refuse"] = "warn"
+    """What becomes of a job that by an estimate needs more memory than the GPUs have that it may
+    get. warn: it begins, and a condition and an Event say so; refuse: it does not begin; off:
+    nothing is estimated. It needs the right to list nodes, and their labels with a GPU's memory."""
+    hub_endpoint: Annotated[
+        str, Field(max_length=512, pattern=r"^(https?://[^\s/@?#]+(/[^\s@?#]*)?)?$")
+    ] = "https://huggingface.co"
+    """The model hub that is asked for the config.json of models, without a token, for the estimate
+    of their memory. Empty: none, and nothing is estimated."""
+    network_policies: bool = False
+    """Make a NetworkPolicy for each job, which lets only its own pods and the observers reach its
+    pods. It needs a network that enforces it."""
+    observers: tuple[dict[str, Any], ...] = ()
+    """Who may ask the pods of such a job for progress and metrics, port 9400, besides the job
+    itself: peers of a NetworkPolicy, as JSON. The operator must be one of them."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of /metrics, /healthz and /readyz. 0: none."""
     lease_namespace: Annotated[str, Field(max_length=63)] = ""
@@ -60,6 +75,11 @@ class Settings(BaseSettings):
     """Name of that Lease."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log record that is written."""
+
+    @property
+    def estimates(self) -> Literal["off", "warn", "refuse"]:
+        """What an estimate leads to; without a hub there is none."""
+        return self.memory_estimate if self.hub_endpoint else "off"
 
     def trainer_image(self, backend: Backend) -> str:
         """The default image for a backend."""

@@ -114,11 +114,13 @@ class ControlPlane(Kubernetes):
         *,
         scheduler: bool = False,
         audited: Sequence[str] = (),
+        audits_accounts: bool = False,
         outlive_parent: bool = False,
     ) -> None:
         super().__init__(state, outlive_parent=outlive_parent)
         self._scheduler = scheduler
         self._audited = audited
+        self._audits_accounts = audits_accounts
 
     def restart(self, name: str) -> None:
         """Kills etcd or the API server and starts it again; returns when the API server is well."""
@@ -134,7 +136,7 @@ class ControlPlane(Kubernetes):
             self._processes,
             endpoint,
             with_scheduler=self._scheduler,
-            more_flags=audit_flags(self.state, self._audited),
+            more_flags=audit_flags(self.state, self._audited, accounts=self._audits_accounts),
         )
 
 
@@ -275,25 +277,35 @@ def start_components(
 
 
 def audit_log(state: Path) -> Path:
-    """A line of JSON for each write to the resources that are audited."""
+    """A line of JSON for each request that is audited."""
     return state / "logs" / "audit.log"
 
 
-def audit_flags(state: Path, resources: Sequence[str]) -> list[str]:
-    """Flags of an API server that writes down each write to these resources of batch/v1."""
-    if not resources:
+def audit_flags(state: Path, resources: Sequence[str], *, accounts: bool = False) -> list[str]:
+    """Flags of an API server that writes down each write to these resources of batch/v1.
+
+    Args:
+        state: The cluster's folder.
+        resources: Of batch/v1.
+        accounts: Also write down what each service account asks for, but for Kubernetes' own.
+    """
+    if not resources and not accounts:
         return []
     policy = state / "audit-policy.json"
-    rule = {
+    writes = {
         "level": "RequestResponse",
         "verbs": ["create", "update", "patch", "delete", "deletecollection"],
         "resources": [{"group": "batch", "resources": list(resources)}],
     }
+    theirs = [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    ]
     document = {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
-        "rules": [rule],
+        "rules": [*([writes] if resources else []), *(theirs if accounts else [])],
     }
     policy.write_text(json.dumps(document))
     return [f"--audit-policy-file={policy}", f"--audit-log-path={audit_log(state)}"]

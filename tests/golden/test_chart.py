@@ -80,6 +80,8 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("limits.gpus=8", "at '/limits': additional properties 'gpus' not allowed"),
         ("tolerations[0].keyy=gpu", "at '/tolerations/0': additional properties 'keyy'"),
         ("crd.install=maybe", "at '/crd/install': got string, want boolean"),
+        ("settings.memoryEstimate=maybe", "at '/settings/memoryEstimate': value must be one of"),
+        ("settings.hubEndpoint=hub", "at '/settings/hubEndpoint': 'hub' does not match"),
         ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does"),
     ],
 )
@@ -87,6 +89,29 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         render("--set", value)
     assert told in caught.value.stderr
+
+
+def test_who_may_not_list_nodes_cannot_refuse_jobs_by_their_memory() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render("--set", "settings.memoryEstimate=refuse,namespaces={research}")
+    assert "settings.memoryEstimate is refuse, but an operator for some" in caught.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "granted"),
+    [
+        ("settings.memoryEstimate=warn", True),
+        ("settings.memoryEstimate=refuse", True),
+        ("settings.memoryEstimate=off", False),
+        ("settings.hubEndpoint=", False),
+        ("namespaces={research}", False),
+    ],
+)
+def test_nodes_may_be_listed_only_where_memory_is_estimated(values: str, granted: bool) -> None:
+    roles = [item for item in render("--set", values) if item["kind"] in ("ClusterRole", "Role")]
+    rules = [rule for role in roles for rule in role["rules"]]
+    about_nodes = [rule["verbs"] for rule in rules if "nodes" in rule["resources"]]
+    assert about_nodes == ([["list"]] if granted else [])
 
 
 def test_no_part_of_the_schema_lets_an_unknown_value_pass() -> None:
@@ -162,10 +187,28 @@ def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() 
     options = ("--set=networkPolicy.enabled=true", "--set=metrics.podMonitor.enabled=true")
     objects = render(*options)
     pods = {"matchExpressions": [{"key": labels.JOB_NAME, "operator": "Exists"}]}
-    _, progress = one(objects, "NetworkPolicy")["spec"]["egress"]
+    *_, progress = one(objects, "NetworkPolicy")["spec"]["egress"]
     assert progress["ports"] == [{"port": env.PROGRESS_PORT}]
     assert progress["to"][0]["podSelector"] == pods
     assert one(objects, "PodMonitor")["spec"]["selector"] == pods
+
+
+def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:
+    objects = render("--set", "jobNetworkPolicies.enabled=true")
+    template = one(objects, "Deployment")["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    [told] = [v["value"] for v in container["env"] if v["name"] == f"{ENV_PREFIX}OBSERVERS"]
+    [operator] = Settings(observers=json.loads(told)).observers
+    namespace = operator["namespaceSelector"]["matchLabels"]
+    assert namespace == {"kubernetes.io/metadata.name": NAMESPACE}
+    assert operator["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_network_policies_may_be_made_only_where_they_are_asked_for(enabled: bool) -> None:
+    objects = render("--set", f"jobNetworkPolicies.enabled={str(enabled).lower()}")
+    rules = [rule for item in objects if item["kind"] == "ClusterRole" for rule in item["rules"]]
+    assert enabled == any("networkpolicies" in rule["resources"] for rule in rules)
 
 
 def test_the_readme_and_the_schema_are_those_of_the_values() -> None:

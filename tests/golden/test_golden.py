@@ -27,6 +27,7 @@ from aligntune_operator.observe import (
 )
 from aligntune_operator.plan import CreateJob, plan
 from aligntune_operator.render.job import job as render_job
+from aligntune_operator.render.network_policy import network_policy
 from aligntune_operator.render.service import service as render_service
 from aligntune_operator.settings import Settings
 from aligntune_operator.status.events import events
@@ -73,6 +74,7 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
         )
         if "explanation" in seen
         else None,
+        shortage=seen.get("shortage", ""),
         sources={
             body["metadata"]["name"]: align_tune_job_state(body) for body in seen.get("sources", ())
         },
@@ -96,13 +98,14 @@ def outputs(case: Path) -> dict[str, Any]:
     created = [action for action in actions if isinstance(action, CreateJob)]
     if created and observed.spec is not None:
         key = observed.object.key
+        settings = Settings(_env_file=None, **load(case / "observed.yaml").get("settings", {}))
         written["objects"] = [
             render_job(
                 key,
                 UID,
                 observed.spec,
                 created[0].attempt,
-                Settings(_env_file=None),
+                settings,
                 earlier=before.attempts,
                 lineage=before.lineage,
                 queue_labels=observed.object.queue_labels,
@@ -110,6 +113,8 @@ def outputs(case: Path) -> dict[str, Any]:
         ]
         if observed.spec.runtime.nodes > 1:
             written["objects"].insert(0, render_service(key, UID))
+        if settings.network_policies:
+            written["objects"].insert(0, network_policy(key, UID, settings.observers))
     return written
 
 

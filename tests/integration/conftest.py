@@ -199,7 +199,8 @@ def programs() -> None:
 
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    with ControlPlane(tmp_path_factory.mktemp("control-plane") / "state") as running:
+    state = tmp_path_factory.mktemp("control-plane") / "state"
+    with ControlPlane(state, audits_accounts=True) as running:
         running.install(CRD)
         yield running
 

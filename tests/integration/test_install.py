@@ -3,13 +3,15 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ruamel.yaml import YAML
 
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import ControlPlane, audit_log
 from tests.cluster.helm import CHART, helm, sets
 from tests.cluster.processes import REPOSITORY
 from tests.integration.conftest import Api, Operator
@@ -43,9 +45,7 @@ def install(control_plane: ControlPlane, api: Api) -> Iterator[Install]:
 def test_the_api_server_takes_every_object_of_the_chart(
     control_plane: ControlPlane, file: Path
 ) -> None:
-    objects = [
-        item for item in yaml.safe_load_all(file.read_text()) if item["kind"] not in MONITORS
-    ]
+    objects = [item for item in YAML(typ="safe").load_all(file) if item["kind"] not in MONITORS]
     for namespace in {item["metadata"].get("namespace") for item in objects} - {None}:
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
         control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
@@ -55,20 +55,27 @@ def test_the_api_server_takes_every_object_of_the_chart(
     assert len(told.splitlines()) == len(objects)
 
 
+def operator_of(
+    release: str, control_plane: ControlPlane, api: Api, folder: Path, *options: str
+) -> Operator:
+    """The operator with the rights of the release's service account."""
+    config = yaml.safe_load(control_plane.kubeconfig.read_text())
+    [entry] = config["users"]
+    entry["user"] = {"token": api("create", "token", release).strip()}
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    lease = ("--lease-namespace", api.namespace, "--lease-name", release)
+    return Operator(kubeconfig, folder / "operator.log", *lease, *options)
+
+
 @pytest.mark.parametrize("mode", ["cluster-wide", "namespaced"])
 def test_the_operator_has_every_right_that_it_needs(
     control_plane: ControlPlane, api: Api, install: Install, manifest: Make, mode: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     release = install(**({"namespaces": f"{{{api.namespace}}}"} if mode == "namespaced" else {}))
-    config = yaml.safe_load(control_plane.kubeconfig.read_text())
-    [entry] = config["users"]
-    entry["user"] = {"token": api("create", "token", release).strip()}
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(config))
-    lease = ("--lease-namespace", api.namespace, "--lease-name", release)
     where = ("--namespaces", api.namespace) if mode == "namespaced" else ()
-    operator = Operator(kubeconfig, tmp_path / "operator.log", *lease, *where)
+    operator = operator_of(release, control_plane, api, tmp_path, *where)
     operator.start()
     api.until("it leads", lambda: operator.leads)
 
@@ -82,6 +89,76 @@ def test_the_operator_has_every_right_that_it_needs(
     assert operator.stop() == 0
     assert not refused
     assert "orbidden" not in operator.log
+
+
+Right = tuple[str, str, str]
+"""API group, resource, verb."""
+
+RARELY_USED: dict[Right, str] = {
+    ("aligntune.io", "aligntunejobs/finalizers", "update"): "OpenShift demands it of whoever sets"
+    " blockOwnerDeletion; the admission plugin is not on here",
+    ("batch", "jobs", "get"): "a Job that an earlier life of the operator has made and not seen is"
+    " found by its name; test_lifecycle.py kills it at any time",
+}
+"""Rights that the life below does not need, and who does."""
+
+
+def test_the_operator_has_not_one_right_more_than_it_uses(
+    control_plane: ControlPlane,
+    api: Api,
+    install: Install,
+    manifest: Make,
+    local_queues: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    release = install(**{"jobNetworkPolicies.enabled": "true"})
+    granted = rights_of(api, "clusterrole", release) | rights_of(api, "role", f"{release}-leader")
+    operator = operator_of(release, control_plane, api, tmp_path, "--network-policies")
+    operator.start()
+    api.apply(local_queues("gpu"))
+    queued = manifest("queued")
+    queued["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpu"}
+    policy = {"podRetentionSeconds": 0, "ttlSecondsAfterFinished": 5}
+    api.apply(
+        queued,
+        manifest("gang", runtime={"nodes": 2, "serviceAccountName": "default"}),
+        manifest("over", policy=policy),
+    )
+    api.play_kubelet(api.pod_of("over"), terminated={"exitCode": 0, "message": "{}"})
+    api.until("the gang began", lambda: api.phase("gang") == "Starting")
+    api("delete", "job", "-l", "aligntune.io/job-name=gang")
+
+    def unused() -> set[Right]:
+        user = f"system:serviceaccount:{api.namespace}:{release}"
+        return granted - used_by(user, audit_log(control_plane.state))
+
+    with suppress(TimeoutError):  # which would not name them
+        api.until("all other rights are used", lambda: unused() <= RARELY_USED.keys())
+    assert operator.stop() == 0
+    assert unused() == RARELY_USED.keys()
+
+
+def rights_of(api: Api, kind: str, name: str) -> set[Right]:
+    return {
+        (group, resource, verb)
+        for rule in api.get(kind, name)["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def used_by(user: str, log: Path) -> set[Right]:
+    """What a user was granted on demand, by the API server's audit log."""
+    requests = [json.loads(line) for line in log.read_text().splitlines() if user in line]
+    found = set()
+    for request in requests:
+        about = request.get("objectRef", {})
+        if request["user"]["username"] == user and "resource" in about:
+            assert request["responseStatus"]["code"] != 403, request
+            parts = filter(None, (about["resource"], about.get("subresource")))
+            found.add((about.get("apiGroup", ""), "/".join(parts), request["verb"]))
+    return found
 
 
 class TestLimits:

@@ -4,6 +4,7 @@ import json
 import random
 import signal
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -310,11 +311,20 @@ def test_a_queue_decides_when_a_job_holds_pods_and_an_eviction_is_no_failure(
         patch = json.dumps({"spec": {"suspend": not admitted}})
         api("patch", "job", queued["metadata"]["name"], "--type=merge", "-p", patch)
 
+    def attempts() -> dict[str, Any]:
+        found: dict[str, Any] = api.status("chat")["attempts"]
+        return found
+
+    def start() -> str:
+        return str(api.get("job", queued["metadata"]["name"])["status"]["startTime"])
+
+    assert "activeSince" not in attempts()
     admit(True)
     pod = api.pod_of("chat")
     api.bind(pod)
     api.play_kubelet(pod, running=RUNNING)
     api.until("running", lambda: api.phase("chat") == "Running")
+    api.until("counting", lambda: attempts().get("activeSince") == start())
 
     admit(False)
     api.until("evicted", lambda: api.phase("chat") == "Queued")
@@ -322,6 +332,11 @@ def test_a_queue_decides_when_a_job_holds_pods_and_an_eviction_is_no_failure(
     api.play_kubelet(pod, terminated=ended(143, preempted))
     api("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     api.until("its pod is gone", lambda: api.every("pods") == [])
+    api.until("not counting", lambda: "activeSince" not in attempts())
+    conditions = api.get("job", queued["metadata"]["name"])["status"]["conditions"]
+    [evicted] = [c["lastTransitionTime"] for c in conditions if c["type"] == "Suspended"]
+    held = datetime.fromisoformat(evicted) - datetime.fromisoformat(start())
+    assert attempts()["activeSeconds"] == held.total_seconds()
 
     admit(True)
     again = api.pod_of("chat")
@@ -331,7 +346,9 @@ def test_a_queue_decides_when_a_job_holds_pods_and_an_eviction_is_no_failure(
     api.until("running again", lambda: api.phase("chat") == "Running")
     [same] = api.jobs_of("chat")
     assert same["metadata"]["uid"] == queued["metadata"]["uid"]
-    assert api.status("chat")["attempts"]["current"] == 1
+    assert attempts()["current"] == 1
+    api.until("counting again", lambda: attempts().get("activeSince") == start())
+    assert attempts()["activeSeconds"] == held.total_seconds()
 
 
 @pytest.mark.usefixtures("operator")

@@ -14,7 +14,7 @@ from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.conditions import Phase
 from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
-from aligntune_operator.attempts import follow, goodput, setbacks
+from aligntune_operator.attempts import began, clocked, ended, follow, goodput, setbacks
 from aligntune_operator.observe import (
     NODE_LOST_TIMEOUT,
     AlignTuneJobState,
@@ -148,10 +148,62 @@ def test_setbacks_are_counted_back_from_the_newest_attempt() -> None:
 def test_goodput_counts_the_time_of_kept_steps_against_all_time_that_pods_were_held() -> None:
     first = Attempt(attempt=1, job="j", start=NOW, end=NOW + timedelta(seconds=100))
     second = Attempt(attempt=2, job="j", start=NOW + timedelta(seconds=200))
-    attempts = Attempts(current=2, active_seconds=100, history=[first, second])
+    attempts = Attempts(
+        current=2, active_seconds=100, active_since=second.start, history=[first, second]
+    )
     progress = Progress(training_seconds=75, updated_at=NOW + timedelta(seconds=250))
     assert goodput(attempts, progress) == 0.5
     assert goodput(Attempts(), Progress()) is None
+
+
+def at(seconds: int) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+IN_A_QUEUE = JobState("job-1", "uid", 1, "uid", 1, NOW, suspended=True)
+"""As the operator creates it for a queue, and in what its life makes of it."""
+LET_GO = replace(IN_A_QUEUE, suspended=False, suspended_since=at(1))
+HAS_PODS = replace(LET_GO, suspended_since=None, started=at(100))
+ASKED_BACK = replace(HAS_PODS, suspended=True)
+EVICTED = replace(ASKED_BACK, suspended_since=at(160))
+LET_GO_AGAIN = replace(EVICTED, suspended=False)
+HAS_PODS_AGAIN = replace(LET_GO_AGAIN, suspended_since=None, started=at(1000))
+
+
+def counted(*seen: JobState, last_report: datetime | None = None, end: datetime) -> int:
+    """The seconds of an attempt that ends at `end`, and whose Job was seen in these states."""
+    attempts = began(Attempts(), 1, "job-1", NOW, 0)
+    for job in seen:
+        attempts = clocked(attempts, job, last_report)
+        again = clocked(attempts, job, last_report)
+        assert again == attempts, "a state that is seen twice counts once"
+    return ended(attempts, "Succeeded", end, None).active_seconds
+
+
+def test_time_in_a_queue_is_not_counted_and_time_before_an_eviction_is() -> None:
+    whole = (IN_A_QUEUE, LET_GO, HAS_PODS, ASKED_BACK, EVICTED, LET_GO_AGAIN, HAS_PODS_AGAIN)
+    assert counted(*whole, end=at(1200)) == 60 + 200
+    assert counted(*whole[:2], end=at(90)) == 0
+    assert counted(*whole[:3], end=at(130)) == 30
+    assert counted(*whole[:4], end=at(150)) == 50
+    assert counted(*whole[:5], end=at(900)) == 60
+    assert counted(*whole[:6], end=at(999)) == 60
+
+
+def test_an_eviction_that_nobody_saw_is_counted_to_the_last_report() -> None:
+    missed = (IN_A_QUEUE, HAS_PODS, HAS_PODS_AGAIN)
+    assert counted(*missed, last_report=at(150), end=at(1200)) == 50 + 200
+    assert counted(*missed, end=at(1200)) == 200
+    assert counted(IN_A_QUEUE, HAS_PODS, LET_GO_AGAIN, end=at(1200)) == 60
+    evicted_again = replace(HAS_PODS_AGAIN, suspended_since=at(1040))
+    assert counted(IN_A_QUEUE, HAS_PODS, evicted_again, last_report=at(150), end=at(1200)) == 90
+
+
+def test_without_a_queue_an_attempt_counts_from_its_jobs_start_to_its_end() -> None:
+    created = JobState("job-1", "uid", 1, "uid", 1, NOW)
+    started = replace(created, started=at(2))
+    assert counted(created, started, end=at(100)) == 98
+    assert counted(created, end=at(100)) == 100
 
 
 def drawn_transitions() -> dict[str, set[str]]:
@@ -197,22 +249,31 @@ class World(RuleBasedStateMachine):
         self.pods: dict[str, PodState] = {}
         self.created: list[int] = []
         self.unreachable: set[str] = set()
+        self.pods_given = 0
+        self.queued_seconds = 0
+        self.all_seen = True
 
     @rule(dies=st.booleans())
     def reconcile(self, dies: bool = False) -> None:
-        """One pass; the operator may die before the status is written."""
+        """One pass; the operator may die before the status is written.
+
+        What it deletes goes in its own time, after the pass.
+        """
+        deleted = []
         observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
         for action in plan(observed, self.now):
             if isinstance(action, CreateJob):
                 self.create(action.attempt)
             elif isinstance(action, DeleteJob):
                 self.jobs[action.uid] = replace(self.jobs[action.uid], deleting=True)
-                self.terminate(action.uid)
+                deleted.append(action.uid)
         if not dies:
             observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
             before, after = self.state.status, reduce_status(observed, self.now)
             assert after.phase in REACHABLE[before.phase], f"{before.phase} to {after.phase}"
             self.state = replace(self.state, status=after)
+        for uid in deleted:
+            self.terminate(uid)
 
     def create(self, attempt: int) -> None:
         assert attempt not in {job.attempt for job in self.jobs.values()}
@@ -223,10 +284,13 @@ class World(RuleBasedStateMachine):
         self.created.append(attempt)
         uid = f"job-{len(self.created)}"
         self.jobs[uid] = JobState(uid, uid, 1, "uid", attempt, self.now)
+        self.give_pods(uid)
+
+    def give_pods(self, job_uid: str) -> None:
         for index in (0, 1):
-            self.pods[f"{uid}-{index}"] = PodState(
-                f"{uid}-{index}", f"{uid}-{index}", 1, job_uid=uid, index=index
-            )
+            self.pods_given += 1
+            name = f"{job_uid}-{index}-{self.pods_given}"
+            self.pods[name] = PodState(name, name, 1, job_uid=job_uid, index=index)
 
     def terminate(self, job_uid: str) -> None:
         """The pods of a Job are deleted; those that do not run are gone at once."""
@@ -242,7 +306,13 @@ class World(RuleBasedStateMachine):
         left = {pod.job_uid for pod in self.pods.values()}
         for job in list(self.jobs.values()):
             if job.deleting and job.uid not in left:
-                del self.jobs[job.uid]
+                self.forget(job)
+
+    def forget(self, job: JobState) -> None:
+        """A Job is gone; what the operator has not seen of it by now it will not see."""
+        self.jobs.pop(job.uid, None)
+        if job.active_since != self.state.status.attempts.active_since:
+            self.all_seen = False
 
     def running(self) -> list[PodState]:
         return [
@@ -262,6 +332,8 @@ class World(RuleBasedStateMachine):
         peers = [other for other in self.pods.values() if other.job_uid == pod.job_uid]
         if job is None or job.deleting or job.over or not all(peer.ended for peer in peers):
             return
+        if job.suspended:
+            return
         failed = any(peer.exit_code for peer in peers) or len(peers) < 2
         self.jobs[job.uid] = replace(
             job,
@@ -279,6 +351,8 @@ class World(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 15, 100, 400]))
     def time_passes(self, seconds: int) -> None:
+        if any(job.suspended for job in self.jobs.values()):
+            self.queued_seconds += seconds
         self.now += timedelta(seconds=seconds)
 
     @rule(suspend=st.booleans())
@@ -296,12 +370,36 @@ class World(RuleBasedStateMachine):
     def a_pod_ends(self, data: st.DataObject, code: int) -> None:
         self.end(data.draw(st.sampled_from(self.running())), code)
 
+    def newest_job(self) -> JobState | None:
+        """The Job under way, which a queue may take or give."""
+        known = [job for job in self.jobs.values() if not job.deleting and not job.over]
+        return max(known, key=lambda job: job.attempt, default=None)
+
+    @rule(seen=st.booleans())
+    def its_queue_evicts_it(self, seen: bool) -> None:
+        job = self.newest_job()
+        if job is not None and not job.suspended:
+            self.jobs[job.uid] = replace(job, suspended=True, suspended_since=self.now)
+            self.terminate(job.uid)
+            # Else it may be let go again before the operator comes back.
+            self.reconcile(dies=not seen)
+
+    @rule()
+    def its_queue_lets_it_go(self) -> None:
+        job = self.newest_job()
+        left = {pod.job_uid for pod in self.pods.values()}
+        if job is not None and job.suspended and job.uid not in left:
+            self.jobs[job.uid] = replace(
+                job, suspended=False, suspended_since=None, started=self.now
+            )
+            self.give_pods(job.uid)
+
     @precondition(lambda self: self.jobs)
     @rule()
     def somebody_deletes_the_newest_job_in_the_background(self) -> None:
         job = max(self.jobs.values(), key=lambda job: job.attempt)
         self.terminate(job.uid)
-        self.jobs.pop(job.uid, None)
+        self.forget(job)
 
     @precondition(lambda self: self.running())
     @rule(data=st.data())
@@ -316,6 +414,16 @@ class World(RuleBasedStateMachine):
         assert self.created == sorted(self.created)
         assert self.state.status.attempts.restarts <= 3
 
+    @invariant()
+    def time_in_a_queue_is_not_counted(self) -> None:
+        attempts = self.state.status.attempts
+        seconds = attempts.active_seconds
+        job = self.newest_job()
+        if attempts.active_since and job is not None and job.active_since == attempts.active_since:
+            seconds += int((self.now - attempts.active_since).total_seconds())
+        if self.all_seen:
+            assert seconds <= (self.now - NOW).total_seconds() - self.queued_seconds
+
     def teardown(self) -> None:
         """Left in peace, every job comes to an end."""
         self.state = replace(self.state, spec=GANG)
@@ -323,6 +431,7 @@ class World(RuleBasedStateMachine):
             if finished(self.state.status):
                 break
             self.reconcile()
+            self.its_queue_lets_it_go()
             self.a_pod_starts(0)
             self.a_pod_starts(1)
             self.reconcile()

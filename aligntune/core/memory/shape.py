@@ -5,6 +5,12 @@ from typing import Any, NamedTuple
 
 from aligntune.core.errors import ConfigError
 
+MOST_LAYERS = 1_000
+LARGEST_NUMBER = 10_000_000
+"""Bounds of what a config.json may say, which anybody on the hub can write: each layer is counted,
+and products of larger numbers are no sizes of memory any more. Real models have some hundred
+layers, and vocabularies below a million."""
+
 
 class Linear(NamedTuple):
     """One linear layer of a decoder layer."""
@@ -147,10 +153,11 @@ def shape_of(config: Mapping[str, Any], place: str, counted: int | None = None) 
         value = config.get(key)
         if value is None and default is not None:
             return default
-        if not isinstance(value, int) or value < 1:
+        largest = MOST_LAYERS if key == "num_hidden_layers" else LARGEST_NUMBER
+        if not isinstance(value, int) or not 1 <= value <= largest:
             raise ConfigError(
-                f"{place}: config.json has no number {key!r}, without which the memory of a model"
-                f" of type {kind!r} cannot be estimated"
+                f"{place}: config.json has no number {key!r} from 1 to {largest:,}, without which"
+                f" the memory of a model of type {kind!r} cannot be estimated"
             )
         return value
 
@@ -167,7 +174,7 @@ def shape_of(config: Mapping[str, Any], place: str, counted: int | None = None) 
         head_size=number("head_dim", family.head_size or hidden // heads),
         intermediate=number("intermediate_size"),
         tied=family.tied if tied is None else bool(tied),
-        positions=config.get("max_position_embeddings"),
+        positions=number("max_position_embeddings", 0) or None,
         norms=family.norms,
         head_norms=family.head_norms,
         attention_bias=bias,

@@ -25,6 +25,27 @@ linkerd.io/inject: disabled
 {{- end }}
 {{- end -}}
 
+{{- /* What an estimate of memory leads to: it takes a hub, and the nodes, which a Role cannot show. */ -}}
+{{- define "memoryEstimate" -}}
+{{- if and .Values.namespaces (eq .Values.settings.memoryEstimate "refuse") -}}
+{{- fail "settings.memoryEstimate is refuse, but an operator for some namespaces may not list nodes, and so estimates nothing. Set it to warn or off, or leave namespaces empty." -}}
+{{- end -}}
+{{- if or .Values.namespaces (empty .Values.settings.hubEndpoint) -}}off
+{{- else -}}{{ .Values.settings.memoryEstimate }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Who may ask the pods of jobs for progress and metrics: peers of a NetworkPolicy. */ -}}
+{{- define "observers" -}}
+{{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $operator := dict "matchLabels" (include "selector" . | fromYaml) -}}
+{{- $observers := list (dict "namespaceSelector" $here "podSelector" $operator) -}}
+{{- with .Values.jobNetworkPolicies.metricsFromNamespaces -}}
+{{- $observers = append $observers (dict "namespaceSelector" (dict "matchLabels" .)) -}}
+{{- end -}}
+{{ toJson $observers }}
+{{- end -}}
+
 {{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
 {{- define "image" -}}
 {{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}

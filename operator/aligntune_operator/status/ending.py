@@ -7,7 +7,13 @@ from aligntune.api.causes import Cause
 from aligntune.api.status import Attempt, Failure
 from aligntune_operator.attempts import SUCCEEDED, SUSPENDED
 from aligntune_operator.observe import WITNESS_PATIENCE, Observed, PodState
-from aligntune_operator.status.failure import SENTENCES, classify, failed, not_started
+from aligntune_operator.status.failure import (
+    SENTENCES,
+    classify,
+    deadline_exceeded,
+    failed,
+    not_started,
+)
 
 
 class Ending(NamedTuple):
@@ -23,8 +29,8 @@ class Ending(NamedTuple):
 def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
     """How the attempt of `entry` ended; None while it is under way or its end not fully seen.
 
-    An attempt that did not start in time, or whose node is gone, counts as over before its Job is:
-    the operator lets go of it then.
+    An attempt that did not start in time, has used up the deadline, or whose node is gone, counts
+    as over before its Job is: the operator lets go of it then.
     """
     job, pods = observed.job, observed.current_pods
     if job is not None and job.over:
@@ -35,9 +41,11 @@ def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
     lost = next((pod for pod in pods if pod.lost(now)), None)
     if job is None or lost is not None:
         return None if observed.writers(now) else _gone(entry, lost, now)
-    due = start_due(observed)
-    late = due is not None and now >= due
-    return _failed(not_started(pods, observed.explanation), now) if late else None
+    if (due := deadline_due(observed)) is not None and now >= due:
+        return _failed(deadline_exceeded(), now)
+    if (due := start_due(observed)) is not None and now >= due:
+        return _failed(not_started(pods, observed.explanation), now)
+    return None
 
 
 def _gone(entry: Attempt, lost: PodState | None, now: datetime) -> Ending:
@@ -63,13 +71,29 @@ def start_due(observed: Observed) -> datetime | None:
     Time in a queue does not count: a Job's start time is set anew when it is let go.
     """
     job, spec = observed.job, observed.spec
-    if job is None or job.deleting or job.suspended or spec is None:
+    if job is None or job.deleting or job.active_since is None or spec is None:
         return None
     limit = spec.policy.start_timeout_seconds
     started = sum(pod.started for pod in observed.current_pods)
     if limit is None or started == spec.runtime.nodes:
         return None
-    return (job.started or job.created) + timedelta(seconds=limit)
+    return job.active_since + timedelta(seconds=limit)
+
+
+def deadline_due(observed: Observed) -> datetime | None:
+    """When all attempts together have held pods for as long as they may; None without a limit.
+
+    A Job's own deadline begins anew each time that a queue lets it go; where none did, it has a
+    moment to be first.
+    """
+    job, spec, attempts = observed.job, observed.spec, observed.object.status.attempts
+    if job is None or job.deleting or spec is None or attempts.active_since is None:
+        return None
+    limit = spec.policy.active_deadline_seconds
+    if limit is None or job.active_since != attempts.active_since:
+        return None
+    left = max(limit - attempts.active_seconds, 0)
+    return attempts.active_since + timedelta(seconds=left) + WITNESS_PATIENCE
 
 
 def _failed(failure: Failure, at: datetime) -> Ending:

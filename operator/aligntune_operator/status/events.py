@@ -1,9 +1,11 @@
 """The Events that a person reads in `kubectl describe`: one for each change worth telling."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from aligntune.api.conditions import Condition, Phase
 from aligntune.api.status import AlignTuneJobStatus, Attempts, Failure, StatusCondition
+from aligntune_operator.observe import Key
 
 
 class Event(NamedTuple):
@@ -15,6 +17,17 @@ class Event(NamedTuple):
     message: str
 
 
+class Posting(NamedTuple):
+    """An Event with what it is about: all that is written of it."""
+
+    key: Key
+    uid: str
+    resource_version: int
+    """The version of the AlignTuneJob whose status was made from what happened."""
+    event: Event
+    at: datetime
+
+
 def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]:
     """The Events of a status change that was written."""
     happened = []
@@ -23,6 +36,9 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
     if accepted and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
         kind = "Normal" if accepted.status == "True" else "Warning"
         happened.append(Event(kind, accepted.reason, accepted.message))
+    too_small = new.get(Condition.GPU_TOO_SMALL)
+    if too_small and Condition.GPU_TOO_SMALL not in old:
+        happened.append(Event("Warning", too_small.reason, too_small.message))
     if after.attempts.restarts > before.attempts.restarts and after.failure:
         happened.append(_attempt_failed("Warning", after.attempts, after.failure))
     if after.attempts.preemptions > before.attempts.preemptions and after.failure:

@@ -12,6 +12,7 @@ from aligntune_operator.attempts import (
     SUCCEEDED,
     SUSPENDED,
     began,
+    clocked,
     ended,
     follow,
     newest,
@@ -110,6 +111,9 @@ def _attempts(
         attempts = began(attempts, job.attempt, job.name, job.started or job.created, step)
     elif over(attempts):
         return attempts, None
+    if job is not None:
+        known = observed.object.status.progress
+        attempts = clocked(attempts, job, known.updated_at if known else None)
     if progress is not None:
         attempts = updated(attempts, to_step=progress.step)
     if spec is not None and spec.suspend and (job is None or not job.over):

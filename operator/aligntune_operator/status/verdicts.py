@@ -38,12 +38,14 @@ def verdicts(
     else:
         reconciling = _reconciling(observed, phase, attempts, failure)
         stalled = (False, reasons.WORKING)
+    too_large = _too_large(observed)
     return {
         Condition.ACCEPTED: accepted,
         Condition.RUNNING: _running(observed, phase),
         Condition.SUSPENDED: _suspended(phase),
         Condition.RESUMABLE: _resumable(observed),
         Condition.PROGRESS_UNKNOWN: _progress_unknown(observed, phase),
+        **({Condition.GPU_TOO_SMALL: (True, too_large)} if too_large else {}),
         Condition.COMPLETE: (phase == Phase.SUCCEEDED, end),
         Condition.FAILED: (phase == Phase.FAILED, end),
         Condition.FINISHED: (over, end),
@@ -63,6 +65,8 @@ def _accepted(observed: Observed) -> Verdict:
         match hindrance.kind:
             case "missing":
                 return False, reasons.MISSING(sentences=hindrance.message)
+            case "too large":
+                return False, reasons.TOO_LARGE(sentence=hindrance.message)
             case "refused":
                 return False, reasons.REFUSED(error=hindrance.message)
     return True, reasons.VALID(backend=observed.spec.backend, task=observed.spec.task)
@@ -133,6 +137,15 @@ def _progress_unknown(observed: Observed, phase: Phase) -> Verdict:
     if poll.silent_since is not None and poll.at - poll.silent_since >= SILENCE_PATIENCE:
         return True, reasons.ENDPOINT_SILENT(error=poll.error)
     return False, reasons.ENDPOINT_ANSWERS
+
+
+def _too_large(observed: Observed) -> Reason | None:
+    """What was once estimated stays: what trains is the same as long as the job lives."""
+    if observed.shortage:
+        return reasons.TOO_LARGE(sentence=observed.shortage)
+    before = observed.object.status.conditions
+    kept = (Reason(c.reason, c.message) for c in before if c.type == Condition.GPU_TOO_SMALL)
+    return next(kept, None)
 
 
 def _end_reason(phase: Phase, failure: Failure | None, outcome: Outcome | None) -> Reason:

@@ -1,0 +1,41 @@
+"""The NetworkPolicy that keeps others from the pods of a job."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aligntune.api import env, labels
+from aligntune_operator.observe import Key
+from aligntune_operator.render.names import base_name, common_labels, owner_reference
+
+
+def network_policy(key: Key, uid: str, observers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One per job, for all its attempts: nobody is let in but its own pods and the observers.
+
+    Args:
+        key: Namespace and name of the AlignTuneJob.
+        uid: Its UID.
+        observers: Peers, as a NetworkPolicy names them, that may ask for progress and metrics.
+    """
+    ingress: list[dict[str, Any]] = [{"from": [{"podSelector": _pods_of(key)}]}]
+    if observers:
+        ports = [{"protocol": "TCP", "port": env.PROGRESS_PORT}]
+        ingress.append({"from": list(observers), "ports": ports})
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": base_name(key.name, uid),
+            "namespace": key.namespace,
+            "labels": common_labels(key.name),
+            "ownerReferences": [owner_reference(key.name, uid)],
+        },
+        "spec": {
+            "podSelector": _pods_of(key),
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    }
+
+
+def _pods_of(key: Key) -> dict[str, Any]:
+    return {"matchLabels": {labels.JOB_NAME: key.name}}
