@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from aligntune.api.crd import custom_resource_definition
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
+from aligntune.api.names import job_name
 from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.api.status import AlignTuneJobStatus, TrainedModel
-from aligntune_operator.render.names import job_name
 from tests.cluster.processes import REPOSITORY
 
 SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
