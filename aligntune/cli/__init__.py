@@ -1,10 +1,9 @@
-"""The command line: check, render and run manifests; start the processes of a pod."""
+"""The command line: a table of commands, and what becomes of a person's mistake."""
 
 import os
 import sys
 import traceback
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,12 @@ import typer
 
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.manifest import ManifestError, read_manifests
+from aligntune.cli import cluster, local
+from aligntune.cluster.errors import ClusterError
 from aligntune.core.errors import RunError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+PLUGIN = "kubectl-aligntune"
+"""The program by which kubectl finds this one."""
 
 EXTRAS = {
     "aiohttp": "operator",
@@ -26,37 +24,51 @@ EXTRAS = {
     "pydantic_settings": "operator",
     "httpx": "trl",
     "huggingface_hub": "trl",
+    "kubernetes": "cluster",
+    "matplotlib": "plot",
 }
 """Packages -> the extra that installs them."""
 
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "On this machine": {
+        "validate": local.validate,
+        "render": local.render,
+        "estimate": local.estimate,
+        "run": local.run,
+    },
+    "On a cluster": {
+        "submit": cluster.submit,
+        "list": cluster.list_jobs,
+        "status": cluster.status,
+        "watch": cluster.watch,
+        "logs": cluster.logs,
+        "plot": cluster.plot,
+        "suspend": cluster.suspend,
+        "resume": cluster.resume,
+        "delete": cluster.delete,
+    },
+    "In a pod": {"launch": local.launch, "train": local.train},
+}
+"""Panels of the help -> names -> commands."""
 
-class OutputFormat(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-ManifestFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="An AlignTuneJob, YAML or JSON.")
-]
-
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A RunConfig, as the operator writes it.")
-]
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
 
 
 def main() -> None:
     """Runs a command; a person's mistake is a sentence and an exit code, not a traceback."""
+    plugin = Path(sys.argv[0]).name == PLUGIN
     try:
-        app()
+        app(prog_name="kubectl aligntune" if plugin else None)
     except RunError as error:
         if os.environ.get(env.DEBUG):
             traceback.print_exc()
         sys.stderr.write(f"{error}\n")
-        sys.exit(ExitCode.BAD_CONFIG)
+        sys.exit(error.exit_code if isinstance(error, ClusterError) else ExitCode.BAD_CONFIG)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(error.name or "")
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         sys.stderr.write(
@@ -74,157 +86,3 @@ def options(
     """Fine-tune and align language models, on this machine or on Kubernetes."""
     if debug:
         os.environ[env.DEBUG] = "1"  # for the processes that train, too
-
-
-@app.command()
-def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="AlignTuneJobs.")],
-) -> None:
-    """Check manifests as the operator would, without a cluster."""
-    wrong = 0
-    for file in files:
-        try:
-            for manifest in read_manifests(file):
-                spec = manifest.spec
-                typer.echo(f"{file}: {manifest.metadata.name}: valid ({spec.backend}, {spec.task})")
-        except ManifestError as error:
-            typer.echo(error, err=True)
-            wrong += 1
-    if wrong:
-        raise typer.Exit(ExitCode.BAD_CONFIG)
-
-
-@app.command()
-def render(file: ManifestFile) -> None:
-    """Show the objects that the operator would make."""
-    from ruamel.yaml import YAML
-
-    from aligntune_operator.observe import Key, queue_labels
-    from aligntune_operator.render.job import job
-    from aligntune_operator.render.service import service
-    from aligntune_operator.settings import Settings
-
-    uid, settings = "00000000-0000-0000-0000-000000000000", Settings()
-    objects = []
-    for manifest in read_manifests(file):
-        key = Key(manifest.metadata.namespace, manifest.metadata.name)
-        if manifest.spec.suspend:
-            typer.echo(f"{file}: {key.name} is suspended: no objects until it is not", err=True)
-            continue
-        if any(model.from_job for model in manifest.spec.method.models.values()):
-            typer.echo(
-                f"{file}: {key.name} waits for another job's model: no objects until it is there",
-                err=True,
-            )
-            continue
-        if manifest.spec.runtime.nodes > 1:
-            objects.append(service(key, uid))
-        queue = queue_labels(manifest.metadata.labels)
-        objects.append(job(key, uid, manifest.spec, 1, settings, queue_labels=queue))
-    YAML().dump_all(objects, sys.stdout)
-
-
-@app.command()
-def estimate(
-    file: ManifestFile,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Has the config.json of a model that is in the pod."),
-    ] = None,
-    reward_model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The same of the reward model.")
-    ] = None,
-    gpu_memory: Annotated[
-        float | None, typer.Option(metavar="GIB", help="Say whether it fits into such a GPU.")
-    ] = None,
-    output: Annotated[OutputFormat, typer.Option(help="A table, or JSON with bytes.")] = (
-        OutputFormat.TABLE
-    ),
-) -> None:
-    """Show the GPU memory that a job needs, without loading anything."""
-    from aligntune.core.memory.estimate import estimate as estimated
-    from aligntune.memory_table import Estimated, dump, show
-    from aligntune.model_config import shape_at
-
-    jobs: list[Estimated] = []
-    for manifest in read_manifests(file):
-        config, runtime = manifest.spec.method, manifest.spec.runtime
-        stages = {job.manifest.metadata.name: job.shape for job in jobs}
-        shape = shape_at(config.model, model, stages)
-        scorer = config.models.get("reward_model")
-        memory = estimated(
-            config,
-            shape,
-            processes=runtime.nodes * runtime.processes,
-            gpu=runtime.gpus_per_node > 0,
-            reward_model=shape_at(scorer, reward_model, stages, "rewardModel") if scorer else None,
-        )
-        jobs.append(Estimated(manifest, shape, memory))
-    if output is OutputFormat.JSON:
-        dump(jobs, gpu_memory)
-        return
-    for job in jobs:
-        show(job, gpu_memory)
-
-
-@app.command()
-def run(
-    file: ManifestFile,
-    output: Annotated[Path, typer.Option(help="Folder that stands for the job's storage.")] = Path(
-        "runs"
-    ),
-    volume: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Folder that stands for a volume; repeatable."),
-    ] = None,
-) -> None:
-    """Run a job on this machine, or the stages in a file one after the other: local processes in
-    place of pods.
-    """
-    from aligntune.api.conditions import Phase
-    from aligntune.console import Console
-    from aligntune_operator import local
-
-    for manifest in read_manifests(file):
-        with Console(manifest.metadata.name) as console:
-            status = local.run(manifest, output, _volumes(volume or []), _now, console.show)
-        console.conclude(manifest, status)
-        if status.phase is Phase.SUSPENDED and status.attempts.current:
-            raise typer.Exit(ExitCode.PREEMPTED)
-        if status.failure:
-            raise typer.Exit(status.failure.exit_code or ExitCode.SOFTWARE)
-
-
-@app.command()
-def launch(
-    config: ConfigFile,
-    port: Annotated[int, typer.Option(help="Port of /progress and /metrics; 0: a free one.")] = (
-        env.PROGRESS_PORT
-    ),
-) -> None:
-    """Run one attempt: start its training processes and watch over them (a pod's first process)."""
-    from aligntune.pod.launcher import launch as launch_ranks
-
-    raise typer.Exit(launch_ranks(config, env=os.environ, port=port))
-
-
-@app.command()
-def train(config: ConfigFile) -> None:
-    """Train in this very process, without a launcher around it."""
-    from aligntune.pod.rank import train as train_rank
-
-    raise typer.Exit(train_rank(config))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - the outermost shell reads the clock
-
-
-def _volumes(options: list[str]) -> dict[str, Path]:
-    volumes = {}
-    for option in options:
-        name, separator, folder = option.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{option!r} is not NAME=FOLDER", param_hint="--volume")
-        volumes[name] = Path(folder)
-    return volumes
