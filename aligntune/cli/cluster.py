@@ -29,7 +29,7 @@ Name = Annotated[
     str, typer.Argument(metavar="NAME", help="An AlignTuneJob.", autocompletion=job_names)
 ]
 Names = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="AlignTuneJobs.", autocompletion=job_names)
+    list[str], typer.Argument(metavar="NAME", help="AlignTuneJobs.", autocompletion=job_names)
 ]
 AsObjects = Annotated[
     Output | None, typer.Option("--output", "-o", help="Print the whole objects instead.")
@@ -44,7 +44,7 @@ Image = Annotated[
 def submit(
     target: Target,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="AlignTuneJobs; - is standard input.")
+        list[Path], typer.Argument(metavar="FILE", help="AlignTuneJobs; - is standard input.")
     ],
     *,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow them to their end.")] = False,

@@ -30,7 +30,7 @@ ConfigFile = Annotated[
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="AlignTuneJobs.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="AlignTuneJobs.")],
 ) -> None:
     """Check manifests as the operator would, without a cluster."""
     from aligntune.api.manifest import ManifestError, read_manifests

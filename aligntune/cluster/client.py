@@ -1,8 +1,10 @@
 """What people's tools ask of the API server."""
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Self
 
 from kubernetes import client, watch
@@ -92,12 +94,16 @@ class Cluster:
     def apply(self, body: Mapping[str, Any], *, force: bool, dry_run: bool) -> Object:
         """Server-side apply; a field that the API server does not know is an error."""
         with self._sentences():
-            applied: Object = self._objects.patch_namespaced_custom_object(
+            # read here: the client takes the 201 of a new object for an answer without a body
+            answer = self._objects.patch_namespaced_custom_object(
                 GROUP, VERSION, self.namespace, PLURAL, body["metadata"]["name"], dict(body),
                 field_manager=FIELD_MANAGER, field_validation="Strict", force=force,
                 dry_run="All" if dry_run else None,
-                _content_type="application/apply-patch+yaml", _request_timeout=TIMEOUT,
+                _content_type="application/apply-patch+yaml",
+                _preload_content=False, _request_timeout=TIMEOUT,
             )  # fmt: skip
+            self._check(answer)
+            applied: Object = json.loads(answer.read())
         return applied
 
     def set_suspend(self, name: str, *, suspend: bool) -> Object:
@@ -174,10 +180,7 @@ class Cluster:
                 pod, self.namespace, container=container, follow=follow, tail_lines=tail,
                 _preload_content=False, _request_timeout=STREAM_TIMEOUT,
             )  # fmt: skip
-            if answer.status != 200:  # noqa: PLR2004 - OK
-                raise refused(
-                    self._connection.server, answer.status, answer.read().decode(errors="replace")
-                )
+            self._check(answer)
             yield from _lines(answer.stream())
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
@@ -193,6 +196,11 @@ class Cluster:
         finally:
             socket.close()
 
+    def _check(self, answer: Any) -> None:  # noqa: ANN401 - urllib3's, unread
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            said = answer.read().decode(errors="replace")
+            raise refused(self._connection.server, answer.status, said)
+
     def _plain(self, items: object) -> list[Object]:
         plain: list[Object] = self._connection.api.sanitize_for_serialization(items)
         return plain
@@ -203,7 +211,7 @@ class Cluster:
         try:
             yield
         except client.ApiException as error:
-            if expired_is_fine and error.status == 410:  # noqa: PLR2004 - Gone
+            if expired_is_fine and error.status == HTTPStatus.GONE:
                 return
             if not error.status:  # a websocket that was not opened
                 reason = " ".join(str(error.reason).split())

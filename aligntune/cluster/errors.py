@@ -19,6 +19,10 @@ EXIT_CODES: dict[int, ExitCode] = {
 """What asking again would not mend; all else may pass."""
 
 
+UNKNOWN_FIELD = "field not declared in schema"
+"""How server-side apply says so, which answers 500 then."""
+
+
 class ClusterError(RunError):
     """Something cannot be had from the cluster, and the text says why."""
 
@@ -37,6 +41,8 @@ def refused(server: str, status: int, body: str) -> ClusterError:
     """
     told = _status(body)
     message = " ".join(str(told.get("message", "")).split()).rstrip(".")
+    if UNKNOWN_FIELD in message:
+        status = HTTPStatus.BAD_REQUEST
     match status:
         case HTTPStatus.UNAUTHORIZED:
             sentence = (

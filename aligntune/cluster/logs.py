@@ -107,6 +107,11 @@ def places(
         first = node * processes
         wanted = [r for r in range(first, first + processes) if r in (ranks or every)]
         pod = None if from_storage else pods.get(node)
+        if wanted and pod is not None and pod["status"].get("phase") == "Pending":
+            raise ClusterError(
+                f"pod {pod['metadata']['name']} has not started, so it has printed nothing:"
+                f" `aligntune status {job.name}` says what it waits for"
+            )
         if pod is not None and first in wanted:
             found.append(ContainerLog(pod["metadata"]["name"]))
             wanted.remove(first)

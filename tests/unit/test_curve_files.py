@@ -1,4 +1,4 @@
-"""What a run leaves of its numbers: loss and the like of each step, and what the method measures."""
+"""Numbers that a run leaves: loss and the like of each step, and what the method measures."""
 
 import json
 from collections.abc import Callable
