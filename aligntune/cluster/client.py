@@ -1,7 +1,6 @@
 """What people's tools ask of the API server."""
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -185,14 +184,20 @@ class Cluster:
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
         """The lines that a command prints in the training container of a running pod."""
-        with self._sentences(), _one_websocket_at_a_time:
+        # a client of its own: opening a websocket changes the client's methods for a moment
+        own = client.CoreV1Api(client.ApiClient(self._connection.api.configuration))
+        with self._sentences():
             socket = stream(
-                self._core.connect_get_namespaced_pod_exec, pod, self.namespace,
+                own.connect_get_namespaced_pod_exec, pod, self.namespace,
                 container=TRAINER_CONTAINER, command=list(command), stdout=True, stderr=True,
                 _preload_content=False,
             )  # fmt: skip
         try:
             yield from _lines(_output(socket))
+            if socket.returncode:
+                raise ClusterError(
+                    f"pod {pod} does not have these files on its storage", ExitCode.NOT_FOUND
+                )
         finally:
             socket.close()
 
@@ -227,14 +232,13 @@ class Cluster:
             ) from error
 
 
-_one_websocket_at_a_time = threading.Lock()
-"""The client opens one by changing a method of its own for a moment."""
-
-
 def _output(socket: Any) -> Iterator[bytes]:  # noqa: ANN401 - the client gives it no type
-    while socket.is_open():
-        socket.update(timeout=1)
-        for channel in (socket.read_stdout, socket.read_stderr):
+    is_open = True
+    while is_open:
+        is_open = socket.is_open()
+        if is_open:
+            socket.update(timeout=1)
+        for channel in (socket.read_stdout, socket.read_stderr):  # also what came with the end
             if text := channel(timeout=0):
                 yield text.encode()
 

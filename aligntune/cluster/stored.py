@@ -13,8 +13,12 @@ from aligntune.cluster.job import Job
 from aligntune.cluster.logs import ContainerLog, InPod, OnStorage, Place, pods_of, runs
 from aligntune.cluster.reader import CONTAINER, curve_command, log_command, reader_pod
 
+ENDED = ("Succeeded", "Failed")
 START_SECONDS = 180
 """Longest wait for the reader to run. 180: a large image is usually on the nodes already."""
+
+END_SECONDS = 30
+"""Longest wait for the kubelet to say how a command has ended that prints nothing more."""
 
 Tell = Callable[[str], None]
 """Tells the person what is done on their behalf."""
@@ -43,8 +47,14 @@ def read(
     pod = cluster.create_pod(reader_pod(job, job.claim, image, command))
     tell(f"no pod of {job.name} is left to ask: pod {pod} reads claim {job.claim}")
     try:
-        _wait_for_start(cluster, pod)
-        yield from cluster.log(pod, container=CONTAINER, follow=True)
+        _wait_for(cluster, pod, ("Running", *ENDED), START_SECONDS)
+        line = ""
+        for line in cluster.log(pod, container=CONTAINER, follow=True):
+            yield line
+        if _wait_for(cluster, pod, ENDED, END_SECONDS) == "Failed":
+            raise ClusterError(
+                f"pod {pod} finds nothing to read in claim {job.claim} ({line})", ExitCode.NOT_FOUND
+            )
     finally:
         cluster.delete_pod(pod)
 
@@ -73,15 +83,17 @@ def _image(cluster: Cluster, job: Job) -> str:
     )
 
 
-def _wait_for_start(cluster: Cluster, name: str) -> None:
+def _wait_for(cluster: Cluster, name: str, phases: Sequence[str], seconds: int) -> str:
+    """Which of these phases a pod has come to."""
     waits_for = "it is not scheduled"
-    for pod in cluster.pod_changes(name, START_SECONDS):
-        if pod["status"].get("phase") in ("Running", "Succeeded", "Failed"):
-            return
+    for pod in cluster.pod_changes(name, seconds):
+        phase: str = pod["status"].get("phase", "")
+        if phase in phases:
+            return phase
         waits_for = _hindrance(pod) or waits_for
     raise ClusterError(
-        f"pod {name} has not started within {START_SECONDS} s ({waits_for}): see that its claim can"
-        " be mounted and its image pulled, then try again"
+        f"pod {name} is not {' or '.join(phases)} after {seconds} s ({waits_for}): see that its"
+        " claim can be mounted and its image pulled, then try again"
     )
 
 

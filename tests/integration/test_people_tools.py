@@ -14,6 +14,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from aligntune.cli import main
+from aligntune.cluster.client import Cluster
+from aligntune.cluster.connection import connect
+from aligntune.cluster.job import Job
+from aligntune.cluster.reader import curve_command, reader_pod
 from tests.cluster.binaries import binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import REPOSITORY
@@ -223,6 +227,24 @@ def test_a_pod_that_has_not_started_has_no_log_and_that_is_said(
     assert "has not started, so it has printed nothing" in told
     assert tool.refusal("logs", "chat", "--previous")[0] == 66
     assert "has the ranks 0 to 0" in tool.refusal("logs", "chat", "--rank", "3")[1]
+
+
+@pytest.mark.usefixtures("tool")  # its kubeconfig
+def test_a_pod_that_reads_the_storage_meets_the_restricted_standard_and_is_followed_and_removed(
+    api: Api, manifest: Make
+) -> None:
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    api("label", "namespace", api.namespace, label)
+    api.apply(manifest("chat"))
+    cluster = Cluster(connect(None, None, api.namespace))
+    job = Job.of(cluster.get("chat"))
+    name = cluster.create_pod(reader_pod(job, "models", "trainer", curve_command(job)))
+    changes = cluster.pod_changes(name, 60)
+    assert next(changes)["status"]["phase"] == "Pending"
+    api.play_kubelet(api.get("pod", name), terminated={"exitCode": 0, "reason": "Completed"})
+    assert next(changes)["status"]["phase"] == "Succeeded"
+    cluster.delete_pod(name)
+    assert api.every("pods") == []
 
 
 def test_what_is_not_there_is_one_sentence(

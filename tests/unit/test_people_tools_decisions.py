@@ -1,5 +1,6 @@
 """Where logs are looked for, what is read there, and what becomes of the numbers."""
 
+import io
 import json
 import subprocess
 from datetime import UTC, datetime
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from aligntune.api.names import base_name, job_name
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune.cluster.curves import chosen, curves, draw, sparkline
 from aligntune.cluster.errors import ClusterError, refused
 from aligntune.cluster.job import Job
+from aligntune.cluster.live import follow
 from aligntune.cluster.logs import (
     ContainerLog,
     InPod,
@@ -193,6 +196,40 @@ def test_merged_sources_end_together_and_the_first_error_is_told() -> None:
 
     with pytest.raises(ClusterError, match="gone"):
         list(merged([broken()]))
+
+
+def seen(step: int, loss: float, phase: str = "Running") -> list[dict[str, Any]]:
+    metadata = {
+        "name": "chat",
+        "namespace": "research",
+        "uid": UID,
+        "creationTimestamp": "2026-11-01T12:00:00Z",
+    }
+    status = {
+        "phase": phase,
+        "summary": {"progress": f"{step}/3", "loss": str(loss)},
+        "progress": {"step": step, "totalSteps": 3},
+        "metrics": {"loss": loss},
+    }
+    return [{"metadata": metadata, "status": status}]
+
+
+def test_a_live_table_draws_the_losses_seen_and_ends_with_the_job() -> None:
+    changes = [seen(1, 3.0), seen(1, 3.0), seen(2, 2.0), seen(3, 1.0, "Succeeded"), seen(9, 9.0)]
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160)
+    ended = follow(iter(changes), "chat", lambda: CREATED, console)
+    assert ended.status.phase == "Succeeded"
+    assert "█▅▁" in screen.getvalue()
+
+
+def test_off_a_terminal_each_change_is_a_line() -> None:
+    out = io.StringIO()
+    changes = [seen(1, 3.0), seen(1, 3.0), seen(3, 1.0, "Failed")]
+    follow(iter(changes), "chat", lambda: CREATED, Console(file=out, width=40))
+    assert out.getvalue() == "chat: Running 1/3 loss 3.0\nchat: Failed 3/3 loss 1.0\n"
+    with pytest.raises(ClusterError, match="chat is not there"):
+        follow(iter([[]]), "chat", lambda: CREATED, Console(file=out))
 
 
 def test_a_sparkline_goes_from_its_least_to_its_greatest() -> None:
