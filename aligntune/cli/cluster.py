@@ -1,6 +1,7 @@
 """Commands about jobs on a cluster: `aligntune list`, or `kubectl aligntune list`."""
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Annotated, Any
 
 import rich.console
 import typer
+from rich.measure import Measurement
+from rich.table import Table
 from ruamel.yaml import YAML
 
 from aligntune.api.conditions import Phase
@@ -15,6 +18,9 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.cli.clock import now
 from aligntune.cli.target import Target, job_names, on_cluster
 
+COLUMNS = 120
+"""Width of a page that goes to no terminal."""
+WIDEST = 10_000
 OVER = (Phase.SUCCEEDED, Phase.FAILED)
 
 
@@ -110,7 +116,7 @@ def list_jobs(
         where = "any namespace" if everywhere else f"namespace {cluster.namespace}"
         typer.echo(f"no AlignTuneJobs in {where}", err=True)
         return
-    _console().print(table([Job.of(body) for body in bodies], now(), namespaces=everywhere))
+    _print_whole(table([Job.of(body) for body in bodies], now(), namespaces=everywhere))
 
 
 @on_cluster
@@ -308,4 +314,13 @@ def _tell(sentence: str) -> None:
 
 
 def _console() -> rich.console.Console:
-    return rich.console.Console(highlight=False)
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return rich.console.Console(highlight=False, width=None if terminal else COLUMNS)
+
+
+def _print_whole(table: Table) -> None:
+    """Prints a table with no name cut, however narrow the terminal: others read it, too."""
+    console = _console()
+    wide = console.options.update(max_width=WIDEST)
+    console.width = max(console.width, Measurement.get(console, wide, table).maximum)
+    console.print(table, crop=False)

@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kubernetes import client, config
+from urllib3.util import Retry
 
 from aligntune.api.exit_codes import ExitCode
 from aligntune.cluster.errors import ClusterError
+
+PATIENCE = Retry(
+    connect=0, read=0, redirect=0, status=5, status_forcelist=[429], allowed_methods=None,
+    raise_on_status=False,
+)  # fmt: skip
+"""An API server that is busy says when to ask again, and nothing has happened yet; what else fails
+is told at once."""
 
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -79,5 +87,5 @@ def _inside(namespace: str | None) -> Connection:
 
 def _settings() -> client.Configuration:
     settings = client.Configuration()
-    settings.retries = False  # urllib3 would log each try; a person tries again when told why
+    settings.retries = PATIENCE
     return settings

@@ -34,7 +34,11 @@ class Tool:
         self.namespace = namespace
         self._environment = environment
         environment.setenv("KUBECONFIG", str(kubeconfig))
-        environment.setenv("COLUMNS", "160")
+        self.columns(160)
+
+    def columns(self, number: int) -> None:
+        """Sets the width of its terminal."""
+        self._environment.setenv("COLUMNS", str(number))
 
     def __call__(self, command: str, *arguments: str | Path) -> str:
         """What it prints; it must succeed."""
@@ -150,6 +154,7 @@ def test_listing_shows_kubectls_columns_for_a_namespace_or_for_all(
     assert (code, told) == (0, f"no AlignTuneJobs in namespace {api.namespace}\n")
     api.apply(manifest("chat"), manifest("judge"))
     tell(api, "chat", golden_status("running"))
+    tool.columns(20)  # a narrow terminal cuts no name
     lines = [line.split() for line in tool("list").splitlines()]
     by_kubectl = [line.split() for line in api("get", "atj").splitlines()]
     assert lines[0] == by_kubectl[0]
