@@ -67,6 +67,8 @@ verify: setup ## Lint, types, contracts; regenerate everything and see that noth
 generate: setup ## Regenerate the CRD, the reference pages, and the chart's schema and README.
 	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml
 	$(BIN)/python docs/generate.py
+	$(BIN)/typer aligntune.cli utils docs --name aligntune --title Commands \
+		--output docs/reference/cli.md >/dev/null
 	$(BIN)/python charts/generate.py
 	$(BIN)/python charts/dashboards.py
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -14,6 +15,7 @@ from aligntune.api.job import Manifest
 from aligntune.api.labels import KIND
 from aligntune.api.run import RunConfig
 from aligntune.core.backend_factory import check_supported
+from aligntune.core.config.base import plain
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError, UnsupportedError
 
@@ -23,7 +25,13 @@ class ManifestError(ConfigError):
 
 
 def read_manifests(path: Path) -> list[Manifest]:
-    """Every AlignTuneJob in a YAML or JSON file; other kinds in it are passed over.
+    """Every AlignTuneJob in a YAML or JSON file; errors as `read_documents`."""
+    return [manifest for manifest, _ in read_documents(path)]
+
+
+def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
+    """Every AlignTuneJob in a YAML or JSON file, with all that is written there; other kinds in it
+    are passed over.
 
     Raises:
         ManifestError: It cannot be read, holds no AlignTuneJob, or some that are not valid or that
@@ -33,7 +41,7 @@ def read_manifests(path: Path) -> list[Manifest]:
     ours = [d for d in documents if not isinstance(d, dict) or d.get("kind", KIND) == KIND]
     if not ours:
         raise ManifestError(f"{path}: no {KIND} in this file")
-    manifests: list[Manifest] = []
+    found: list[tuple[Manifest, dict[str, Any]]] = []
     wrong: list[str] = []
     for document in ours:
         try:
@@ -45,10 +53,10 @@ def read_manifests(path: Path) -> list[Manifest]:
             mistake = Mistake(("spec", *error.location), "", str(error))
             wrong += _told([mistake], document, path)
         else:
-            manifests.append(manifest)
+            found.append((manifest, plain(document)))
     if wrong:
         raise ManifestError("\n".join(wrong))
-    return manifests
+    return found
 
 
 def read_run_config(path: Path) -> RunConfig:

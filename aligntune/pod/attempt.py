@@ -8,6 +8,7 @@ from pathlib import Path
 from aligntune.api import manifest
 from aligntune.api.causes import Cause
 from aligntune.api.env import NODE_RANK
+from aligntune.api.names import attempt_folder
 from aligntune.api.run import RunConfig
 
 
@@ -37,7 +38,7 @@ def make_attempt_folder(config: RunConfig) -> Path:
     Raises:
         CannotStartError: it cannot be made or written to.
     """
-    folder = Path(config.method.output_dir) / f"attempt-{config.attempt}"
+    folder = Path(config.method.output_dir) / attempt_folder(config.attempt)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"

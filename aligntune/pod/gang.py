@@ -10,6 +10,7 @@ from typing import BinaryIO, Self
 
 from aligntune.api.causes import Cause
 from aligntune.api.env import RENDEZVOUS_PORT
+from aligntune.api.names import RANK_LOG
 from aligntune.api.progress import Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.pod import limits
@@ -69,7 +70,7 @@ class Gang:
             )
             try:
                 log = RankLog(
-                    folder / f"rank-{number}.log",
+                    folder / RANK_LOG.format(rank=number),
                     echo=stdout if local_rank == 0 else None,
                     prefix=f"[rank {number}] ".encode() if many else b"",
                 )

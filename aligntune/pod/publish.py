@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import ExitCode
+from aligntune.api.names import attempt_folder
 from aligntune.api.progress import Outcome
 from aligntune.api.run import HubPush, RunConfig
 from aligntune.training.context import rank
@@ -13,7 +14,7 @@ from aligntune.training.context import rank
 
 def unpublished(run: RunConfig) -> Outcome | None:
     """How the attempt before this ended, if all it lacks is the upload of its model."""
-    before = Path(run.method.output_dir) / f"attempt-{run.attempt - 1}" / "outcome.json"
+    before = Path(run.method.output_dir) / attempt_folder(run.attempt - 1) / "outcome.json"
     if run.push is None or not before.is_file():
         return None
     try:

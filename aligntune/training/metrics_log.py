@@ -1,4 +1,4 @@
-"""The loss curve: one JSON line per step, never one step twice."""
+"""Numbers of a run over its steps: JSON lines, those of a step that is taken back left out."""
 
 import json
 from collections.abc import Iterator
@@ -7,21 +7,18 @@ from typing import TextIO
 
 from aligntune.training.files import replace_file
 
-NAME = "metrics.jsonl"
-"""The file's name, in the run's output folder."""
-
 
 class MetricsLog:
-    """Appends `{"step": 1, "loss": 3.2, "gradNorm": 1.1, ...}` lines to `metrics.jsonl`."""
+    """Appends lines such as `{"step": 1, "loss": 3.2, "gradNorm": 1.1}` to a file."""
 
-    def __init__(self, folder: Path, *, from_step: int) -> None:
+    def __init__(self, path: Path, *, from_step: int) -> None:
         """Open the file; lines after `from_step` are of a future that will be written anew.
 
         Raises:
             OSError: The folder cannot be written.
         """
-        self._path = folder / NAME
-        kept = [line for line in read(folder) if line["step"] <= from_step]
+        self._path = path
+        kept = [line for line in read(path) if line["step"] <= from_step]
         if kept or self._path.exists():
             replace_file(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file: TextIO = self._path.open("a", encoding="utf-8", buffering=1)
@@ -35,9 +32,8 @@ class MetricsLog:
         self._file.close()
 
 
-def read(folder: Path) -> Iterator[dict[str, float]]:
+def read(path: Path) -> Iterator[dict[str, float]]:
     """The lines written so far; half a line at the end, of a process that was killed, is none."""
-    path = folder / NAME
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as lines:

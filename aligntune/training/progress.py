@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic.alias_generators import to_camel
 
+from aligntune.api.names import CURVE, MEASURED
 from aligntune.api.progress import Activity, Checkpoint, Progress, Snapshot
 from aligntune.core.errors import LossDivergedError
 from aligntune.core.training_state import TrainingState
@@ -77,6 +78,7 @@ class RunProgress:
         self._log_every_steps = log_every_steps
         self._clock = clock
         self._curve: MetricsLog | None = None
+        self._measured: MetricsLog | None = None
         self._total_steps: int | None = None
         self._activity: Activity = "starting"
         self._reported = 0.0
@@ -115,10 +117,11 @@ class RunProgress:
             total_steps: Steps of the whole run.
             best: The best evaluation of earlier attempts, by loss or reward.
         """
-        earlier = [line["loss"] for line in read(folder) if line["step"] <= step]
+        earlier = [line["loss"] for line in read(folder / CURVE) if line["step"] <= step]
         self._loss_sum, self._loss_count = math.fsum(earlier), len(earlier)
         if self._first_process:
-            self._curve = MetricsLog(folder, from_step=step)
+            self._curve = MetricsLog(folder / CURVE, from_step=step)
+            self._measured = MetricsLog(folder / MEASURED, from_step=step)
         self.state.started(step, self._clock())
         self.state.best_metric = best
         self._total_steps = total_steps
@@ -129,9 +132,9 @@ class RunProgress:
 
     def end(self) -> None:
         """There are no more steps."""
-        if self._curve is not None:
-            self._curve.close()
-            self._curve = None
+        for log in filter(None, (self._curve, self._measured)):
+            log.close()
+        self._curve = self._measured = None
 
     @property
     def mean_loss(self) -> float:
@@ -169,7 +172,7 @@ class RunProgress:
         }
         self.metrics |= line | {"num_tokens": float(self.tokens)}
         if self._curve is not None:
-            self._curve.append(step, {to_camel(name): value for name, value in line.items()})
+            self._curve.append(step, _camel(line))
         if self._first_process and step % self._log_every_steps == 0:
             _log.info("%s", self._line(totals))
         if step == 1 or self._pace[-1] - self._reported >= REPORT_SECONDS:
@@ -178,7 +181,10 @@ class RunProgress:
     def logged(self, metrics: Mapping[str, float]) -> None:
         """A trainer logged numbers of its own, averaged since it last did."""
         ours = {"loss", "grad_norm", "learning_rate"}
-        self.metrics |= {name: value for name, value in metrics.items() if name not in ours}
+        theirs = {name: value for name, value in metrics.items() if name not in ours}
+        self.metrics |= theirs
+        if self._measured is not None and theirs:
+            self._measured.append(self.state.step, _camel(theirs))
 
     def tracked(self, urls: dict[str, str]) -> None:
         """Experiment trackers show this run at `urls`, by the tracker's name."""
@@ -220,7 +226,7 @@ class RunProgress:
                 activity=self._activity,
                 updated_at=datetime.fromtimestamp(self._clock(), tz=UTC),
             ),
-            metrics={to_camel(name): value for name, value in self.metrics.items()},
+            metrics=_camel(self.metrics),
             checkpoint=self.checkpoint(),
             tracker_urls=self._tracker_urls,
         )
@@ -250,3 +256,7 @@ class RunProgress:
             f" gradient norm {totals.grad_norm:.3g}, learning rate {totals.learning_rate:.3g},"
             f" {seconds:.2f} s a step, {round(seconds * left)} s to go"
         )
+
+
+def _camel(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {to_camel(name): value for name, value in metrics.items()}

@@ -23,6 +23,7 @@ from pydantic.alias_generators import to_camel
 from aligntune.api import env
 from aligntune.api.conditions import Phase
 from aligntune.api.job import AlignTuneJobSpec, Manifest
+from aligntune.api.names import attempt_folder
 from aligntune.api.progress import Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.api.status import AlignTuneJobStatus
@@ -120,7 +121,7 @@ class LocalProcess:
 
         The launcher saves a checkpoint on the first of them, and gives up on a second SIGINT.
         """
-        folder = Path(config.method.output_dir) / f"attempt-{config.attempt}"
+        folder = Path(config.method.output_dir) / attempt_folder(config.attempt)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             config_file = folder / env.CONFIG_FILE

@@ -207,10 +207,13 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(
     folder = Path(settings.output_dir)
     first = TRLGRPOTrainer(settings).train()
     uninterrupted, tables = curve(folder), _tables(folder)
+    rewards = (folder / "measured.jsonl").read_text()
+    assert '"rewardMean": ' in rewards
     for step in range(stopped + 1, 7):
         shutil.rmtree(folder / f"checkpoint-{step}")
     second = TRLGRPOTrainer(settings).train()
     assert curve(folder) == uninterrupted
+    assert (folder / "measured.jsonl").read_text() == rewards
     assert _tables(folder) == tables
     assert second.metrics == first.metrics
     assert (second.samples, second.tokens) == (first.samples, first.tokens)

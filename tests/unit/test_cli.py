@@ -138,3 +138,30 @@ def test_a_mistake_is_a_sentence_and_with_debug_a_traceback_too(
     assert done.returncode == 78
     assert done.stderr.endswith("with --volume cache=FOLDER\n")
     assert ("Traceback" in done.stderr) is shown
+
+
+def test_the_help_loads_neither_the_client_nor_the_models() -> None:
+    code = (
+        "import sys, aligntune.cli;"
+        "late = {'kubernetes', 'matplotlib', 'aligntune.api.job', 'aligntune_operator'};"
+        "assert not late & set(sys.modules), late & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "extra"),
+    [("list", "kubernetes", "cluster"), ("plot", "matplotlib", "plot")],
+)
+def test_without_the_packages_for_clusters_a_sentence_says_what_to_install(
+    command: str, missing: str, extra: str
+) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['aligntune', {command!r}, 'a'];"
+        "from aligntune.cli import main; main()"
+    ).replace("'list', 'a'", "'list'")
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 78
+    assert result.stderr.endswith(f"run: pip install 'aligntune-operator[{extra}]'\n")

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from aligntune.api.crd import custom_resource_definition
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
+from aligntune.api.names import job_name
 from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.api.status import AlignTuneJobStatus, TrainedModel
-from aligntune_operator.render.names import job_name
 from tests.cluster.processes import REPOSITORY
 
 SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -90,9 +90,11 @@ def test_no_two_spellings_of_one_field(model: type) -> None:
 
 def test_neither_config_nor_operator_loads_a_training_library() -> None:
     code = (
-        "import sys, aligntune, aligntune.core.backend_factory, aligntune.api.job;"
+        # kopf itself loads the client where it is installed; in the operator's image it is not
+        "import sys; sys.modules['kubernetes'] = None;"
+        "import aligntune, aligntune.core.backend_factory, aligntune.api.job, aligntune.cli;"
         "import aligntune.pod.launcher, aligntune_operator.__main__;"
-        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'kubernetes'};"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'matplotlib'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

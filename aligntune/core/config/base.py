@@ -46,6 +46,11 @@ class Section(BaseModel):
         return cls.model_validate_json(text, strict=True)
 
 
+def plain(document: object) -> Any:  # noqa: ANN401 - as JSON is
+    """What a YAML or JSON document held, in the words of JSON."""
+    return json.loads(json.dumps(_as_json(document), default=str))
+
+
 def _as_json(value: object) -> object:
     """A document with whole numbers as integers and keys as strings, as JSON has them."""
     match value:

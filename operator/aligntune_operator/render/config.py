@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from aligntune.api import env
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.names import base_name, job_name
 from aligntune.api.run import JobIdentity, RunConfig
 from aligntune.api.status import Source
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune_operator.observe import Key
-from aligntune_operator.render.names import base_name, job_name
 from aligntune_operator.stages import descent, model_name, with_models
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from aligntune.api import labels
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.names import job_name
 from aligntune.api.status import Attempts, Source
 from aligntune_operator.observe import Key
 from aligntune_operator.render.config import run_config
-from aligntune_operator.render.names import common_labels, job_name, owner_reference
+from aligntune_operator.render.names import common_labels, owner_reference
 from aligntune_operator.render.pod import pod_template
 from aligntune_operator.settings import Settings
 

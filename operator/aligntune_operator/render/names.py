@@ -1,20 +1,6 @@
-"""Names and labels of the objects that belong to an AlignTuneJob."""
-
-import hashlib
+"""Labels and owner of the objects that belong to an AlignTuneJob."""
 
 from aligntune.api import labels
-
-HASH_LENGTH = 5
-
-
-def base_name(name: str, uid: str) -> str:
-    """The stem of all names: a job re-created under the same name gets another."""
-    return f"{name}-{hashlib.sha256(uid.encode()).hexdigest()[:HASH_LENGTH]}"
-
-
-def job_name(name: str, uid: str, attempt: int) -> str:
-    """Name of an attempt's Job."""
-    return f"{base_name(name, uid)}-{attempt}"
 
 
 def common_labels(name: str) -> dict[str, str]:

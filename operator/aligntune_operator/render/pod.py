@@ -13,12 +13,12 @@ from aligntune.api.labels import (
     STORAGE_VOLUME,
     TMP_VOLUME,
 )
+from aligntune.api.names import base_name
 from aligntune.api.run import RunConfig
 from aligntune.api.runtime import RuntimeSpec
 from aligntune.api.status import Source
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import Key
-from aligntune_operator.render.names import base_name
 from aligntune_operator.settings import Settings
 from aligntune_operator.stages import model_name
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from aligntune.api import env, labels
+from aligntune.api.names import base_name
 from aligntune_operator.observe import Key
-from aligntune_operator.render.names import base_name, common_labels, owner_reference
+from aligntune_operator.render.names import common_labels, owner_reference
 
 
 def service(key: Key, uid: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Strings for kubectl's columns, which can neither choose nor format."""
 
+from aligntune.api.duration import duration
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Metrics, Progress
 from aligntune.api.status import Summary
-
-MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
 def summarise(
@@ -21,14 +20,3 @@ def summarise(
         loss=f"{metrics['loss']:.4g}" if "loss" in metrics else "",
         eta=duration(progress.eta_seconds) if progress.eta_seconds is not None else "",
     )
-
-
-def duration(seconds: int) -> str:
-    """5400 as `1h30m`, in the two largest units, as kubectl shows ages."""
-    if seconds >= DAY:
-        return f"{seconds // DAY}d{seconds % DAY // HOUR}h"
-    if seconds >= HOUR:
-        return f"{seconds // HOUR}h{seconds % HOUR // MINUTE}m"
-    if seconds >= MINUTE:
-        return f"{seconds // MINUTE}m{seconds % MINUTE}s"
-    return f"{seconds}s"

@@ -1,9 +1,7 @@
-"""The command line: check, render and run manifests; start the processes of a pod."""
+"""Commands that need no cluster: check, render and run manifests; start the processes of a pod."""
 
 import os
 import sys
-import traceback
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,22 +10,7 @@ import typer
 
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.manifest import ManifestError, read_manifests
-from aligntune.core.errors import RunError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-
-EXTRAS = {
-    "aiohttp": "operator",
-    "kopf": "operator",
-    "pydantic_settings": "operator",
-    "httpx": "trl",
-    "huggingface_hub": "trl",
-}
-"""Packages -> the extra that installs them."""
+from aligntune.cli.clock import now
 
 
 class OutputFormat(StrEnum):
@@ -46,41 +29,12 @@ ConfigFile = Annotated[
 ]
 
 
-def main() -> None:
-    """Runs a command; a person's mistake is a sentence and an exit code, not a traceback."""
-    try:
-        app()
-    except RunError as error:
-        if os.environ.get(env.DEBUG):
-            traceback.print_exc()
-        sys.stderr.write(f"{error}\n")
-        sys.exit(ExitCode.BAD_CONFIG)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(error.name or "")
-        if extra is None:
-            raise
-        sys.stderr.write(
-            f"this needs {error.name}; run: pip install 'aligntune-operator[{extra}]'\n"
-        )
-        sys.exit(ExitCode.BAD_CONFIG)
-
-
-@app.callback()
-def options(
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback with every mistake.")
-    ] = False,
-) -> None:
-    """Fine-tune and align language models, on this machine or on Kubernetes."""
-    if debug:
-        os.environ[env.DEBUG] = "1"  # for the processes that train, too
-
-
-@app.command()
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="AlignTuneJobs.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="AlignTuneJobs.")],
 ) -> None:
     """Check manifests as the operator would, without a cluster."""
+    from aligntune.api.manifest import ManifestError, read_manifests
+
     wrong = 0
     for file in files:
         try:
@@ -94,11 +48,11 @@ def validate(
         raise typer.Exit(ExitCode.BAD_CONFIG)
 
 
-@app.command()
 def render(file: ManifestFile) -> None:
     """Show the objects that the operator would make."""
     from ruamel.yaml import YAML
 
+    from aligntune.api.manifest import read_manifests
     from aligntune_operator.observe import Key, queue_labels
     from aligntune_operator.render.job import job
     from aligntune_operator.render.service import service
@@ -124,7 +78,6 @@ def render(file: ManifestFile) -> None:
     YAML().dump_all(objects, sys.stdout)
 
 
-@app.command()
 def estimate(
     file: ManifestFile,
     model: Annotated[
@@ -142,6 +95,7 @@ def estimate(
     ),
 ) -> None:
     """Show the GPU memory that a job needs, without loading anything."""
+    from aligntune.api.manifest import read_manifests
     from aligntune.core.memory.estimate import estimate as estimated
     from aligntune.memory_table import Estimated, dump, show
     from aligntune.model_config import shape_at
@@ -167,7 +121,6 @@ def estimate(
         show(job, gpu_memory)
 
 
-@app.command()
 def run(
     file: ManifestFile,
     output: Annotated[Path, typer.Option(help="Folder that stands for the job's storage.")] = Path(
@@ -182,12 +135,13 @@ def run(
     place of pods.
     """
     from aligntune.api.conditions import Phase
+    from aligntune.api.manifest import read_manifests
     from aligntune.console import Console
     from aligntune_operator import local
 
     for manifest in read_manifests(file):
         with Console(manifest.metadata.name) as console:
-            status = local.run(manifest, output, _volumes(volume or []), _now, console.show)
+            status = local.run(manifest, output, _volumes(volume or []), now, console.show)
         console.conclude(manifest, status)
         if status.phase is Phase.SUSPENDED and status.attempts.current:
             raise typer.Exit(ExitCode.PREEMPTED)
@@ -195,7 +149,6 @@ def run(
             raise typer.Exit(status.failure.exit_code or ExitCode.SOFTWARE)
 
 
-@app.command()
 def launch(
     config: ConfigFile,
     port: Annotated[int, typer.Option(help="Port of /progress and /metrics; 0: a free one.")] = (
@@ -208,16 +161,11 @@ def launch(
     raise typer.Exit(launch_ranks(config, env=os.environ, port=port))
 
 
-@app.command()
 def train(config: ConfigFile) -> None:
     """Train in this very process, without a launcher around it."""
     from aligntune.pod.rank import train as train_rank
 
     raise typer.Exit(train_rank(config))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - the outermost shell reads the clock
 
 
 def _volumes(options: list[str]) -> dict[str, Path]:

@@ -1,0 +1,29 @@
+"""Names that are worked out the same way wherever they are needed: of objects, and of files."""
+
+import hashlib
+
+HASH_LENGTH = 5
+
+CURVE = "metrics.jsonl"
+"""File in the output folder: loss, gradient norm and learning rate of each step."""
+MEASURED = "measured.jsonl"
+"""File in the output folder: what the method itself measures, such as rewards, KL, evaluations."""
+RANK_LOG = "rank-{rank}.log"
+"""File in an attempt's folder: what a training process printed."""
+
+
+def base_name(name: str, uid: str) -> str:
+    """The stem of all names, and the output folder of a job whose storage names none: a job
+    re-created under the same name gets another.
+    """
+    return f"{name}-{hashlib.sha256(uid.encode()).hexdigest()[:HASH_LENGTH]}"
+
+
+def job_name(name: str, uid: str, attempt: int) -> str:
+    """Name of an attempt's Job."""
+    return f"{base_name(name, uid)}-{attempt}"
+
+
+def attempt_folder(attempt: int) -> str:
+    """Folder in the output folder for the logs and the outcome of an attempt."""
+    return f"attempt-{attempt}"

@@ -1,0 +1,91 @@
+"""Which cluster and namespace are meant, by the rules of kubectl."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from kubernetes import client, config
+from urllib3.util import Retry
+
+from aligntune.api.exit_codes import ExitCode
+from aligntune.cluster.errors import ClusterError
+
+PATIENCE = Retry(
+    connect=0, read=0, redirect=0, status=5, status_forcelist=[429], allowed_methods=None,
+    raise_on_status=False,
+)  # fmt: skip
+"""An API server that is busy says when to ask again, and nothing has happened yet; what else fails
+is told at once."""
+
+IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+class Connection(NamedTuple):
+    """How the API server is reached, and the namespace that a command is about."""
+
+    api: client.ApiClient
+    namespace: str
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self.api.configuration.host)
+
+
+def connect(kubeconfig: Path | None, context: str | None, namespace: str | None) -> Connection:
+    """By a kubeconfig (the option, `KUBECONFIG`, `~/.kube/config`), or from inside a pod.
+
+    Args:
+        kubeconfig: The file; None: where kubectl looks.
+        context: Its context; None: the current one.
+        namespace: The namespace; None: the context's, or that of the pod.
+
+    Raises:
+        ClusterError: There is no such file or context.
+    """
+    files = [kubeconfig] if kubeconfig else _usual_files()
+    if not any(file.is_file() for file in files):
+        if kubeconfig is None and (IN_POD / "token").is_file():
+            return _inside(namespace)
+        raise ClusterError(
+            f"no cluster is configured: {files[0]} is not there."
+            " Name a kubeconfig with --kubeconfig or KUBECONFIG",
+            ExitCode.BAD_CONFIG,
+        )
+    named = os.pathsep.join(str(file) for file in files)
+    try:
+        contexts, current = config.list_kube_config_contexts(named)
+        by_name = {found["name"]: found for found in contexts}
+        if context is not None and context not in by_name:
+            raise ClusterError(
+                f"--context: no {context!r} in {named}; there are: {', '.join(sorted(by_name))}",
+                ExitCode.BAD_CONFIG,
+            )
+        chosen = by_name[context] if context else current
+        settings = _settings()
+        config.load_kube_config(named, chosen["name"], settings)
+    except config.ConfigException as error:
+        reason = " ".join(str(error).split())
+        raise ClusterError(f"{named}: {reason}", ExitCode.BAD_CONFIG) from error
+    namespace = namespace or chosen["context"].get("namespace") or "default"
+    return Connection(client.ApiClient(settings), namespace)
+
+
+def _usual_files() -> list[Path]:
+    given = os.environ.get("KUBECONFIG", "")
+    files = [Path(file) for file in given.split(os.pathsep) if file]
+    return files or [Path("~/.kube/config").expanduser()]
+
+
+def _inside(namespace: str | None) -> Connection:
+    """With the pod's own service account."""
+    settings = _settings()
+    config.load_incluster_config(settings)
+    own = (IN_POD / "namespace").read_text(encoding="utf-8").strip()
+    return Connection(client.ApiClient(settings), namespace or own)
+
+
+def _settings() -> client.Configuration:
+    settings = client.Configuration()
+    settings.retries = PATIENCE
+    return settings

@@ -1,0 +1,86 @@
+"""An AlignTuneJob as people's tools see it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, Self
+
+from pydantic import ValidationError
+
+from aligntune.api.env import STORAGE_DIR
+from aligntune.api.exit_codes import ExitCode
+from aligntune.api.names import base_name
+from aligntune.api.runtime import RuntimeSpec
+from aligntune.api.status import AlignTuneJobStatus
+from aligntune.cluster.errors import ClusterError
+from aligntune.core.config.errors import mistakes
+
+
+class Job(NamedTuple):
+    """An AlignTuneJob; its spec is as it was written, since it may be of another version."""
+
+    name: str
+    namespace: str
+    uid: str
+    created: datetime
+    spec: Mapping[str, Any]
+    status: AlignTuneJobStatus
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """From what the API server answers.
+
+        Raises:
+            ClusterError: Its status is of a version that this one cannot read.
+        """
+        metadata = body["metadata"]
+        try:
+            status = AlignTuneJobStatus.parse(body.get("status", {}))
+        except ValidationError as error:
+            raise _strange(metadata["name"], "status", error) from error
+        return cls(
+            metadata["name"],
+            metadata["namespace"],
+            metadata["uid"],
+            datetime.fromisoformat(metadata["creationTimestamp"]),
+            body.get("spec", {}),
+            status,
+        )
+
+    @property
+    def runtime(self) -> RuntimeSpec:
+        """Where it runs.
+
+        Raises:
+            ClusterError: It is invalid, or of a version that this one cannot read.
+        """
+        try:
+            return RuntimeSpec.parse(self.spec.get("runtime", {}))
+        except ValidationError as error:
+            raise _strange(self.name, "spec.runtime", error) from error
+
+    @property
+    def claim(self) -> str | None:
+        """The PersistentVolumeClaim with its output; None where that is gone with its pod."""
+        claim: str | None = self.spec.get("storage", {}).get("claimName")
+        return claim
+
+    @property
+    def output_folder(self) -> str:
+        """Its folder in the claim."""
+        folder: str = self.spec.get("storage", {}).get("subPath", "")
+        return folder or base_name(self.name, self.uid)
+
+    @property
+    def output_path(self) -> str:
+        """The same folder inside a pod that mounts the storage."""
+        return f"{STORAGE_DIR}/{self.output_folder}"
+
+
+def _strange(name: str, section: str, error: ValidationError) -> ClusterError:
+    model = AlignTuneJobStatus if section == "status" else RuntimeSpec
+    [first, *_] = mistakes(error, model, section)
+    return ClusterError(
+        f"{name}: {first}. If the operator is newer than this program, update it;"
+        f" `aligntune status {name} -o yaml` shows the object as it is",
+        ExitCode.BAD_CONFIG,
+    )

@@ -1,0 +1,167 @@
+"""Reading logs and curves: from the pods of a job, or from its storage by a pod made for it."""
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from aligntune.api.exit_codes import ExitCode
+from aligntune.api.labels import TRAINER_CONTAINER
+from aligntune.cluster.client import Cluster, Object
+from aligntune.cluster.errors import ClusterError
+from aligntune.cluster.job import Job
+from aligntune.cluster.logs import ContainerLog, InPod, OnStorage, Place, pods_of, runs
+from aligntune.cluster.reader import CONTAINER, curve_command, log_command, reader_pod
+
+ENDED = ("Succeeded", "Failed")
+START_SECONDS = 180
+"""Longest wait for the reader to run. 180: a large image is usually on the nodes already."""
+
+END_SECONDS = 30
+"""Longest wait for the kubelet to say how a command has ended that prints nothing more."""
+
+Tell = Callable[[str], None]
+"""Tells the person what is done on their behalf."""
+
+
+def read(
+    cluster: Cluster, job: Job, command: Sequence[str], image: str | None, tell: Tell
+) -> Iterator[str]:
+    """The lines that a command prints in a pod made for it, which is deleted afterwards.
+
+    Args:
+        cluster: Where.
+        job: Whose storage.
+        command: The command.
+        image: Of the pod; None: the job's own.
+        tell: Told of the pod.
+
+    Raises:
+        ClusterError: The pod cannot be made, does not start, or finds nothing.
+    """
+    if job.claim is None:
+        raise ClusterError(
+            f"the storage of {job.name} is ephemeral, and is gone with its pod", ExitCode.NOT_FOUND
+        )
+    image = image or _image(cluster, job)
+    pod = cluster.create_pod(reader_pod(job, job.claim, image, command))
+    tell(f"no pod of {job.name} is left to ask: pod {pod} reads claim {job.claim}")
+    try:
+        _wait_for(cluster, pod, ("Running", *ENDED), START_SECONDS)
+        line = ""
+        for line in cluster.log(pod, container=CONTAINER, follow=True):
+            yield line
+        if _wait_for(cluster, pod, ENDED, END_SECONDS) == "Failed":
+            raise ClusterError(
+                f"pod {pod} finds nothing to read in claim {job.claim} ({line})", ExitCode.NOT_FOUND
+            )
+    finally:
+        cluster.delete_pod(pod)
+
+
+def read_curves(cluster: Cluster, job: Job, image: str | None, tell: Tell) -> list[str]:
+    """The lines of the files with the numbers of each step; errors as `read`."""
+    command = curve_command(job)
+    pod = pods_of(job, job.status.attempts.current, cluster.pods(job.name)).get(0)
+    if pod is not None and runs(pod):
+        return list(cluster.run_in(pod["metadata"]["name"], command))
+    return list(read(cluster, job, command, image, tell))
+
+
+def _image(cluster: Cluster, job: Job) -> str:
+    """The job's own image, which a Job still names if the spec leaves it to the operator."""
+    if job.runtime.image:
+        return job.runtime.image
+    for batch_job in cluster.batch_jobs(job.name):
+        for container in batch_job["spec"]["template"]["spec"]["containers"]:
+            if container["name"] == TRAINER_CONTAINER:
+                return str(container["image"])
+    raise ClusterError(
+        f"which image {job.name} ran with is not known any more: name one that has a shell and a"
+        " user other than root, with --image",
+        ExitCode.BAD_CONFIG,
+    )
+
+
+def _wait_for(cluster: Cluster, name: str, phases: Sequence[str], seconds: int) -> str:
+    """Which of these phases a pod has come to."""
+    waits_for = "it is not scheduled"
+    for pod in cluster.pod_changes(name, seconds):
+        phase: str = pod["status"].get("phase", "")
+        if phase in phases:
+            return phase
+        waits_for = _hindrance(pod) or waits_for
+    raise ClusterError(
+        f"pod {name} is not {' or '.join(phases)} after {seconds} s ({waits_for}): see that its"
+        " claim can be mounted and its image pulled, then try again"
+    )
+
+
+def _hindrance(pod: Object) -> str:
+    """What a pod waits for, in the words of the kubelet or the scheduler."""
+    for status in pod["status"].get("containerStatuses", ()):
+        waiting = status["state"].get("waiting", {})
+        return f"{waiting.get('reason', '')}: {waiting.get('message', '')}".strip(": ")
+    for condition in pod["status"].get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return str(condition.get("message", ""))
+    return ""
+
+
+def lines(
+    cluster: Cluster,
+    job: Job,
+    attempt: int,
+    found: Sequence[Place],
+    *,
+    tail: int | None,
+    follow: bool,
+    image: str | None,
+    tell: Tell,
+) -> Iterator[str]:
+    """The lines of all logs: one place after the other, or as they come if they are followed."""
+    prefixed = job.runtime.nodes * job.runtime.processes > 1
+
+    def of(place: Place) -> Iterator[str]:
+        match place:
+            case ContainerLog(pod):
+                return cluster.log(pod, follow=follow, tail=tail)
+            case InPod(pod, ranks):
+                command = log_command(
+                    job, attempt, ranks, tail=tail, follow=follow, prefixed=prefixed
+                )
+                return cluster.run_in(pod, command)
+            case OnStorage(ranks):
+                command = log_command(
+                    job, attempt, ranks, tail=tail, follow=False, prefixed=prefixed
+                )
+                return read(cluster, job, command, image, tell)
+
+    sources = [of(place) for place in found]
+    return merged(sources) if follow else itertools.chain.from_iterable(sources)
+
+
+def merged(sources: Sequence[Iterator[str]]) -> Iterator[str]:
+    """What several sources give, as it comes; ends with the last, or with the first error."""
+    given: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+
+    def drain(source: Iterator[str]) -> None:
+        try:
+            for line in source:
+                given.put(line)
+        except BaseException as error:  # noqa: BLE001 - raised where the lines are read
+            given.put(error)
+        else:
+            given.put(None)
+
+    for source in sources:
+        threading.Thread(target=drain, args=(source,), daemon=True).start()
+    left = len(sources)
+    while left:
+        match given.get():
+            case None:
+                left -= 1
+            case BaseException() as error:
+                raise error
+            case line:
+                yield line

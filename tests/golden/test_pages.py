@@ -1,0 +1,63 @@
+"""`aligntune status` of every golden status: the page that people read, in `page.txt` of each case.
+
+`make golden` rewrites them.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rich.console
+from ruamel.yaml import YAML
+
+from aligntune.cluster.job import Job
+from aligntune.cluster.pages import page, table
+from tests.golden.test_golden import CASES, CREATED, UID, load
+
+COLUMNS = 100
+
+
+def job_in(case: Path) -> tuple[Job, datetime]:
+    """The job with the status that the case expects, and the time there."""
+    body = load(case / "job.yaml")
+    metadata = {"uid": UID, "namespace": "default", "creationTimestamp": CREATED}
+    body["metadata"] = metadata | body["metadata"]
+    body["status"] = load(case / "status.yaml")
+    now = load(case / "observed.yaml").get("now", "2026-11-01T12:00:01Z")
+    return Job.of(body), datetime.fromisoformat(now)
+
+
+def shown(renderable: Any) -> str:
+    console = rich.console.Console(width=COLUMNS, highlight=False, no_color=True)
+    with console.capture() as captured:
+        console.print(renderable)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_status_is_shown_as_this_page(case: Path, request: pytest.FixtureRequest) -> None:
+    job, now = job_in(case)
+    text = shown(page(job, now))
+    file = case / "page.txt"
+    if request.config.getoption("--rewrite-golden"):
+        file.write_text(text)
+    assert file.read_text() == text, f"{file} differs; see `make golden`"
+
+
+def test_the_table_has_kubectls_columns_and_a_line_for_each_job() -> None:
+    running, now = job_in(Path(__file__).parent / "running")
+    failed, _ = job_in(Path(__file__).parent / "restarts-used-up")
+    losses = {running.uid: [3.0, 2.5, 2.0]}
+    lines = shown(table([running, failed], now, losses=losses)).splitlines()
+    definition = YAML(typ="safe").load(
+        Path(__file__).parents[2] / "crds" / "aligntune.io_aligntunejobs.yaml"
+    )
+    columns = definition["spec"]["versions"][0]["additionalPrinterColumns"]
+    named = [column["name"].upper() for column in columns]
+    assert lines[0].split() == ["NAME", *named, "SEEN"]
+    assert lines[1].split() == [
+        "support-bot", "trl", "sft", "Running", "120/400", "30%", "1.917", "1h30m", "0", "5m10s",
+        "█▅▁",
+    ]  # fmt: skip
+    assert "Failed" in lines[2]

@@ -1,0 +1,56 @@
+"""Numbers that a run leaves: loss and the like of each step, and what the method measures."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.core.training_state import TrainingState
+from aligntune.training.progress import RunProgress, StepTotals
+
+Begin = Callable[[int], RunProgress]
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Begin:
+    def from_step(step: int) -> RunProgress:
+        progress = RunProgress(
+            TrainingState(), lambda _: None, first_process=True, log_every_steps=1
+        )
+        progress.begin(tmp_path, step, 4, None)
+        return progress
+
+    return from_step
+
+
+def test_rewards_are_kept_beside_the_loss_curve(begin: Begin, tmp_path: Path) -> None:
+    progress = begin(0)
+    progress.stepped(1, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
+    progress.logged({"loss": 2.0, "reward_mean": 0.25, "kl": 0.01})
+    progress.end()
+    progress.logged({"eval_loss": 1.0})  # after the run: in the status, not on the curve
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 2.0, "gradNorm": 1.0, "learningRate": 0.1}
+    ]
+    assert lines(tmp_path / "measured.jsonl") == [{"step": 1, "rewardMean": 0.25, "kl": 0.01}]
+
+
+def test_what_is_measured_after_a_checkpoint_is_forgotten_when_it_is_gone_back_to(
+    begin: Begin, tmp_path: Path
+) -> None:
+    progress = begin(0)
+    for step in (1, 2, 3):
+        progress.stepped(step, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
+        progress.logged({"reward_mean": step / 10})
+    again = begin(2)
+    again.stepped(3, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
+    again.logged({"reward_mean": 0.5})
+    again.end()
+    measured = [(line["step"], line["rewardMean"]) for line in lines(tmp_path / "measured.jsonl")]
+    assert measured == [(1, 0.1), (2, 0.2), (3, 0.5)]
