@@ -70,14 +70,13 @@ async def test_a_snapshot_of_this_pod_is_taken(ask_for: AskFor) -> None:
     [
         (web.json_response({"podUid": "other", "progress": {"step": 3}}), "Another pod answered"),
         (web.json_response({"podUid": "pod-uid", "progress": {"step": -1}}), "no progress report"),
-        (web.json_response({"podUid": "pod-uid", "extra": 1}), "no progress report"),
         (web.Response(text="<html>"), "no progress report"),
         (web.Response(body=b"\xff\xfe"), "no progress report"),
         (web.Response(text='{"podUid": "' + "x" * LONGEST_ANSWER + '"}'), "larger than"),
         (web.Response(status=500), "answered with 500"),
         (web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "with 302"),
     ],
-    ids=["other-pod", "negative-step", "unknown-field", "html", "bytes", "huge", "500", "redirect"],
+    ids=["other-pod", "negative-step", "html", "bytes", "huge", "500", "redirect"],
 )
 async def test_anything_else_is_an_error_in_a_sentence(
     ask_for: AskFor, response: web.Response, sentence: str
@@ -85,6 +84,13 @@ async def test_anything_else_is_an_error_in_a_sentence(
     poll = await ask_for(response)
     assert poll.snapshot is None
     assert sentence in poll.error
+
+
+async def test_what_only_a_newer_trainer_tells_is_passed_over(ask_for: AskFor) -> None:
+    answer = {"podUid": "pod-uid", "progress": {"step": 3, "newer": 1}, "newer": {"still": 1}}
+    poll = await ask_for(web.json_response(answer))
+    assert poll.snapshot is not None
+    assert poll.snapshot.progress.step == 3
 
 
 async def test_metrics_that_no_json_can_hold_are_dropped(ask_for: AskFor) -> None:
