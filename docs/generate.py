@@ -193,7 +193,7 @@ def metrics_page() -> str:
     return f"""# Metrics
 
 {GENERATED}
-What Prometheus finds at `/metrics`; [installing](../install.md#prometheus) tells how it gets there. A
+What Prometheus finds at `/metrics`; [operations](../operations.md) tells how to read it. A
 summary has `_sum` and `_count` and no quantiles: `rate(NAME_sum[5m]) / rate(NAME_count[5m])` is the
 mean. What is not known (yet) is left out.
 
