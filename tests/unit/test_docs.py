@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import markdown
 import pytest
 
 from aligntune.api import conditions
@@ -19,6 +20,13 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
     files = [page.parent / target.partition("#")[0] for target in targets]
     assert [str(file) for file in files if not file.exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lists_and_tables_are_such_on_the_site_too(page: Path) -> None:
+    html = markdown.markdown(page.read_text(), extensions=["tables", "pymdownx.superfences"])
+    words = re.sub(r"<(pre|code)\b.*?</\1>", "", html, flags=re.DOTALL)
+    assert re.findall(r"^\s*(?:[-*] .*|\|.*|```.*)", words, flags=re.MULTILINE) == []
 
 
 def test_every_component_of_the_architecture_is_where_it_says() -> None:
