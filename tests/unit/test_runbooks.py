@@ -50,3 +50,10 @@ def test_dashboards_ask_for_metrics_that_there_are(name: str, exported: set[str]
         names = {re.sub("_(bucket|sum|count)$", "", asked_for) for asked_for in asked}
         assert names
         assert names <= exported, names - exported
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("docs/**/*.md")], ids=lambda page: page.stem)
+def test_pages_speak_of_metrics_that_there_are(page: Path, exported: set[str]) -> None:
+    told = re.findall(r"\baligntune_(?:job|operator|train)s?_\w+", page.read_text())
+    names = {re.sub("_(bucket|sum|count)$", "", name) for name in told}
+    assert names <= exported, names - exported
