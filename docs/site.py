@@ -35,9 +35,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(
+    markdown: str,
+    page: Page,
+    config: MkDocsConfig,  # noqa: ARG001 - MkDocs hands it to every hook
+    files: Files,  # noqa: ARG001 - the same
+) -> str:
     """Turns links from file to file in the repository into those of the site."""
-    del config, files
     here = in_repository(page.file.src_uri)
 
     def moved(link: re.Match[str]) -> str:
