@@ -34,6 +34,7 @@ SNAPSHOT = Snapshot(
     durations={"step": Duration(count=30, seconds=60)},
     attempt_seconds=90,
 )
+GPU = Gpu(0, 60 << 30, 80 << 30, 0.9)
 JOB: dict[str, Any] = {
     "metadata": {
         "namespace": "research",
@@ -58,7 +59,7 @@ UNITS = ("seconds", "bytes", "ratio", "nats", "per_second")
 def of_the_trainer() -> list[Metric]:
     """What a pod's `/metrics` may have."""
     identity = JobIdentity(name="support-bot", namespace="research")
-    return list(families(SNAPSHOT, identity, [Gpu(0, 60 << 30, 80 << 30, 0.9)]))
+    return list(families(SNAPSHOT, identity, [GPU]))
 
 
 def of_the_operator() -> list[Metric]:
