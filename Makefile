@@ -7,7 +7,7 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds charts docs/reference tests/golden
 
-.PHONY: help setup demo test test-gpu verify generate golden images sbom cluster cluster-down e2e \
+.PHONY: help setup demo test test-gpu verify docs generate golden images sbom cluster cluster-down e2e \
 	chaos bench bench-learning
 
 help: ## Show this help.
@@ -58,11 +58,15 @@ verify: setup ## Lint, types, contracts; regenerate everything and see that noth
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint images/*/Containerfile
+	$(MAKE) docs
 	$(MAKE) generate
 	git diff --exit-code -- $(GENERATED)
 	@test -z "$$(git ls-files --others --exclude-standard -- $(GENERATED))" \
 		|| { git ls-files --others --exclude-standard -- $(GENERATED); \
 		     echo "generated files are not committed: git add them" >&2; exit 1; }
+
+docs: setup ## Write the pages as a site, in site/; a link that leads nowhere is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 generate: setup ## Regenerate the CRD, the reference pages, and the chart's schema and README.
 	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from metrics import of_the_operator, of_the_trainer, table
+
 from aligntune.api import causes, conditions, env, exit_codes
 from aligntune.api.crd import model_schema
 from aligntune.api.job import AlignTuneJobSpec
@@ -186,6 +188,31 @@ which `datasets[].columns` can name another column. [Training data](../data.md) 
 {tables}"""
 
 
+def metrics_page() -> str:
+    """Every metric of the operator and of a trainer."""
+    return f"""# Metrics
+
+{GENERATED}
+What Prometheus finds at `/metrics`; [operations](../operations.md) tells how to read it. A
+summary has `_sum` and `_count` and no quantiles: `rate(NAME_sum[5m]) / rate(NAME_count[5m])` is the
+mean. What is not known (yet) is left out.
+
+## The trainer
+Port 9400 of each pod, from its launcher. What is trained on is counted over all processes; times
+are those of the first process in this attempt, unless they say otherwise. Numbers without a name of
+their own ([each trainer's](../trainers/sft.md#what-to-watch)) are `aligntune_train_metric`,
+at most 64 of them. GPUs are those of the pod, where NVIDIA's driver tells of them.
+
+{table(of_the_trainer())}
+
+## The operator
+Port `metrics` of the operator's Service. The series of a job, a few gauges and one phase, end with
+it. Besides these come the process's own (`process_`, `python_`).
+
+{table(of_the_operator())}
+"""
+
+
 def pages() -> dict[str, str]:
     """Every reference page by file name."""
     return {
@@ -205,6 +232,7 @@ def pages() -> dict[str, str]:
         "causes.md": causes_page(),
         "conditions.md": conditions_page(),
         "data-shapes.md": shapes_page(),
+        "metrics.md": metrics_page(),
     }
 
 

@@ -121,6 +121,34 @@ class Checkpoint(StatusSection):
     """When it was complete."""
 
 
+class Duration(StatusSection):
+    """How often something was done, and how long it took in all."""
+
+    count: Count = 0
+    """How often."""
+    seconds: Annotated[float, Field(ge=0)] = 0
+    """How long in all."""
+
+
+class Durations(StatusSection):
+    """What the first process of an attempt spent its time on."""
+
+    loading: Duration = Duration()
+    """Loading models, data and what they need, before the first step."""
+    step: Duration = Duration()
+    """Optimizer steps, with data wait and generation; evaluation and checkpoints lie between."""
+    data_wait: Duration = Duration()
+    """Waiting for the batches of a step. PPO's prompts are part of its generation."""
+    generation: Duration = Duration()
+    """Sampling answers (PPO, GRPO)."""
+    evaluation: Duration = Duration()
+    """Evaluations."""
+    checkpoint: Duration = Duration()
+    """Checkpoints, until they are complete."""
+    saving: Duration = Duration()
+    """Saving the trained model."""
+
+
 class Snapshot(StatusSection):
     """What `/progress` answers."""
 
@@ -136,6 +164,10 @@ class Snapshot(StatusSection):
     """The newest complete checkpoint."""
     tracker_urls: TrackerUrls = {}
     """The run's page in each experiment tracker."""
+    durations: Durations = Durations()
+    """What this attempt has spent its time on."""
+    attempt_seconds: Annotated[float, Field(ge=0)] = 0
+    """Seconds since the attempt's first process began."""
     stalled_seconds: Count | None = None
     """Seconds without a step, once they exceed the job's limit. Unset: not stalled."""
 

@@ -15,6 +15,7 @@ from aligntune.api.progress import Snapshot
 from aligntune.api.run import JobIdentity
 from aligntune.pod.attempt import CannotStartError
 from aligntune.pod.exposition import exposition
+from aligntune.pod.gpus import ReadGpus
 
 LOOPBACK = "127.0.0.1"
 ALL_INTERFACES = ""
@@ -29,8 +30,16 @@ _log = logging.getLogger(__name__)
 class Endpoint:
     """Serves the newest published snapshot from its own thread while in its `with` block."""
 
-    def __init__(self, *, host: str, port: int, job: JobIdentity, snapshot: Snapshot) -> None:
-        """Listen on `port`; 0 takes a free one.
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        job: JobIdentity,
+        snapshot: Snapshot,
+        read_gpus: ReadGpus = tuple,
+    ) -> None:
+        """Listen on `port`; 0 takes a free one. `read_gpus` is called for `/metrics`.
 
         Raises:
             CannotStartError: the port is taken.
@@ -40,6 +49,7 @@ class Endpoint:
         self.healthy = True
         """Whether the ranks live: what `/healthz` tells."""
         self.job = job
+        self.read_gpus = read_gpus
         try:
             self._server = _Server(host, port, self)
         except OSError as error:
@@ -122,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
                 body = endpoint.snapshot.model_dump_json(exclude_none=True).encode()
                 self._answer(HTTPStatus.OK, "application/json", body)
             case "/metrics":
-                body = exposition(endpoint.snapshot, endpoint.job)
+                body = exposition(endpoint.snapshot, endpoint.job, endpoint.read_gpus())
                 self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, body)
             case "/healthz" if endpoint.healthy:
                 self._answer(HTTPStatus.OK, "text/plain", b"ok\n")

@@ -1,18 +1,21 @@
 """A snapshot in Prometheus' text format."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
+    CounterMetricFamily,
     GaugeMetricFamily,
     InfoMetricFamily,
     Metric,
     StateSetMetricFamily,
+    SummaryMetricFamily,
 )
 
-from aligntune.api.progress import Activity, Snapshot
+from aligntune.api.progress import Activity, Durations, Snapshot
 from aligntune.api.run import JobIdentity
+from aligntune.pod.gpus import Gpu
 
 
 class Gauge(NamedTuple):
@@ -33,10 +36,10 @@ METRICS: dict[str, Gauge] = {
 """The metrics of a snapshot with a name of their own; the others share one, by label."""
 
 
-def exposition(snapshot: Snapshot, job: JobIdentity) -> bytes:
+def exposition(snapshot: Snapshot, job: JobIdentity, gpus: Sequence[Gpu] = ()) -> bytes:
     """All that `/metrics` answers; what is not known yet is left out."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(_families(snapshot, job)))
+    registry.register(_Once(families(snapshot, job, gpus)))
     return generate_latest(registry)
 
 
@@ -50,7 +53,8 @@ class _Once:
         return self._families
 
 
-def _families(snapshot: Snapshot, job: JobIdentity) -> Iterator[Metric]:
+def families(snapshot: Snapshot, job: JobIdentity, gpus: Sequence[Gpu]) -> Iterator[Metric]:
+    """The metrics of one scrape."""
     progress = snapshot.progress
     yield InfoMetricFamily(
         "aligntune_train",
@@ -73,11 +77,6 @@ def _families(snapshot: Snapshot, job: JobIdentity) -> Iterator[Metric]:
         ("aligntune_train_epoch", "Passes over the data done.", progress.epoch),
         ("aligntune_train_eta_seconds", "Expected time to the last step.", progress.eta_seconds),
         (
-            "aligntune_train_step_time_seconds",
-            "Time spent in the steps that were kept, over all attempts.",
-            progress.training_seconds,
-        ),
-        (
             "aligntune_train_samples_per_second",
             "Sequences trained on, over all processes.",
             progress.samples_per_second,
@@ -93,6 +92,13 @@ def _families(snapshot: Snapshot, job: JobIdentity) -> Iterator[Metric]:
             snapshot.checkpoint.step if snapshot.checkpoint else None,
         ),
         (
+            "aligntune_train_goodput_ratio",
+            "Share of this attempt's time that went into steps.",
+            snapshot.durations.step.seconds / snapshot.attempt_seconds
+            if snapshot.attempt_seconds
+            else None,
+        ),
+        (
             "aligntune_train_stalled_seconds",
             "Time without a step, once it exceeds the job's limit; else 0.",
             snapshot.stalled_seconds or 0,
@@ -102,6 +108,20 @@ def _families(snapshot: Snapshot, job: JobIdentity) -> Iterator[Metric]:
     for name, help_text, value in known:
         if value is not None:
             yield GaugeMetricFamily(name, help_text, value)
+    yield CounterMetricFamily(
+        "aligntune_train_kept_step_seconds",
+        "Time spent in the steps that were kept, over all attempts.",
+        progress.training_seconds,
+    )
+    for name, field in Durations.model_fields.items():
+        spent = getattr(snapshot.durations, name)
+        yield SummaryMetricFamily(
+            f"aligntune_train_{name}_seconds",
+            str(field.description),
+            count_value=spent.count,
+            sum_value=spent.seconds,
+        )
+    yield from _gpu_families(gpus)
     others = GaugeMetricFamily(
         "aligntune_train_metric", "The newest value of any other metric.", labels=["name"]
     )
@@ -109,3 +129,24 @@ def _families(snapshot: Snapshot, job: JobIdentity) -> Iterator[Metric]:
         if name not in METRICS:
             others.add_metric([name], value)
     yield others
+
+
+def _gpu_families(gpus: Sequence[Gpu]) -> Iterator[Metric]:
+    used = GaugeMetricFamily(
+        "aligntune_train_gpu_memory_used_bytes", "Memory of a GPU in use.", labels=["gpu"]
+    )
+    total = GaugeMetricFamily(
+        "aligntune_train_gpu_memory_size_bytes", "Memory of a GPU.", labels=["gpu"]
+    )
+    busy = GaugeMetricFamily(
+        "aligntune_train_gpu_utilization_ratio",
+        "Share of the last moments in which a kernel ran on a GPU.",
+        labels=["gpu"],
+    )
+    for gpu in gpus:
+        labels = [str(gpu.number)]
+        used.add_metric(labels, gpu.memory_used_bytes)
+        total.add_metric(labels, gpu.memory_total_bytes)
+        if gpu.utilization is not None:
+            busy.add_metric(labels, gpu.utilization)
+    yield from (used, total, busy)

@@ -23,6 +23,7 @@ from aligntune.pod.attempt import (
 )
 from aligntune.pod.endpoint import ALL_INTERFACES, LOOPBACK, Endpoint
 from aligntune.pod.gang import Gang
+from aligntune.pod.gpus import gpu_reader
 from aligntune.pod.outcome import leave, replace_file
 from aligntune.pod.signals import caught_signals, pending_signals
 from aligntune.pod.stall import StallAction, StallWatch
@@ -79,6 +80,7 @@ def launch(
                     port=port,
                     job=config.job,
                     snapshot=Snapshot(attempt=config.attempt, pod_uid=pod_uid),
+                    read_gpus=gpu_reader(),
                 ) as endpoint,
                 _announced(endpoint, config, None if pod_uid else folder / "endpoint.json"),
                 Gang(
@@ -118,6 +120,7 @@ class _Supervision:
         self._watch = watch
         self._clock = clock
         self._end_grace_seconds = end_grace_seconds
+        self._began = clock()
         self._seen: Snapshot | None = None
         self._stop_requested = False
         self._kill_at: float | None = None
@@ -164,6 +167,7 @@ class _Supervision:
             update={
                 "attempt": self._endpoint.snapshot.attempt,
                 "pod_uid": self._endpoint.snapshot.pod_uid,
+                "attempt_seconds": now - self._began,
                 "stalled_seconds": self._watch.seconds_stalled(now),
             }
         )

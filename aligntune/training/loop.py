@@ -88,6 +88,11 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._sums[0] += loss
         return loss
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """The batches of the next optimizer step."""
+        with self.progress.taking("data_wait"):
+            return super().get_batch_samples(*args, **kwargs)
+
     def count(self, inputs: Any) -> None:  # noqa: ANN401 - what the algorithm's batches are
         """Add what one forward pass trains on to the sums."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")

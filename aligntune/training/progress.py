@@ -11,7 +11,14 @@ from pathlib import Path
 from pydantic.alias_generators import to_camel
 
 from aligntune.api.names import CURVE, MEASURED
-from aligntune.api.progress import Activity, Checkpoint, Progress, Snapshot
+from aligntune.api.progress import (
+    Activity,
+    Checkpoint,
+    Duration,
+    Durations,
+    Progress,
+    Snapshot,
+)
 from aligntune.core.errors import LossDivergedError
 from aligntune.core.training_state import TrainingState
 from aligntune.training import checkpoints
@@ -21,6 +28,14 @@ REPORT_SECONDS = 1.0
 """Least time between two reports while training. 1: the operator polls every few seconds."""
 NOT_STEPS = ("evaluating", "checkpointing")
 """Activities between steps; generating belongs to one."""
+DURATION_OF = {
+    "loading": "loading",
+    "generating": "generation",
+    "evaluating": "evaluation",
+    "checkpointing": "checkpoint",
+    "saving": "saving",
+}
+"""Activity -> the field of `Durations` that its time goes into."""
 PACE_STEPS = 50
 """Steps over which pace is averaged. 50: steady enough for an ETA, and follows a change."""
 
@@ -73,6 +88,8 @@ class RunProgress:
         self.new_samples = 0
         """Those of this attempt."""
         self.new_tokens = 0
+        self.durations = Durations()
+        """What this attempt has spent its time on."""
         self._report = report
         self._first_process = first_process
         self._log_every_steps = log_every_steps
@@ -94,11 +111,26 @@ class RunProgress:
         before, self._activity = self._activity, activity
         self._tell()
         try:
-            yield
+            with self.taking(DURATION_OF[activity]):
+                yield
         finally:
             self._activity = before
             if activity in NOT_STEPS:
                 self._step_began = self._clock()
+
+    @contextmanager
+    def taking(self, what: str) -> Iterator[None]:
+        """Adds the time of its `with` block to the field `what` of `durations`."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._took(what, self._clock() - began)
+
+    def _took(self, what: str, seconds: float) -> None:
+        before: Duration = getattr(self.durations, what)
+        after = Duration(count=before.count + 1, seconds=before.seconds + max(seconds, 0.0))
+        self.durations = self.durations.model_copy(update={what: after})
 
     def resumed(self, path: Path) -> None:
         """This attempt goes on from a checkpoint of an earlier one."""
@@ -164,6 +196,7 @@ class RunProgress:
         now = self._clock()
         self._pace = [*self._pace[-PACE_STEPS:], now]
         self.training_seconds += now - self._step_began
+        self._took("step", now - self._step_began)
         self._step_began = now
         line = {
             "loss": totals.loss,
@@ -229,6 +262,7 @@ class RunProgress:
             metrics=_camel(self.metrics),
             checkpoint=self.checkpoint(),
             tracker_urls=self._tracker_urls,
+            durations=self.durations,
         )
 
     def checkpoint(self) -> Checkpoint | None:

@@ -3,7 +3,7 @@
 import subprocess
 
 from tests.cluster.processes import REPOSITORY
-from tests.e2e.prometheus import program
+from tests.cluster.prometheus import program
 
 RULES = REPOSITORY / "charts" / "aligntune-operator" / "files" / "alerts.yaml"
 CASES = REPOSITORY / "tests" / "e2e" / "alerts.yaml"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from tests.cluster import cache
 from tests.cluster.binaries import binary
 from tests.cluster.cluster import Cluster
+from tests.cluster.helm import NAMESPACE as OPERATORS
+from tests.cluster.helm import RELEASE
 from tests.cluster.processes import wait_until
+from tests.cluster.prometheus import Target, scraping
 from tests.e2e.conftest import NAMESPACE, Tenant, api_server, example
-from tests.e2e.prometheus import scraping
 
 FINISH_SECONDS = 900
 """How long a job may take on a busy machine; nothing here measures time."""
@@ -100,17 +103,38 @@ def check_loads(folder: Path) -> None:
 
 
 def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
-    """A real Prometheus finds the trainer's numbers at the pod."""
+    """A real Prometheus finds the trainer's numbers at its pod, the operator's at its Service."""
     tenant("create", "serviceaccount", "monitoring")
-    tenant("create", "role", "monitoring", "--verb=get", "--resource=pods/proxy")
-    tenant("create", "rolebinding", "monitoring", "--role=monitoring",
+    tenant("create", "clusterrole", "monitoring", "--verb=get",
+           "--resource=pods/proxy,services/proxy")  # fmt: skip
+    tenant("create", "clusterrolebinding", "monitoring", "--clusterrole=monitoring",
            f"--serviceaccount={NAMESPACE}:monitoring")  # fmt: skip
     token = tenant("create", "token", "monitoring").strip()
     server, authority = api_server(cluster, folder)
     pod = tenant.pod("sft-chat").removeprefix("pod/")
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9400/proxy/metrics"
-    with scraping(folder, server, authority, token, path) as prometheus:
-        for metric in ("aligntune_train_step", "aligntune_train_loss"):
+    address = urllib.parse.urlsplit(server).netloc
+    secured = {
+        "scheme": "https",
+        "authorization": {"credentials": token},
+        "tls_config": {"ca_file": authority},
+    }
+
+    def proxied(name: str, namespace: str, backend: str) -> Target:
+        path = f"/api/v1/namespaces/{namespace}/{backend}/proxy/metrics"
+        return Target(name, address, path, secured=secured)
+
+    with scraping(
+        folder,
+        proxied("trainer", NAMESPACE, f"pods/{pod}:9400"),
+        proxied("operator", OPERATORS, f"services/{RELEASE}:metrics"),
+    ) as prometheus:
+        for metric in (
+            "aligntune_train_step",
+            "aligntune_train_loss",
+            "aligntune_train_step_seconds_sum",
+            'aligntune_job_step{aligntunejob="sft-chat"}',
+            "count(aligntune_operator_leader)",
+        ):
             wait_until(f"{metric} is scraped", lambda m=metric: bool(prometheus.query(m)), 60)
             [series] = prometheus.query(metric)
             assert float(series["value"][1]) > 0

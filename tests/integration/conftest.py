@@ -141,6 +141,11 @@ class Operator:
     def log(self) -> str:
         return self._log.read_text()
 
+    @property
+    def address(self) -> str:
+        """Host and port of its /metrics."""
+        return f"127.0.0.1:{self._port}"
+
     def send(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
@@ -181,8 +186,7 @@ class Operator:
     def metrics(self) -> dict[str, float]:
         """Empty while it does not answer."""
         try:
-            url = f"http://127.0.0.1:{self._port}/metrics"
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=10) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return {}

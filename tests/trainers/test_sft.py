@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.backend_factory import create_sft_trainer
 from aligntune.core.errors import LossDivergedError
+from aligntune.training.context import RunContext
 from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import MakeConfig, curve, losses, sums
 
@@ -33,6 +35,35 @@ def test_loss_falls_and_the_result_says_what_happened(config: MakeConfig) -> Non
     assert not result.preempted
     assert not result.stopped_early
     assert result.checkpoint_path == Path(settings.output_dir) / "checkpoint-40"
+
+
+def test_where_the_time_of_a_run_went_is_told(config: MakeConfig) -> None:
+    settings = config(
+        train={"max_steps": 10},
+        evaluation={"split_ratio": 0.1, "every_steps": 5},
+        checkpoint={"every_steps": 5},
+    )
+    told: list[Any] = []
+    trainer = TRLSFTTrainer(settings, RunContext(report=told.append))
+    began = time.monotonic()
+    trainer.train()
+    trainer.save_model()
+    seconds = time.monotonic() - began
+    spent = told[-1].durations
+    counts = {name: duration.count for name, duration in spent}
+    assert counts == {
+        "loading": 2,  # the model, then the data
+        "step": 10,
+        "data_wait": 10,
+        "generation": 0,
+        "evaluation": 2,
+        "checkpoint": 2,
+        "saving": 0,  # under way when this was told
+    }
+    between = spent.loading, spent.step, spent.evaluation, spent.checkpoint
+    assert all(duration.seconds > 0 for duration in between)
+    assert sum(duration.seconds for duration in between) < seconds
+    assert 0 < spent.data_wait.seconds < spent.step.seconds
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

@@ -8,23 +8,31 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aligntune.api.progress import Progress, Snapshot
+from aligntune.api.progress import Duration, Durations, Progress, Snapshot
 from aligntune.api.run import JobIdentity
 from aligntune.pod.attempt import CannotStartError
 from aligntune.pod.endpoint import ALL_INTERFACES, LOOPBACK, MAX_CONNECTIONS, Endpoint
+from aligntune.pod.gpus import Gpu
 
 SNAPSHOT = Snapshot(
     attempt=2,
     pod_uid="pod-1",
     progress=Progress(step=10, total_steps=40, activity="training", tokens_per_second=9100),
     metrics={"loss": 1.5, "learningRate": 1e-4, "rewards/margins": 0.25},
+    durations=Durations(
+        step=Duration(count=10, seconds=30), checkpoint=Duration(count=2, seconds=1.5)
+    ),
+    attempt_seconds=40,
 )
+GPUS = (Gpu(0, 20 << 30, 80 << 30, 0.9), Gpu(1, 10 << 30, 40 << 30, None))
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
     job = JobIdentity(name="support-bot", namespace="research")
-    with Endpoint(host=LOOPBACK, port=0, job=job, snapshot=SNAPSHOT) as endpoint:
+    with Endpoint(
+        host=LOOPBACK, port=0, job=job, snapshot=SNAPSHOT, read_gpus=lambda: GPUS
+    ) as endpoint:
         yield endpoint
 
 
@@ -70,6 +78,13 @@ def test_metrics_can_be_read_by_prometheus(endpoint: Endpoint) -> None:
     assert samples["aligntune_train_activity", "training"] == 1
     assert samples["aligntune_train_activity", "loading"] == 0
     assert samples["aligntune_train_info", "2", "research", "support-bot"] == 1
+    assert samples["aligntune_train_step_seconds_sum",] == 30
+    assert samples["aligntune_train_step_seconds_count",] == 10
+    assert samples["aligntune_train_checkpoint_seconds_sum",] == 1.5
+    assert samples["aligntune_train_goodput_ratio",] == 0.75
+    assert samples["aligntune_train_gpu_memory_used_bytes", "1"] == 10 << 30
+    assert samples["aligntune_train_gpu_utilization_ratio", "0"] == 0.9
+    assert ("aligntune_train_gpu_utilization_ratio", "1") not in samples, "not told of a part"
     assert ("aligntune_train_eta_seconds",) not in samples
 
 

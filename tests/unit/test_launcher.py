@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,7 +29,8 @@ def say(line):
              else json.dumps(line).encode() + b"\\n")
 def training(step, **metrics):
     say({"snapshot": {"progress": {"step": step, "totalSteps": 9, "activity": "training"},
-                      "metrics": metrics}})
+                      "metrics": metrics,
+                      "durations": {"step": {"count": step, "seconds": 0.001}}}})
 def ended(result, exit_code, reason=None, message=""):
     say({"outcome": {"result": result, "exitCode": exit_code, "reason": reason,
                      "message": message}})
@@ -321,6 +323,8 @@ def test_endpoint_tells_progress_with_attempt_and_pod(run: Run) -> None:
     assert answers["progress"]["attempt"] == 2
     assert answers["progress"]["metrics"] == {"loss": 1.25}
     assert "aligntune_train_loss 1.25" in answers["metrics"]
+    [goodput] = re.findall(r"\naligntune_train_goodput_ratio (\S+)", answers["metrics"])
+    assert 0 < float(goodput) < 1, "0.001 s of the time since the launcher began"
     assert answers["health"] == "ok\n"
     assert not (run.attempt / "endpoint.json").exists()
 

@@ -2,18 +2,12 @@
 
 import json
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
-from aligntune.api.progress import Checkpoint, Snapshot
-from aligntune.api.run import JobIdentity
-from aligntune.pod.exposition import METRICS, exposition
-from aligntune_operator.cache import Cache
-from aligntune_operator.metrics import Metrics
+from docs.metrics import exposed_name, of_the_operator, of_the_trainer
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "aligntune-operator"
@@ -38,13 +32,7 @@ def test_every_page_has_an_alert() -> None:
 @pytest.fixture(scope="module")
 def exported() -> set[str]:
     """Every metric of the operator and of a trainer."""
-    registry = CollectorRegistry()
-    Metrics(registry, Cache(), lambda: 0, lambda: True)
-    numbers = dict.fromkeys(METRICS, 1.0)
-    checkpoint = Checkpoint(step=1, path="checkpoint-1", saved_at=datetime(2026, 11, 1, tzinfo=UTC))
-    snapshot = Snapshot(metrics=numbers, checkpoint=checkpoint)
-    text = generate_latest(registry) + exposition(snapshot, JobIdentity())
-    return set(re.findall(r"# TYPE (\S+)", text.decode()))
+    return {exposed_name(metric) for metric in (*of_the_operator(), *of_the_trainer())}
 
 
 def test_alerts_ask_for_metrics_that_there_are(exported: set[str]) -> None:
@@ -59,6 +47,13 @@ def test_dashboards_ask_for_metrics_that_there_are(name: str, exported: set[str]
     panels = json.loads((CHART / "files" / "dashboards" / f"{name}.json").read_text())["panels"]
     for target in (target for panel in panels for target in panel["targets"]):
         asked = re.findall(r"\b(aligntune_(?!io_)\w+)", target["expr"])
-        names = {asked_for.removesuffix("_bucket") for asked_for in asked}
+        names = {re.sub("_(bucket|sum|count)$", "", asked_for) for asked_for in asked}
         assert names
         assert names <= exported, names - exported
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("docs/**/*.md")], ids=lambda page: page.stem)
+def test_pages_speak_of_metrics_that_there_are(page: Path, exported: set[str]) -> None:
+    told = re.findall(r"\baligntune_(?:job|operator|train)s?_\w+", page.read_text())
+    names = {re.sub("_(bucket|sum|count)$", "", name) for name in told}
+    assert names <= exported, names - exported

@@ -1,4 +1,4 @@
-"""A real Prometheus, Debian's, that scrapes a pod through the API server."""
+"""A real Prometheus, Debian's: its programs, and a server that scrapes what it is told to."""
 
 import json
 import socket
@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -34,6 +34,17 @@ def program(name: str) -> Path:
     return cache.once(f"prometheus/{name}", fetch)
 
 
+class Target(NamedTuple):
+    """Something with metrics."""
+
+    name: str
+    address: str
+    path: str = "/metrics"
+    labels: dict[str, str] | None = None
+    secured: dict[str, Any] | None = None
+    """How it is reached by TLS, in Prometheus' words; None: it is plain HTTP."""
+
+
 class Prometheus:
     """A running server."""
 
@@ -42,8 +53,15 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The instant vector of a PromQL expression."""
-        query = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query?{query}", timeout=10) as answer:
+        return self._ask("query", query=expression)
+
+    def over(self, expression: str, start: float, end: float, step: int) -> list[dict[str, Any]]:
+        """The range vector of a PromQL expression: every `step` seconds between two moments."""
+        return self._ask("query_range", query=expression, start=start, end=end, step=step)
+
+    def _ask(self, path: str, **parameters: object) -> list[dict[str, Any]]:
+        query = urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(f"{self._url}/api/v1/{path}?{query}", timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
             return found
 
@@ -56,22 +74,20 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(folder: Path, server: str, ca: str, token: str, path: str) -> Iterator[Prometheus]:
-    """Scrapes one path of the API server every second."""
-    url = urllib.parse.urlsplit(server)
+def scraping(folder: Path, *targets: Target) -> Iterator[Prometheus]:
+    """Scrapes every second."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [
             {
-                "job_name": "trainer",
-                "scheme": "https",
-                "metrics_path": path,
-                "authorization": {"credentials": token},
-                "tls_config": {"ca_file": ca},
-                "static_configs": [{"targets": [url.netloc]}],
+                "job_name": target.name,
+                "metrics_path": target.path,
+                "static_configs": [{"targets": [target.address], "labels": target.labels or {}}],
+                **(target.secured or {}),
             }
+            for target in targets
         ],
     }
     file = folder / "prometheus.yml"
