@@ -22,17 +22,25 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.core.errors import ConfigError
 from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
-from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
+from aligntune_operator.cluster import (
+    ALIGN_TUNE_JOBS,
+    ApiError,
+    Cluster,
+    GoneError,
+    NotLeadingError,
+)
 from aligntune_operator.controller import Controller, work_forever
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import Key
 from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.relist import relist, relist_forever
+from aligntune_operator.recorder import WRITERS, Recorder
+from aligntune_operator.relist import relist_all, relist_forever
 from aligntune_operator.server import serve
 from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings, load_settings
+from aligntune_operator.watch import watch_forever
 
 DEEPEST_OBJECT = 10_000
 """Levels of nesting that the API server takes; Python's JSON reader counts them as recursion, and a
@@ -60,12 +68,14 @@ async def run(settings: Settings) -> None:
     kopf_settings = handlers.kopf_settings()
     connection = connect(kopf_settings)
     cache = Cache(timedelta(seconds=settings.node_lost_timeout_seconds))
-    queue = KeyedQueue[Key](random.Random())  # noqa: S311 - jitter is no secret
+    # Whoever creates many jobs waits for pods first, and for news of those that run after that.
+    queue = KeyedQueue[Key](random.Random(), comes_first=cache.is_new)  # noqa: S311 - jitter is no secret
     election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
     cluster = Cluster(connection.session, connection.server, metrics.request, election.leads)
-    controller = Controller(cache, cluster, settings, now)
+    recorder = Recorder(cluster)
+    controller = Controller(cache, cluster, recorder.tell, settings, now)
     registry = kopf.OperatorRegistry()
     handlers.register(registry, cache, queue, connection)
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -80,10 +90,12 @@ async def run(settings: Settings) -> None:
                 polls = poll_forever(
                     cache, queue.add, ask, interval_seconds=interval, concurrency=limit
                 )
-                for task in (polls, election.lost()):
+                workers = [
+                    *(work_forever(queue, controller, metrics) for _ in range(settings.workers)),
+                    *(recorder.write_forever() for _ in range(WRITERS)),
+                ]
+                for task in (polls, election.lost(), *workers):
                     group.create_task(task)
-                for _ in range(settings.workers):
-                    group.create_task(work_forever(queue, controller, metrics))
         except* NotLeadingError:
             # As client-go does: nothing of a leader that may have a successor is worth finishing.
             os._exit(_say("this replica led, and another may by now", 1))
@@ -105,13 +117,18 @@ async def run(settings: Settings) -> None:
         alive=lambda: queue.stuck_seconds() < STUCK_SECONDS,
     )
     try:
-        await relist(cluster, cache, settings.namespaces, queue.add)
+        listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
         async with asyncio.TaskGroup() as group:
+            watches = [
+                watch_forever(cluster, since, queue.add)
+                for since in listed
+                if since.source.kind != ALIGN_TUNE_JOBS  # which kopf watches
+            ]
             relisting = relist_forever(
                 cluster, cache, settings.namespaces, queue.add, metrics.watch_missed.inc
             )
             leading = group.create_task(lead())
-            tasks = (relisting, resign_at_once(leading))
+            tasks = (*watches, relisting, resign_at_once(leading))
             background = [leading, *(group.create_task(task) for task in tasks)]
             ready.set()
             await kopf.operator(

@@ -34,6 +34,7 @@ from aligntune_operator.plan import (
 )
 from aligntune_operator.preflight import Need, needs
 from aligntune_operator.queue import KeyedQueue
+from aligntune_operator.recorder import Tell
 from aligntune_operator.render.job import job as render_job
 from aligntune_operator.render.service import service as render_service
 from aligntune_operator.settings import Settings
@@ -59,14 +60,27 @@ MOST_ASKED = 3
 class Controller:
     """Level-triggered: reconciling twice changes nothing.
 
-    Dying at any await loses nothing, except an Event whose status was just written.
+    Dying at any await loses nothing, except Events that are not written yet.
+
+    Args:
+        cache: All that is known.
+        cluster: Where it acts.
+        tell: Takes in the Events of a status that was written.
+        settings: The operator's.
+        clock: Tells the time.
     """
 
     def __init__(
-        self, cache: Cache, cluster: Cluster, settings: Settings, clock: Callable[[], datetime]
+        self,
+        cache: Cache,
+        cluster: Cluster,
+        tell: Tell,
+        settings: Settings,
+        clock: Callable[[], datetime],
     ) -> None:
         self._cache = cache
         self._cluster = cluster
+        self._tell = tell
         self._settings = settings
         self._clock = clock
         self._seen: dict[tuple[str, Need], datetime] = {}
@@ -178,10 +192,7 @@ class Controller:
             self._cache.objects.gone(observed.object.uid)
             return
         for event in events(before, after):
-            try:
-                await self._cluster.create_event(observed.object, event, now)
-            except ApiError as error:
-                logger.warning("%s: an Event could not be written: %s", key, error)
+            self._tell(observed.object, event, now)
 
 
 async def work_forever(queue: KeyedQueue[Key], controller: Controller, metrics: Metrics) -> None:
