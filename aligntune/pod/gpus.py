@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -29,15 +30,22 @@ ReadGpus = Callable[[], tuple[Gpu, ...]]
 def gpu_reader(nvml: ModuleType = pynvml) -> ReadGpus:
     """What reads this machine's GPUs; where there is no driver, it finds none.
 
-    The library is opened once and stays open: opening it can take a second.
+    The library is opened at the first reading, which can take a second, and stays open: no rank has
+    to wait for it.
     """
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        _log.debug("no GPUs are measured: %s", error)
-        return tuple
+
+    @cache
+    def there() -> bool:
+        try:
+            nvml.nvmlInit()
+        except nvml.NVMLError as error:
+            _log.debug("no GPUs are measured: %s", error)
+            return False
+        return True
 
     def read() -> tuple[Gpu, ...]:
+        if not there():
+            return ()
         try:
             return tuple(_gpu(nvml, number) for number in range(nvml.nvmlDeviceGetCount()))
         except nvml.NVMLError as error:

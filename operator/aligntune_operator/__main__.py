@@ -9,9 +9,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aiohttp
 import kopf
@@ -20,12 +21,18 @@ from prometheus_client import CollectorRegistry
 from aligntune.api import labels
 from aligntune.api.exit_codes import ExitCode
 from aligntune.core.errors import ConfigError
-from aligntune_operator import handlers
 from aligntune_operator.cache import Cache
 from aligntune_operator.clock import ServerClock
-from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
+from aligntune_operator.cluster import (
+    ALIGN_TUNE_JOBS,
+    ApiError,
+    Cluster,
+    GoneError,
+    NotLeadingError,
+)
 from aligntune_operator.controller import Controller, work_forever
 from aligntune_operator.estimator import Estimator, warn_forever
+from aligntune_operator.handlers import handlers, kopf_settings
 from aligntune_operator.hub import Hub
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
@@ -33,10 +40,11 @@ from aligntune_operator.observe import Key
 from aligntune_operator.outbox import Outbox
 from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.relist import relist, relist_forever
+from aligntune_operator.relist import relist_all, relist_forever
 from aligntune_operator.server import serve
 from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings, load_settings
+from aligntune_operator.watch import watch_forever
 
 DEEPEST_OBJECT = 10_000
 """Levels of nesting that the API server takes; Python's JSON reader counts them as recursion, and a
@@ -54,6 +62,13 @@ def now() -> datetime:
     return datetime.now(UTC)  # noqa: TID251 - this is the outermost shell
 
 
+async def together(*tasks: Coroutine[Any, Any, None]) -> None:
+    """Runs all of these until one fails, which ends the others."""
+    async with asyncio.TaskGroup() as group:
+        for task in tasks:
+            group.create_task(task)
+
+
 async def run(settings: Settings) -> None:
     """Runs until SIGTERM or SIGINT.
 
@@ -61,11 +76,12 @@ async def run(settings: Settings) -> None:
     alone reconciles, and asks pods for their progress. A leader that loses its Lease ends on the
     spot.
     """
-    kopf_settings = handlers.kopf_settings()
-    connection = connect(kopf_settings)
+    settings_of_kopf = kopf_settings()
+    connection = connect(settings_of_kopf)
     cache = Cache(timedelta(seconds=settings.node_lost_timeout_seconds))
     rng = random.Random()  # noqa: S311 - jitter is no secret
-    queue = KeyedQueue[Key](rng)
+    # Whoever creates many jobs waits for pods first, and for news of those that run after that.
+    queue = KeyedQueue[Key](rng, comes_first=cache.is_new)
     election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
@@ -84,27 +100,22 @@ async def run(settings: Settings) -> None:
         began=estimator.begun.add,
         post=outbox.post,
     )
-    registry = kopf.OperatorRegistry()
-    handlers.register(registry, cache, queue, connection)
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def lead() -> None:
         await election.won()
         logger.info("this replica leads")
+        polls = poll_forever(
+            cache,
+            queue.add,
+            asker(connection, clock, metrics.polled),
+            interval_seconds=settings.poll_interval_seconds,
+            concurrency=settings.poll_concurrency,
+        )
+        warnings = warn_forever(estimator, cache, queue.add)
+        workers = [work_forever(queue, controller, metrics) for _ in range(settings.workers)]
         try:
-            async with asyncio.TaskGroup() as group:
-                polls = poll_forever(
-                    cache,
-                    queue.add,
-                    asker(connection, clock, metrics.polled),
-                    interval_seconds=settings.poll_interval_seconds,
-                    concurrency=settings.poll_concurrency,
-                )
-                warnings = warn_forever(estimator, cache, queue.add)
-                for task in (polls, warnings, outbox.send_forever(cluster), election.lost()):
-                    group.create_task(task)
-                for _ in range(settings.workers):
-                    group.create_task(work_forever(queue, controller, metrics))
+            await together(*workers, polls, warnings, outbox.send_forever(cluster), election.lost())
         except* NotLeadingError:
             # As client-go does: nothing of a leader that may have a successor is worth finishing.
             os._exit(_say("this replica led, and another may by now", 1))
@@ -126,18 +137,23 @@ async def run(settings: Settings) -> None:
         alive=lambda: queue.stuck_seconds() < STUCK_SECONDS,
     )
     try:
-        await relist(cluster, cache, settings.namespaces, queue.add)
+        listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
         async with asyncio.TaskGroup() as group:
+            watches = [
+                watch_forever(cluster, since, queue.add)
+                for since in listed
+                if since.source.kind != ALIGN_TUNE_JOBS  # which kopf watches
+            ]
             relisting = relist_forever(
                 cluster, cache, settings.namespaces, queue.add, metrics.watch_missed.inc
             )
             leading = group.create_task(lead())
-            tasks = (relisting, resign_at_once(leading))
+            tasks = (*watches, relisting, resign_at_once(leading))
             background = [leading, *(group.create_task(task) for task in tasks)]
             ready.set()
             await kopf.operator(
-                registry=registry,
-                settings=kopf_settings,
+                registry=handlers(cache, queue, connection),
+                settings=settings_of_kopf,
                 standalone=True,
                 # Else kopf looks up a user name, and an arbitrary user id has none.
                 identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
@@ -162,7 +178,7 @@ def elect(settings: Settings) -> Election:
 
     @asynccontextmanager
     async def lease() -> AsyncIterator[Lease]:
-        connection = connect(handlers.kopf_settings())
+        connection = connect(kopf_settings())
         cluster = Cluster(
             connection.session,
             connection.server,

@@ -21,6 +21,7 @@ from aligntune_operator.observe import (
     Poll,
     align_tune_job_state,
     job_state,
+    key_of,
     observe,
     pod_state,
 )
@@ -41,14 +42,22 @@ class Store(Generic[State]):
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
 
-    def seen(self, key: Key, state: State) -> None:
-        """Takes in a state, also where it now belongs to another AlignTuneJob."""
+    def seen(self, key: Key, state: State) -> bool:
+        """Takes in a state, also where it now belongs to another AlignTuneJob.
+
+        Returns:
+            Whether anything that decisions depend on is new.
+        """
         known = self._by_uid.get(state.uid)
         if known is not None and known[1].resource_version > state.resource_version:
-            return
+            return False
         self.gone(state.uid)
         self._by_uid[state.uid] = (key, state)
         self._uids[key].add(state.uid)
+        return known is None or known != (
+            key,
+            replace(state, resource_version=known[1].resource_version),
+        )
 
     def gone(self, uid: str) -> None:
         """Forgets an object, if it is known."""
@@ -105,29 +114,27 @@ class Cache:
         self._shortages: dict[Key, str] = {}
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
 
-    def object_seen(self, body: Object) -> Key:
-        """Takes in an AlignTuneJob."""
+    def object_seen(self, body: Object) -> Key | None:
+        """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
         state = align_tune_job_state(body)
-        self.objects.seen(state.key, state)
+        new = self.objects.seen(state.key, state)
         for name in state.from_jobs:
             self._followers[Key(state.key.namespace, name)].add(state.key)
-        return state.key
+        return state.key if new else None
 
-    def job_seen(self, body: Object) -> Key:
-        """Takes in a Job."""
+    def job_seen(self, body: Object) -> Key | None:
+        """Takes in a Job; whose it is is returned if anything that matters is new."""
         key = _parent(body)
-        self.jobs.seen(key, job_state(body))
-        return key
+        return key if self.jobs.seen(key, job_state(body)) else None
 
-    def pod_seen(self, body: Object) -> Key:
-        """Takes in a pod."""
+    def pod_seen(self, body: Object) -> Key | None:
+        """Takes in a pod; whose it is is returned if anything that matters is new."""
         key = _parent(body)
-        self.pods.seen(key, pod_state(body, self._node_lost_timeout))
-        return key
+        return key if self.pods.seen(key, pod_state(body, self._node_lost_timeout)) else None
 
     def object_gone(self, body: Object) -> Key:
         """Forgets an AlignTuneJob, but not another of the same name that has taken its place."""
-        key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
+        key = key_of(body)
         self.objects.gone(body["metadata"]["uid"])
         self._polls.pop(key, None)
         self._hindrances.pop(key, None)
@@ -198,6 +205,11 @@ class Cache:
             sources=dict(self._sources(state)),
             cycle=tuple(cycle(key.name, partial(self._waits_for, key.namespace))),
         )
+
+    def is_new(self, key: Key) -> bool:
+        """Whether nobody has looked at an AlignTuneJob yet."""
+        state = self._object(key)
+        return state is not None and state.status.observed_generation is None
 
     def followers(self, key: Key) -> Iterator[Key]:
         """The AlignTuneJobs that wait for this one's model."""

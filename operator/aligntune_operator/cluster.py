@@ -1,9 +1,9 @@
-"""The API server: every request of the operator besides kopf's watches, and the only writes."""
+"""The API server: every request of the operator besides kopf's watch, and the only writes."""
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -18,9 +18,11 @@ MANAGER = {"fieldManager": labels.FIELD_MANAGER}
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
 LEASES = "apis/coordination.k8s.io/v1"
 LIST_CHUNK = 500
+SILENT_WATCH = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=90)
+"""Of a watch: the API server sends a bookmark every minute if nothing else happens."""
 LONGEST_MESSAGE = 1024
 
-CONFLICT, NOT_FOUND, FORBIDDEN, INVALID, BAD_REQUEST = 409, 404, 403, 422, 400
+CONFLICT, NOT_FOUND, FORBIDDEN, INVALID, BAD_REQUEST, EXPIRED = 409, 404, 403, 422, 400, 410
 
 
 class ApiError(Exception):
@@ -46,12 +48,17 @@ class RefusedError(ApiError):
     """The API server will not have this object: schema, admission, quota or rights."""
 
 
+class ExpiredError(ApiError):
+    """The API server has forgotten what came after that resource version."""
+
+
 ERRORS: Mapping[int, type[ApiError]] = {
     NOT_FOUND: GoneError,
     CONFLICT: ConflictError,
     FORBIDDEN: RefusedError,
     INVALID: RefusedError,
     BAD_REQUEST: RefusedError,
+    EXPIRED: ExpiredError,
 }
 
 
@@ -74,6 +81,20 @@ METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 ALIGN_TUNE_JOBS = Kind(f"apis/{labels.API_VERSION}", labels.PLURAL, {})
 JOBS = Kind("apis/batch/v1", "jobs", {"labelSelector": labels.JOB_NAME})
 PODS = Kind("api/v1", "pods", {"labelSelector": labels.JOB_NAME})
+
+
+class Change(NamedTuple):
+    """What a watch tells."""
+
+    type: str
+    """ADDED, MODIFIED, DELETED; or BOOKMARK, of which only the version counts."""
+    object: Object
+
+    @property
+    def version(self) -> int:
+        """The resource version to go on from after a break."""
+        return int(self.object["metadata"]["resourceVersion"])
+
 
 Observer = Callable[[str, str, int], None]
 """Told of each request: verb, resource, status code."""
@@ -236,8 +257,7 @@ class Cluster:
         Returns:
             The resource version that the list is of.
         """
-        scope = f"namespaces/{namespace}/" if namespace else ""
-        path = f"{kind.api}/{scope}{kind.plural}"
+        path = _collection(kind, namespace)
         params = {"limit": str(LIST_CHUNK), **kind.selector}
         while True:
             page = await self._request("GET", path, kind.plural, params=params, accept=kind.accept)
@@ -254,6 +274,38 @@ class Cluster:
         nodes = Kind("api/v1", "nodes", {"labelSelector": label}, METADATA)
         await self.list(nodes, None, lambda node: found.append(node["metadata"]["labels"]))
         return found
+
+    async def watch(self, kind: Kind, namespace: str | None, version: int) -> AsyncIterator[Change]:
+        """What changes after a resource version, until the API server ends it.
+
+        Args:
+            kind: What to watch.
+            namespace: Where; None for everywhere.
+            version: That of a list, or of the last change seen.
+
+        Raises:
+            ExpiredError: That version is too old: list again.
+            ApiError: The watch was refused, or broke.
+        """
+        params = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": str(version)}
+        url = f"{self._server}/{_collection(kind, namespace)}"
+        rest = b""
+        try:
+            async with self._session.get(
+                url, params=params | dict(kind.selector), timeout=SILENT_WATCH
+            ) as response:
+                self._observer("WATCH", kind.plural, response.status)
+                if not response.ok:
+                    raise await _error(response)
+                async for piece in response.content.iter_any():
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        change = Change(**json.loads(line))
+                        if change.type == "ERROR":
+                            raise _told(change.object)
+                        yield change
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ApiError(0, f"the API server does not answer: {error!r}") from error
 
     async def read_lease(self, namespace: str, name: str) -> Object:
         """A Lease.
@@ -357,12 +409,23 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
     )
 
 
+def _told(status: Object) -> ApiError:
+    """The error that a watch ends with."""
+    code = status.get("code", 0)
+    return ERRORS.get(code, ApiError)(code, str(status.get("message"))[:LONGEST_MESSAGE])
+
+
 def _when_and_what(event: Object) -> tuple[str, str]:
     """An Event's time, in a form that sorts, and its text; the newer API has other time fields."""
     series = event.get("series") or {}
     when = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
     what = f"{event.get('reason', '')}: {event.get('message', '')}"
     return when or "", what[:LONGEST_MESSAGE]
+
+
+def _collection(kind: Kind, namespace: str | None) -> str:
+    scope = f"namespaces/{namespace}/" if namespace else ""
+    return f"{kind.api}/{scope}{kind.plural}"
 
 
 def _path(key: Key) -> str:

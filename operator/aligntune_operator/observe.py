@@ -39,6 +39,11 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
+def key_of(body: Object) -> Key:
+    """The key of an AlignTuneJob."""
+    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
 @dataclass(frozen=True, slots=True)
 class AlignTuneJobState:
     """An AlignTuneJob as last seen; `spec` stays raw until a reconciliation needs it."""
@@ -302,7 +307,7 @@ def align_tune_job_state(body: Object) -> AlignTuneJobState:
         # It was settled for another spec, which could still be edited then.
         status = status.model_copy(update={"lineage": []})
     return AlignTuneJobState(
-        key=Key(metadata["namespace"], metadata["name"]),
+        key=key_of(body),
         uid=metadata["uid"],
         resource_version=int(metadata["resourceVersion"]),
         generation=metadata["generation"],

@@ -12,8 +12,8 @@ from aligntune_operator.observe import Key
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.status.events import Posting
 
-MOST_WAITING = 1_000
-"""Events that wait at most, of about 1 kB each."""
+MOST_WAITING = 20_000
+"""Events that wait at most, of about 1 kB each: those of 5,000 jobs that are created at once."""
 OLDEST = timedelta(minutes=10)
 """Age at which an Event that could not be written is given up: what it told is in the status."""
 SENDERS = 4
@@ -38,12 +38,13 @@ class Outbox:
     ) -> None:
         self._jobs = KeyedQueue[Key](rng)
         self._waiting: dict[Key, deque[Posting]] = {}
+        self._count = 0
         self._clock = clock
         self._dropped = dropped
 
     def __len__(self) -> int:
         """Events that wait."""
-        return sum(map(len, self._waiting.values()))
+        return self._count
 
     def post(self, posting: Posting) -> None:
         """Takes an Event, unless too many wait."""
@@ -51,6 +52,7 @@ class Outbox:
             self._give_up(posting, f"{MOST_WAITING} others wait")
             return
         self._waiting.setdefault(posting.key, deque()).append(posting)
+        self._count += 1
         self._jobs.add(posting.key)
 
     async def send_forever(self, cluster: Cluster) -> None:
@@ -87,6 +89,7 @@ class Outbox:
                     return error
                 self._give_up(waiting[0], error)
             waiting.popleft()
+            self._count -= 1
         self._waiting.pop(key, None)
         return None
 

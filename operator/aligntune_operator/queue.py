@@ -2,10 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+FIRST_IN_A_ROW = 3
+"""Keys that come first and are taken before one that has to wait is: none waits for ever."""
 
 
 class KeyedQueue(Generic[K]):
@@ -15,6 +19,7 @@ class KeyedQueue(Generic[K]):
 
     Args:
         rng: Spreads retries.
+        comes_first: Whether a key that is added goes before those that are not.
         first_retry_seconds: Wait before the first retry of a key; it doubles each time.
         longest_retry_seconds: Upper bound of that wait.
     """
@@ -23,10 +28,15 @@ class KeyedQueue(Generic[K]):
         self,
         rng: random.Random,
         *,
+        comes_first: Callable[[K], bool] = lambda _: False,
         first_retry_seconds: float = 0.2,
         longest_retry_seconds: float = 60.0,
     ) -> None:
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._first_lane: deque[K] = deque()
+        self._lane: deque[K] = deque()
+        self._in_a_row = 0
+        self._ready = asyncio.Semaphore(0)
+        self._comes_first = comes_first
         self._waiting: set[K] = set()
         self._working: dict[K, float] = {}
         self._again: set[K] = set()
@@ -38,7 +48,7 @@ class KeyedQueue(Generic[K]):
 
     def __len__(self) -> int:
         """Keys that wait for a worker."""
-        return self._ready.qsize()
+        return len(self._first_lane) + len(self._lane)
 
     def stuck_seconds(self) -> float:
         """How long the key has been worked on that has been longest; 0 if none is."""
@@ -51,7 +61,9 @@ class KeyedQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            self._ready.put_nowait(key)
+            lane = self._first_lane if self._comes_first(key) else self._lane
+            lane.append(key)
+            self._ready.release()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Queues a key after `seconds`, unless an earlier time is already set."""
@@ -79,7 +91,8 @@ class KeyedQueue(Generic[K]):
 
     async def get(self) -> K:
         """Waits for a key and takes it; `done` must follow."""
-        key = await self._ready.get()
+        await self._ready.acquire()
+        key = self._next_lane().popleft()
         self._waiting.discard(key)
         self._working[key] = asyncio.get_running_loop().time()
         return key
@@ -92,6 +105,13 @@ class KeyedQueue(Generic[K]):
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+
+    def _next_lane(self) -> deque[K]:
+        if self._first_lane and (self._in_a_row < FIRST_IN_A_ROW or not self._lane):
+            self._in_a_row += 1
+            return self._first_lane
+        self._in_a_row = 0
+        return self._lane
 
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 from aligntune_operator.cache import Cache, Store
 from aligntune_operator.cluster import ALIGN_TUNE_JOBS, JOBS, PODS, ApiError, Cluster, Kind
@@ -11,39 +12,86 @@ from aligntune_operator.observe import AlignTuneJobState, JobState, Key, Object,
 INTERVAL_SECONDS = 300.0
 """How long a deletion that no watch told of may go unnoticed."""
 
-Feed = Callable[[Object], Key]
-AnyStore = Store[AlignTuneJobState] | Store[JobState] | Store[PodState]
-
 logger = logging.getLogger(__name__)
 
 
+class Source(NamedTuple):
+    """A kind of object, and where what is seen of it goes."""
+
+    kind: Kind
+    store: Store[AlignTuneJobState] | Store[JobState] | Store[PodState]
+    seen: Callable[[Object], Key | None]
+    """Takes an object in; returns the AlignTuneJob to look at, if anything that matters is new."""
+    gone: Callable[[Object], Key]
+
+
+class Listed(NamedTuple):
+    """A list that the cache has taken in: where to watch from."""
+
+    source: Source
+    namespace: str | None
+    version: int
+
+
+def sources(cache: Cache) -> tuple[Source, ...]:
+    """All that the cache is made of; AlignTuneJobs first, since they own the rest."""
+    return (
+        Source(ALIGN_TUNE_JOBS, cache.objects, cache.object_seen, cache.object_gone),
+        Source(JOBS, cache.jobs, cache.job_seen, cache.job_gone),
+        Source(PODS, cache.pods, cache.pod_seen, cache.pod_gone),
+    )
+
+
 async def relist(
-    cluster: Cluster, cache: Cache, namespaces: tuple[str, ...], changed: Callable[[Key], None]
-) -> None:
-    """Makes the cache equal to the cluster; `changed` is told of each job that lost something.
+    cluster: Cluster,
+    source: Source,
+    namespace: str | None,
+    changed: Callable[[Key], None],
+    missed: Callable[[], None] = lambda: None,
+) -> Listed:
+    """Makes the cache equal to the cluster in one kind of object.
+
+    Args:
+        cluster: The API server.
+        source: What to list.
+        namespace: Where; None for everywhere.
+        changed: Told of each AlignTuneJob to look at.
+        missed: Called for each object that has vanished.
+
+    Raises:
+        ApiError: The list could not be had; a 404 means that the CRD is not there.
+    """
+    uids: set[str] = set()
+
+    def take(body: Object) -> None:
+        uids.add(body["metadata"]["uid"])
+        if (key := source.seen(body)) is not None:
+            changed(key)
+
+    version = await cluster.list(source.kind, namespace, take)
+    for key in source.store.retain(namespace, uids, version):
+        missed()
+        changed(key)
+    return Listed(source, namespace, version)
+
+
+async def relist_all(
+    cluster: Cluster,
+    cache: Cache,
+    namespaces: tuple[str, ...],
+    changed: Callable[[Key], None],
+    missed: Callable[[], None] = lambda: None,
+) -> list[Listed]:
+    """The same for every kind, in each namespace or everywhere.
 
     The first call comes before the first decision: a Job that is merely not seen yet must not be
     created again.
-
-    Raises:
-        ApiError: A list could not be had; a 404 means that the CRD is not there.
     """
-    sources: tuple[tuple[Kind, AnyStore, Feed], ...] = (
-        (ALIGN_TUNE_JOBS, cache.objects, cache.object_seen),
-        (JOBS, cache.jobs, cache.job_seen),
-        (PODS, cache.pods, cache.pod_seen),
-    )
-    for namespace in namespaces or (None,):
-        for kind, store, seen in sources:
-            uids: set[str] = set()
-
-            def take(body: Object, seen: Feed = seen, uids: set[str] = uids) -> None:
-                uids.add(body["metadata"]["uid"])
-                seen(body)
-
-            version = await cluster.list(kind, namespace, take)
-            for key in store.retain(namespace, uids, version):
-                changed(key)
+    return [
+        await relist(cluster, source, namespace, changed, missed)
+        for namespace in namespaces or (None,)
+        for source in sources(cache)
+    ]
 
 
 async def relist_forever(
@@ -53,15 +101,10 @@ async def relist_forever(
     changed: Callable[[Key], None],
     missed: Callable[[], None],
 ) -> None:
-    """Relists every few minutes; `missed` is called for each job that no watch told of."""
-
-    def lost(key: Key) -> None:
-        missed()
-        changed(key)
-
+    """Relists every few minutes; `missed` is called for each object that no watch told of."""
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
         try:
-            await relist(cluster, cache, namespaces, lost)
+            await relist_all(cluster, cache, namespaces, changed, missed)
         except ApiError as error:
             logger.warning("the cache could not be compared with the cluster: %s", error)

@@ -25,6 +25,7 @@ PACKAGES = {
     "coredns": ("coredns", "."),
     "gitops": ("gitops", "."),
     "helm": ("helm", "helm.sh/helm/v4/cmd/helm"),
+    "kwok": ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
     "pause": ("pause", "."),
 }
 """Program -> (folder of the module that pins it, package to build)."""

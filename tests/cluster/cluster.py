@@ -10,7 +10,8 @@ import psutil
 
 from tests.cluster import cgroups, images, packages
 from tests.cluster.binaries import PACKAGES, binary
-from tests.cluster.control_plane import Kubernetes, succeeds
+from tests.cluster.control_plane import Kubernetes
+from tests.cluster.kubectl import succeeds
 from tests.cluster.network import POD_RANGE, UPLINK, Link
 from tests.cluster.node import HIDDEN, NODE, cgroup
 from tests.cluster.processes import wait_until

@@ -3,7 +3,6 @@
 import json
 import shutil
 import socket
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from typing import Self
 
 import psutil
 
+from tests.cluster import fake_nodes
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
-from tests.cluster.processes import Processes, output, wait_until
+from tests.cluster.kubectl import kubectl, succeeds
+from tests.cluster.processes import Processes, wait_until
 
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
@@ -106,6 +107,15 @@ class ControlPlane(Kubernetes):
     """A Kubernetes with controllers and without nodes, on free loopback ports. Needs no root.
 
     Any number run side by side, each in a state folder of its own.
+
+    Args:
+        state: Folder for certificates, data, logs and the kubeconfig; `start` wipes it.
+        scheduler: Whether pods are scheduled.
+        fake_nodes: Nodes that kwok plays, on which pods are scheduled.
+        pods: What becomes of a pod on a fake node: files of kwok's Stages.
+        audited: Resources of batch/v1 of which each write is written down.
+        api_server_flags: More flags for the API server.
+        outlive_parent: Whether the processes go on when the process that starts them ends.
     """
 
     def __init__(
@@ -113,14 +123,20 @@ class ControlPlane(Kubernetes):
         state: Path,
         *,
         scheduler: bool = False,
+        fake_nodes: int = 0,
+        pods: Sequence[Path] = fake_nodes.SUCCEEDS,
         audited: Sequence[str] = (),
         audits_accounts: bool = False,
+        api_server_flags: Sequence[str] = (),
         outlive_parent: bool = False,
     ) -> None:
         super().__init__(state, outlive_parent=outlive_parent)
         self._scheduler = scheduler
+        self._fake_nodes = fake_nodes
+        self._pods = pods
         self._audited = audited
         self._audits_accounts = audits_accounts
+        self._api_server_flags = api_server_flags
 
     def restart(self, name: str) -> None:
         """Kills etcd or the API server and starts it again; returns when the API server is well."""
@@ -135,9 +151,14 @@ class ControlPlane(Kubernetes):
             self.state,
             self._processes,
             endpoint,
-            with_scheduler=self._scheduler,
-            more_flags=audit_flags(self.state, self._audited, accounts=self._audits_accounts),
+            with_scheduler=self._scheduler or self._fake_nodes > 0,
+            more_flags=(
+                *audit_flags(self.state, self._audited, accounts=self._audits_accounts),
+                *self._api_server_flags,
+            ),
         )
+        if self._fake_nodes:
+            fake_nodes.start(self._processes, self.kubeconfig, self._fake_nodes, self._pods)
 
 
 def wipe(state: Path) -> None:
@@ -154,20 +175,6 @@ def wipe(state: Path) -> None:
             shutil.rmtree(entry)
         elif entry != marker:
             entry.unlink()
-
-
-def kubectl(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> str:
-    """Runs kubectl of the cluster's own version."""
-    return output(binary("kubectl"), "--kubeconfig", kubeconfig, *arguments, stdin=stdin)
-
-
-def succeeds(kubeconfig: Path, *arguments: str) -> bool:
-    """Whether that kubectl command works at present."""
-    try:
-        kubectl(kubeconfig, *arguments)
-    except subprocess.CalledProcessError:
-        return False
-    return True
 
 
 def start_components(

@@ -109,6 +109,20 @@ def test_a_job_whose_label_was_changed_belongs_to_one_align_tune_job_only() -> N
     assert observed.jobs == ()
 
 
+def test_what_changes_no_decision_is_no_news() -> None:
+    cache = Cache()
+    assert cache.object_seen(align_tune_job(version=1)) == KEY
+    assert cache.is_new(KEY)
+    assert cache.object_seen(align_tune_job(version=2, observedGeneration=1)) == KEY
+    assert not cache.is_new(KEY)
+    assert cache.object_seen(align_tune_job(version=3, observedGeneration=1)) is None
+    assert cache.job_seen(child("chat-1", version=4)) == KEY
+    assert cache.job_seen(child("chat-1", version=5)) is None
+    assert cache.job_seen(child("chat-1", version=4, owner="other")) is None, "an older version"
+    assert cache.pod_seen(child("chat-1-0", version=6)) == KEY
+    assert cache.pod_seen(child("chat-1-0", version=7) | {"status": {"phase": "Running"}}) == KEY
+
+
 def test_what_a_whole_list_does_not_show_is_gone_unless_it_is_newer() -> None:
     cache = Cache()
     cache.object_seen(align_tune_job())

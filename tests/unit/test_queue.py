@@ -57,3 +57,11 @@ async def test_retries_wait_longer_each_time_up_to_a_bound_and_start_over_after_
 
 async def test_a_wait_that_the_server_asks_for_is_kept() -> None:
     assert 30 <= queue().retry("a", 30) < 37.5
+
+
+async def test_keys_that_come_first_are_taken_first_and_others_do_not_wait_for_ever() -> None:
+    keys = KeyedQueue(random.Random(0), comes_first=str.isupper)
+    for key in "abABCDEF":
+        keys.add(key)
+    assert len(keys) == 8
+    assert [await keys.get() for _ in range(8)] == list("ABCaDEFb")

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from aligntune.api import env, labels
+from aligntune.api.names import base_name
 from aligntune_operator.observe import Key
-from aligntune_operator.render.names import base_name, common_labels, owner_reference
+from aligntune_operator.render.names import common_labels, owner_reference
 
 
 def network_policy(key: Key, uid: str, observers: Sequence[dict[str, Any]]) -> dict[str, Any]:

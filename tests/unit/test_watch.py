@@ -1,0 +1,153 @@
+"""Watches of Jobs and pods outlive what an API server does to them (played by an HTTP server)."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+from aligntune_operator import watch
+from aligntune_operator.cache import Cache
+from aligntune_operator.cluster import Cluster
+from aligntune_operator.observe import Key
+from aligntune_operator.relist import Listed, sources
+
+CHAT = Key("research", "chat")
+EXPIRED = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
+
+
+def job(version: int, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "chat-1",
+            "namespace": "research",
+            "uid": "uid-1",
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"aligntune.io/job-name": "chat", "aligntune.io/attempt": "1"},
+        },
+        "status": status,
+    }
+
+
+def started(version: int) -> dict[str, Any]:
+    return job(version, startTime="2026-01-01T00:00:01Z")
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Watching = tuple[Cache, asyncio.Queue[Key], asyncio.Queue[str]]
+
+
+def stream(*events: Any) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for event in events:
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    return answer
+
+
+def page(version: int, *items: Any) -> Answer:
+    body = {"metadata": {"resourceVersion": str(version)}, "items": items}
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    return answer
+
+
+def refusal(status: int) -> Answer:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"message": "no"}, status=status)
+
+    return answer
+
+
+@asynccontextmanager
+async def watching(*answers: Answer) -> AsyncIterator[Watching]:
+    """A watch of Jobs from version 10 on: its cache, the keys to look at, what was asked."""
+    left, asked, changed = list(answers), asyncio.Queue[str](), asyncio.Queue[Key]()
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        asked.put_nowait(request.query.get("resourceVersion", "list"))
+        if not left:
+            await asyncio.Event().wait()
+        return await left.pop(0)(request)
+
+    application = web.Application()
+    runner = web.AppRunner(application, shutdown_timeout=0, handler_cancellation=True)
+    application.router.add_get("/apis/batch/v1/jobs", serve)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    cache = Cache()
+    async with ClientSession() as session:
+        cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
+        _, jobs, _ = sources(cache)
+        watched = watch.watch_forever(cluster, Listed(jobs, None, 10), changed.put_nowait)
+        task = asyncio.create_task(watched)
+        yield cache, changed, asked
+        task.cancel()
+        await asyncio.wait([task])
+    await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RETRY_SECONDS", 0.0)
+
+
+async def told(changed: asyncio.Queue[Key]) -> Key:
+    return await asyncio.wait_for(changed.get(), 10)
+
+
+async def asked_for(asked: asyncio.Queue[str], count: int) -> list[str]:
+    async with asyncio.timeout(10):
+        return [await asked.get() for _ in range(count)]
+
+
+async def test_only_a_change_that_matters_is_told() -> None:
+    events = (
+        {"type": "ADDED", "object": job(11)},
+        {"type": "MODIFIED", "object": job(12, active=1)},
+        {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "13"}}},
+        {"type": "MODIFIED", "object": started(14)},
+        {"type": "DELETED", "object": started(15)},
+    )
+    async with watching(stream(*events)) as (cache, changed, asked):
+        assert [await told(changed) for _ in range(3)] == [CHAT] * 3
+        await asked_for(asked, 2)
+        assert changed.empty()
+        assert list(cache.jobs.of(CHAT)) == []
+
+
+@pytest.mark.parametrize("break_", [stream(), refusal(429), refusal(500), refusal(401)])
+async def test_a_watch_that_breaks_goes_on_where_it_was(break_: Answer) -> None:
+    first = stream({"type": "ADDED", "object": job(11)})
+    async with watching(first, break_, stream()) as (_, changed, asked):
+        assert await told(changed) == CHAT
+        assert await asked_for(asked, 3) == ["10", "11", "11"]
+
+
+@pytest.mark.parametrize("expired", [stream(EXPIRED), refusal(410)])
+async def test_a_watch_that_is_too_far_behind_begins_with_a_list(expired: Answer) -> None:
+    added = stream({"type": "ADDED", "object": job(11)})
+    listed = page(99)
+    async with watching(added, expired, refusal(500), listed) as (cache, changed, asked):
+        assert [await told(changed), await told(changed)] == [CHAT, CHAT]
+        assert list(cache.jobs.of(CHAT)) == [], "the list does not show it any more"
+        assert await asked_for(asked, 5) == ["10", "11", "list", "list", "99"]
+
+
+async def test_an_object_that_cannot_be_read_does_not_hide_the_others() -> None:
+    broken = job(11)
+    del broken["metadata"]["creationTimestamp"]
+    events = ({"type": "ADDED", "object": broken}, {"type": "ADDED", "object": job(12)})
+    async with watching(stream(*events)) as (cache, changed, _):
+        assert await told(changed) == CHAT
+        assert [state.resource_version for state in cache.jobs.of(CHAT)] == [12]
