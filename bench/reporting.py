@@ -11,6 +11,7 @@ of its own, where the API server has the address that pods know, and shares the 
 import asyncio
 import json
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -21,13 +22,13 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from http import HTTPStatus
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
-from aiohttp import ClientTimeout, web
+from aiohttp import web
 
 from aligntune.api.env import PROGRESS_PORT
 from aligntune.api.labels import JOB_NAME
@@ -47,6 +48,8 @@ INSIDE = "ALIGNTUNE_BENCH_INSIDE"
 NODE = "bench"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 CONNECTIONS = 16
+LOOKS = 20
+"""Jobs whose status is read in each second."""
 PATIENCE_SECONDS = 600
 METRICS = "http://127.0.0.1:8080/metrics"
 MERGE = "application/merge-patch+json"
@@ -136,12 +139,10 @@ def snapshot(uid: str) -> dict[str, Any]:
 
 
 class Cluster:
-    """The bench's own requests, and a watch that knows when each status was last true."""
+    """The bench's own requests."""
 
     def __init__(self, connection: Connection) -> None:
         self._session, self._server = connection.session, connection.server
-        self.told: dict[str, datetime] = {}
-        """When the trainer said what the status of each job says now."""
 
     async def ask(self, verb: str, path: str, body: object = None, kind: str = "") -> Any:
         """One request; errors are raised."""
@@ -152,19 +153,11 @@ class Cluster:
             answer.raise_for_status()
             return await answer.json()
 
-    async def watch(self) -> None:
-        """For ever; begins once the API server serves a kind that is so new."""
-        url, for_ever = self._server + ALIGN_TUNE_JOBS, ClientTimeout(total=None)
-        stream = await self._session.get(url, params={"watch": "true"}, timeout=for_ever)
-        while stream.status == HTTPStatus.TOO_MANY_REQUESTS:
-            await asyncio.sleep(1)
-            stream = await self._session.get(url, params={"watch": "true"}, timeout=for_ever)
-        async with stream:
-            async for line in stream.content:
-                found = json.loads(line)["object"]
-                told = found.get("status", {}).get("progress", {}).get("updatedAt")
-                if told:
-                    self.told[found["metadata"]["name"]] = datetime.fromisoformat(told)
+    async def age(self, job: int) -> float:
+        """Seconds since the trainer said what the status of a job says; inf if it says nothing."""
+        found = await self.ask("GET", f"{ALIGN_TUNE_JOBS}/job-{job}")
+        told = found.get("status", {}).get("progress", {}).get("updatedAt")
+        return (datetime.now(UTC) - datetime.fromisoformat(told)).total_seconds() if told else inf
 
     async def beat(self) -> None:
         """For ever: stand-in for the kubelet's heartbeat, without which its pods are evicted."""
@@ -241,24 +234,23 @@ async def measure(operator: psutil.Process, jobs: int, seconds: int) -> None:
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
     await cluster.ask("POST", "/api/v1/nodes", node)
     async with trainers.serving(), asyncio.TaskGroup() as group:
-        background = [group.create_task(task) for task in (cluster.watch(), cluster.beat())]
-        await asyncio.sleep(1)
+        beating = group.create_task(cluster.beat())
         group.create_task(cluster.create(jobs))
-        await asyncio.wait_for(cluster.run_pods(trainers, jobs), PATIENCE_SECONDS)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(cluster.told) < jobs:
-                await asyncio.sleep(0.5)
+            await cluster.run_pods(trainers, jobs)
+            for job in range(jobs):
+                while await cluster.age(job) == inf:
+                    await asyncio.sleep(0.5)
         await asyncio.sleep(30)  # what starting them left behind is over
 
-        ages: list[float] = []
+        ages, rng = list[float](), random.Random(0)
         before, cpu, began = await asyncio.to_thread(scrape), operator.cpu_times(), time.monotonic()
         while (took := time.monotonic() - began) < seconds:
-            now = datetime.now(UTC)
-            ages += [(now - told).total_seconds() for told in cluster.told.values()]
+            looks = rng.sample(range(jobs), min(jobs, LOOKS))
+            ages += await asyncio.gather(*map(cluster.age, looks))
             await asyncio.sleep(1)
         after, cpu_after = await asyncio.to_thread(scrape), operator.cpu_times()
-        for task in background:
-            task.cancel()
+        beating.cancel()
     await connection.close()
 
     def grew(name: str) -> float:
