@@ -42,6 +42,31 @@ def test_each_mistake_is_a_sentence_that_names_option_and_variable(
     assert level.startswith("--log-level (ALIGNTUNE_OPERATOR_LOG_LEVEL): must be 'DEBUG', 'INFO',")
 
 
+def test_without_a_hub_nothing_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_MEMORY_ESTIMATE", "refuse")
+    assert load_settings().estimates == "refuse"
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_HUB_ENDPOINT", "")
+    assert load_settings().estimates == "off"
+
+
+@pytest.mark.parametrize("endpoint", ["hub", "ftp://hub", "https://user@hub", "https://hub?x", " "])
+def test_a_hub_is_named_by_a_plain_url(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_HUB_ENDPOINT", endpoint)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert str(caught.value).startswith("--hub-endpoint (ALIGNTUNE_OPERATOR_HUB_ENDPOINT): must")
+
+
+def test_observers_are_peers_of_a_network_policy_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = '{"namespaceSelector": {}}'
+    monkeypatch.setattr(sys, "argv", ["aligntune-operator", "--observers", f"[{peer}]"])
+    assert load_settings().observers == ({"namespaceSelector": {}},)
+    monkeypatch.setattr(sys, "argv", ["aligntune-operator"])
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_OBSERVERS", f"[{peer}")
+    with pytest.raises(ConfigError, match="observers"):
+        load_settings()
+
+
 @pytest.mark.parametrize("way", ["variable", "option"])
 def test_null_leaves_the_group_of_volumes_to_the_platform(
     monkeypatch: pytest.MonkeyPatch, way: str
