@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds charts docs/reference tests/golden
 
 .PHONY: help setup demo test test-gpu verify docs generate golden images sbom cluster cluster-down e2e \
-	chaos bench bench-learning
+	chaos bench bench-steps bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -100,8 +100,10 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for a soak. Needs root.
 	RUNS=$(or $(RUNS),1) $(BIN)/pytest tests/chaos
 
-bench: setup ## Measure the operator, what we add to a step, and a run beside plain TRL.
-	$(BIN)/python bench/reconcile.py
+bench: setup ## Measure the operator at scale beside bare writes; PARTS="burst-1000 growth" RUNS=3.
+	$(BIN)/python -m bench.scale $(PARTS) --runs $(or $(RUNS),3)
+
+bench-steps: setup ## Measure a failover, what we add to a step, and a run beside plain TRL.
 	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/hooks.py
 	$(BIN)/python bench/steps.py

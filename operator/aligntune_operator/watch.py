@@ -1,7 +1,7 @@
 """Watches of Jobs and pods: what belongs to an AlignTuneJob and changes ten times as often.
 
 kopf would make a task, a logger, a memory and copies of each object for every change; this makes
-none. docs/adr/0009 has the figures.
+none. docs/adr/0011 has the figures.
 """
 
 import asyncio

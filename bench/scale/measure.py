@@ -1,0 +1,164 @@
+"""One run of one workload on one side, in a cluster of its own: raw data, no figures yet."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import psutil
+
+from aligntune_operator.settings import Settings
+from bench.scale import requests
+from bench.scale.sides import OURS, PLAIN, Side, events_written, timeline
+from bench.scale.workloads import Client, first_writes
+from bench.scale.world import World, operator, world
+from tests.cluster.processes import wait_until
+from tests.integration.conftest import Operator
+
+WARM_UP = 5
+IDLE_SECONDS = 30
+BETWEEN_SINGLES_SECONDS = 1.0
+SETTLED_SECONDS = 2.0
+SETTLED_SHARE = 0.05
+"""An operator that has used less of a core than this, for so long, has nothing left to do."""
+
+Record = dict[str, Any]
+Create = Callable[[Client, Side, list[str]], Awaitable[float]]
+"""Creates objects; returns when the first write began that counts, in seconds."""
+
+
+async def at_once(client: Client, side: Side, names: list[str]) -> float:
+    began = time.monotonic()
+    await client.at_once(side, names)
+    return began
+
+
+async def one_by_one(client: Client, side: Side, names: list[str]) -> float:
+    began = time.monotonic()
+    for name in names:
+        await client.create(side, name)
+        await asyncio.sleep(BETWEEN_SINGLES_SECONDS)
+    return began
+
+
+def steadily(per_second: float) -> Create:
+    async def create(client: Client, side: Side, names: list[str]) -> float:
+        began = time.monotonic()
+        await client.steadily(side, names, per_second)
+        return began
+
+    return create
+
+
+async def bare_writes(client: Client, _: Side, names: list[str]) -> float:
+    """The floor: the objects are there; a bare client makes the operator's first two writes."""
+    bodies = await client.at_once(OURS, names)
+    pairs = [first_writes(body, Settings(), datetime.now(UTC)) for body in bodies]
+    began = time.monotonic()
+    client.created = dict.fromkeys(names, began)
+    await client.write_as_we_would(pairs)
+    return began
+
+
+class Contest(NamedTuple):
+    """A side, and how its objects are created."""
+
+    name: str
+    side: Side
+    create: Create
+    operated: bool
+
+
+async def life(around: World, contest: Contest, tag: str, count: int) -> Record:
+    """Creates objects and waits until all have succeeded."""
+    client = Client(around.connection)
+    before, load = around.requests(), os.getloadavg()[0]
+    async with around.watched(contest.side, count) as folder:
+        meter = around.meter()
+        names = [f"{tag}-{number}" for number in range(count)]
+        began = await contest.create(client, contest.side, names)
+    took = time.monotonic() - began
+    usage = meter.read()
+    found = timeline(contest.side, folder, client.created)
+    return {
+        "count": count,
+        "seconds": took,
+        "load": [load, os.getloadavg()[0]],
+        "usage": {name: used._asdict() for name, used in usage.items()},
+        "requests": requests.per_object(before, around.requests(), count),
+        "events": {what: number / count for what, number in events_written(folder).items()},
+        "timeline": {
+            name: {what: round(at - began, 4) for what, at in times.items()}
+            for name, times in found.items()
+        },
+    }
+
+
+@asynccontextmanager
+async def prepared(contest: Contest) -> AsyncIterator[tuple[World, Operator | None]]:
+    """A new cluster, warm, with the operator if it takes part."""
+    with world() as around:
+        if contest.operated:
+            with operator(around) as ours:
+                await life(around, contest, "warm", WARM_UP)
+                yield around, ours
+        else:
+            await life(around, contest, "warm", WARM_UP)
+            yield around, None
+        await around.connection.close()
+
+
+async def run(contest: Contest, count: int) -> Record:
+    """One life of so many objects."""
+    async with prepared(contest) as (around, ours):
+        record = await life(around, contest, "run", count)
+        if ours is not None:
+            record["own_requests"] = {
+                what: value
+                for what, value in ours.metrics().items()
+                if "api_requests_total" in what
+            }
+        return record
+
+
+async def grown(count: int) -> Record:
+    """Life, idle time, jobs on top, and a restart of the operator, with so many jobs there."""
+    contest = Contest("AlignTuneJob", OURS, at_once, operated=True)
+    async with prepared(contest) as (around, ours):
+        assert ours is not None
+        record = await life(around, contest, "run", count)
+        await settled(ours)
+        meter = around.meter()
+        await asyncio.sleep(IDLE_SECONDS)
+        record["idle"] = {name: used._asdict() for name, used in meter.read().items()}
+        record["idle"]["seconds"] = IDLE_SECONDS
+        record["on_top"] = await life(around, contest._replace(create=steadily(5)), "top", 50)
+        record["resident_mib"] = psutil.Process(ours.pid).memory_info().rss / 2**20
+        ours.stop(signal.SIGKILL)
+        began = time.monotonic()
+        ours.start()
+        wait_until("the operator is ready", lambda: bool(ours.metrics()), seconds=300)
+        record["restart_ready_seconds"] = time.monotonic() - began
+        await settled(ours)
+        record["restart_settled_seconds"] = time.monotonic() - began - SETTLED_SECONDS
+        record["restarted_mib"] = psutil.Process(ours.pid).memory_info().rss / 2**20
+        return record
+
+
+async def settled(ours: Operator) -> None:
+    """Waits until the operator has nothing left to do."""
+    process = psutil.Process(ours.pid)
+    share = 1.0
+    while share > SETTLED_SHARE:
+        before = sum(process.cpu_times()[:2])
+        await asyncio.sleep(SETTLED_SECONDS)
+        share = (sum(process.cpu_times()[:2]) - before) / SETTLED_SECONDS
+
+
+OPERATED = Contest("AlignTuneJob", OURS, at_once, operated=True)
+FLOOR = Contest("floor", PLAIN, bare_writes, operated=False)
+BARE = Contest("Job", PLAIN, at_once, operated=False)

@@ -1,0 +1,97 @@
+"""A control plane with fake nodes, the operator, and the watcher, as real processes."""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from aligntune_operator.handlers import kopf_settings
+from aligntune_operator.session import Connection, connect
+from bench.scale import requests
+from bench.scale.sides import NAMESPACE, Side, paths
+from bench.scale.usage import Meter
+from bench.scale.watcher import Streams
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.processes import wait_until
+from tests.integration.conftest import CRD, Operator
+
+FAKE_NODES = 10
+PATIENCE_SECONDS = 900.0
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+
+
+@dataclass
+class World:
+    """What a run has around it."""
+
+    cluster: ControlPlane
+    connection: Connection
+    folder: Path
+    controllers: dict[str, psutil.Process] = field(default_factory=dict)
+    """Those that are measured, by the name that the report calls them."""
+
+    def meter(self) -> Meter:
+        """Of every process but the client and the watcher."""
+        programs = {name: self.cluster.process(name) for name in PROGRAMS}
+        return Meter(programs | self.controllers)
+
+    def requests(self) -> Counter[str]:
+        """What the API server was asked until now."""
+        return requests.counted(self.cluster.kubectl("get", "--raw", "/metrics"))
+
+    @asynccontextmanager
+    async def watched(self, side: Side, count: int) -> AsyncIterator[Path]:
+        """Watches until so many objects have succeeded; yields the folder of what was seen."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        done_in = "objects" if "objects" in paths(side) else "jobs"
+        streams = Streams(str(folder), paths(side), done_in, side.done, count)
+        watcher = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.scale.watcher", json.dumps(streams._asdict())),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert watcher.stdout is not None
+        try:
+            for _ in streams.paths:
+                await watcher.stdout.readline()
+            yield folder
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await watcher.stdout.readline()
+        finally:
+            watcher.terminate()
+            await watcher.wait()
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    """An empty cluster, with the CRD and a namespace."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with ControlPlane(folder / "state", fake_nodes=FAKE_NODES) as cluster:
+            cluster.install(CRD)
+            cluster.kubectl("create", "namespace", NAMESPACE)
+            os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+            yield World(cluster, connect(kopf_settings()), folder)
+
+
+@contextmanager
+def operator(around: World, options: Sequence[str] = ()) -> Iterator[Operator]:
+    """The operator, idle."""
+    ours = Operator(
+        around.cluster.kubeconfig, around.folder / "operator.log", "--log-level", "ERROR", *options
+    )
+    ours.start()
+    try:
+        wait_until("the operator is ready", lambda: bool(ours.metrics()), seconds=60)
+        around.controllers["operator"] = psutil.Process(ours.pid)
+        yield ours
+    finally:
+        del around.controllers["operator"]
+        ours.stop()
