@@ -173,17 +173,19 @@ class Cluster:
         follow: bool = False,
         tail: int | None = None,
     ) -> Iterator[str]:
-        """The lines of a container's log."""
+        """The lines of a container's log; it is connected when this returns."""
         with self._sentences():
             answer = self._core.read_namespaced_pod_log(
                 pod, self.namespace, container=container, follow=follow, tail_lines=tail,
                 _preload_content=False, _request_timeout=STREAM_TIMEOUT,
             )  # fmt: skip
             self._check(answer)
-            yield from _lines(answer.stream())
+        return self._read(answer.stream())
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
-        """The lines that a command prints in the training container of a running pod."""
+        """The lines that a command prints in the training container of a running pod; it runs when
+        this returns.
+        """
         # a client of its own: opening a websocket changes the client's methods for a moment
         own = client.CoreV1Api(client.ApiClient(self._connection.api.configuration))
         with self._sentences():
@@ -192,14 +194,11 @@ class Cluster:
                 container=TRAINER_CONTAINER, command=list(command), stdout=True, stderr=True,
                 _preload_content=False,
             )  # fmt: skip
-        try:
-            yield from _lines(_output(socket))
-            if socket.returncode:
-                raise ClusterError(
-                    f"pod {pod} does not have these files on its storage", ExitCode.NOT_FOUND
-                )
-        finally:
-            socket.close()
+        return self._read(_output(socket, pod))
+
+    def _read(self, pieces: Iterator[bytes]) -> Iterator[str]:
+        with self._sentences():
+            yield from _lines(pieces)
 
     def _check(self, answer: Any) -> None:  # noqa: ANN401 - urllib3's, unread
         if answer.status >= HTTPStatus.BAD_REQUEST:
@@ -218,12 +217,7 @@ class Cluster:
         except client.ApiException as error:
             if expired_is_fine and error.status == HTTPStatus.GONE:
                 return
-            if not error.status:  # a websocket that was not opened
-                reason = " ".join(str(error.reason).split())
-                raise ClusterError(
-                    f"{server} does not let a command run there: {reason}"
-                ) from error
-            raise refused(server, error.status, str(error.body or "")) from error
+            raise _told(server, error) from error
         except HTTPError as error:
             raise ClusterError(
                 f"{server} cannot be reached ({_reason(error)}): is the cluster up, and is this"
@@ -232,15 +226,33 @@ class Cluster:
             ) from error
 
 
-def _output(socket: Any) -> Iterator[bytes]:  # noqa: ANN401 - the client gives it no type
-    is_open = True
-    while is_open:
-        is_open = socket.is_open()
-        if is_open:
-            socket.update(timeout=1)
-        for channel in (socket.read_stdout, socket.read_stderr):  # also what came with the end
-            if text := channel(timeout=0):
-                yield text.encode()
+def _told(server: str, error: client.ApiException) -> ClusterError:
+    if error.status:
+        return refused(server, error.status, str(error.body or ""))
+    # A websocket that was not opened: the answer is in the error behind this one.
+    answer = error.__context__
+    if status := getattr(answer, "status_code", None):
+        body = getattr(answer, "resp_body", None) or b""
+        return refused(server, status, body.decode(errors="replace"))
+    return ClusterError(f"{server} does not let a command run there: {error.reason}. Try again")
+
+
+def _output(socket: Any, pod: str) -> Iterator[bytes]:  # noqa: ANN401 - the client gives no type
+    try:
+        is_open = True
+        while is_open:
+            is_open = socket.is_open()
+            if is_open:
+                socket.update(timeout=1)
+            for channel in (socket.read_stdout, socket.read_stderr):  # also what came with the end
+                if text := channel(timeout=0):
+                    yield text.encode()
+        if socket.returncode:
+            raise ClusterError(
+                f"pod {pod} does not have these files on its storage", ExitCode.NOT_FOUND
+            )
+    finally:
+        socket.close()
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[str]:

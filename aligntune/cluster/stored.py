@@ -14,11 +14,9 @@ from aligntune.cluster.logs import ContainerLog, InPod, OnStorage, Place, pods_o
 from aligntune.cluster.reader import CONTAINER, curve_command, log_command, reader_pod
 
 ENDED = ("Succeeded", "Failed")
-START_SECONDS = 180
-"""Longest wait for the reader to run. 180: a large image is usually on the nodes already."""
-
-END_SECONDS = 30
-"""Longest wait for the kubelet to say how a command has ended that prints nothing more."""
+READ_SECONDS = 180
+"""Longest wait for the reader to have read. 180: most of it is its start; the image is usually on
+the nodes already."""
 
 Tell = Callable[[str], None]
 """Tells the person what is done on their behalf."""
@@ -45,13 +43,13 @@ def read(
         )
     image = image or _image(cluster, job)
     pod = cluster.create_pod(reader_pod(job, job.claim, image, command))
-    tell(f"no pod of {job.name} is left to ask: pod {pod} reads claim {job.claim}")
+    tell(f"pod {pod} reads claim {job.claim}, and is deleted then")
     try:
-        _wait_for(cluster, pod, ("Running", *ENDED), START_SECONDS)
+        phase = _wait_for(cluster, pod, ENDED, READ_SECONDS)
         line = ""
-        for line in cluster.log(pod, container=CONTAINER, follow=True):
+        for line in cluster.log(pod, container=CONTAINER):
             yield line
-        if _wait_for(cluster, pod, ENDED, END_SECONDS) == "Failed":
+        if phase == "Failed":
             raise ClusterError(
                 f"pod {pod} finds nothing to read in claim {job.claim} ({line})", ExitCode.NOT_FOUND
             )
@@ -137,8 +135,11 @@ def lines(
                 )
                 return read(cluster, job, command, image, tell)
 
-    sources = [of(place) for place in found]
-    return merged(sources) if follow else itertools.chain.from_iterable(sources)
+    if not follow:
+        return itertools.chain.from_iterable(map(of, found))
+    stored = [of(place) for place in found if isinstance(place, OnStorage)]
+    growing = [of(place) for place in found if not isinstance(place, OnStorage)]
+    return itertools.chain(*stored, merged(growing))
 
 
 def merged(sources: Sequence[Iterator[str]]) -> Iterator[str]:
