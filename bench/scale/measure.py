@@ -20,6 +20,7 @@ from tests.cluster.processes import wait_until
 from tests.integration.conftest import Operator
 
 WARM_UP = 5
+PATIENCE_SECONDS = 900.0
 IDLE_SECONDS = 30
 BETWEEN_SINGLES_SECONDS = 1.0
 SETTLED_SECONDS = 2.0
@@ -73,16 +74,21 @@ class Contest(NamedTuple):
     operated: bool
 
 
-async def life(around: World, contest: Contest, tag: str, count: int) -> Record:
-    """Creates objects and waits until all have succeeded."""
+async def life(
+    around: World, contest: Contest, tag: str, count: int, ours: Operator | None
+) -> Record:
+    """Creates objects, waits until all have succeeded, and then for what trails, such as Events."""
     client = Client(around.connection)
     before, load = around.requests(), os.getloadavg()[0]
-    async with around.watched(contest.side, count) as folder:
+    async with around.watched(contest.side, count) as (folder, done):
         meter = around.meter()
         names = [f"{tag}-{number}" for number in range(count)]
         began = await contest.create(client, contest.side, names)
-    took = time.monotonic() - began
-    usage = meter.read()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await done()
+            took = time.monotonic() - began
+            await (settled(ours) if ours else asyncio.sleep(SETTLED_SECONDS))
+        usage = meter.read()
     found = timeline(contest.side, folder, client.created)
     return {
         "count": count,
@@ -104,10 +110,10 @@ async def prepared(contest: Contest) -> AsyncIterator[tuple[World, Operator | No
     with world() as around:
         if contest.operated:
             with operator(around) as ours:
-                await life(around, contest, "warm", WARM_UP)
+                await life(around, contest, "warm", WARM_UP, ours)
                 yield around, ours
         else:
-            await life(around, contest, "warm", WARM_UP)
+            await life(around, contest, "warm", WARM_UP, None)
             yield around, None
         await around.connection.close()
 
@@ -115,7 +121,7 @@ async def prepared(contest: Contest) -> AsyncIterator[tuple[World, Operator | No
 async def run(contest: Contest, count: int) -> Record:
     """One life of so many objects."""
     async with prepared(contest) as (around, ours):
-        record = await life(around, contest, "run", count)
+        record = await life(around, contest, "run", count, ours)
         if ours is not None:
             record["own_requests"] = {
                 what: value
@@ -130,13 +136,13 @@ async def grown(count: int) -> Record:
     contest = Contest("AlignTuneJob", OURS, at_once, operated=True)
     async with prepared(contest) as (around, ours):
         assert ours is not None
-        record = await life(around, contest, "run", count)
-        await settled(ours)
+        record = await life(around, contest, "run", count, ours)
         meter = around.meter()
         await asyncio.sleep(IDLE_SECONDS)
         record["idle"] = {name: used._asdict() for name, used in meter.read().items()}
         record["idle"]["seconds"] = IDLE_SECONDS
-        record["on_top"] = await life(around, contest._replace(create=steadily(5)), "top", 50)
+        on_top = contest._replace(create=steadily(5))
+        record["on_top"] = await life(around, on_top, "top", 50, ours)
         record["resident_mib"] = psutil.Process(ours.pid).memory_info().rss / 2**20
         ours.stop(signal.SIGKILL)
         began = time.monotonic()

@@ -6,10 +6,11 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -24,8 +25,15 @@ from tests.cluster.processes import wait_until
 from tests.integration.conftest import CRD, Operator
 
 FAKE_NODES = 10
-PATIENCE_SECONDS = 900.0
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+
+
+class Watched(NamedTuple):
+    """What the watcher sees."""
+
+    folder: Path
+    done: Callable[[], Awaitable[bytes]]
+    """Waits until all objects have succeeded."""
 
 
 @dataclass
@@ -48,8 +56,8 @@ class World:
         return requests.counted(self.cluster.kubectl("get", "--raw", "/metrics"))
 
     @asynccontextmanager
-    async def watched(self, side: Side, count: int) -> AsyncIterator[Path]:
-        """Watches until so many objects have succeeded; yields the folder of what was seen."""
+    async def watched(self, side: Side, count: int) -> AsyncIterator[Watched]:
+        """Watches, and tells when so many objects have succeeded."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         done_in = "objects" if "objects" in paths(side) else "jobs"
         streams = Streams(str(folder), paths(side), done_in, side.done, count)
@@ -61,9 +69,7 @@ class World:
         try:
             for _ in streams.paths:
                 await watcher.stdout.readline()
-            yield folder
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await watcher.stdout.readline()
+            yield Watched(folder, watcher.stdout.readline)
         finally:
             watcher.terminate()
             await watcher.wait()
