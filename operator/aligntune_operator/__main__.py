@@ -41,7 +41,7 @@ from aligntune_operator.outbox import Outbox
 from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.relist import relist_all, relist_forever
-from aligntune_operator.server import serve
+from aligntune_operator.server import serving
 from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings, load_settings
 from aligntune_operator.watch import watch_forever
@@ -130,43 +130,43 @@ async def run(settings: Settings) -> None:
         await asyncio.wait([leading])
         await election.resign()
 
-    server = await serve(
+    endpoints = serving(
         settings.http_port,
         prometheus,
         ready=ready.is_set,
         alive=lambda: queue.stuck_seconds() < STUCK_SECONDS,
     )
     try:
-        listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
-        async with asyncio.TaskGroup() as group:
-            watches = [
-                watch_forever(cluster, since, queue.add)
-                for since in listed
-                if since.source.kind != ALIGN_TUNE_JOBS  # which kopf watches
-            ]
-            relisting = relist_forever(
-                cluster, cache, settings.namespaces, queue.add, metrics.watch_missed.inc
-            )
-            leading = group.create_task(lead())
-            tasks = (*watches, relisting, resign_at_once(leading))
-            background = [leading, *(group.create_task(task) for task in tasks)]
-            ready.set()
-            await kopf.operator(
-                registry=handlers(cache, queue, connection),
-                settings=settings_of_kopf,
-                standalone=True,
-                # Else kopf looks up a user name, and an arbitrary user id has none.
-                identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
-                clusterwide=not settings.namespaces,
-                namespaces=settings.namespaces,
-                ready_flag=kopf_runs,
-                stop_flag=stopping,
-            )
-            for task in background:
-                task.cancel()
+        async with endpoints:
+            listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
+            async with asyncio.TaskGroup() as group:
+                watches = [
+                    watch_forever(cluster, since, queue.add)
+                    for since in listed
+                    if since.source.kind != ALIGN_TUNE_JOBS  # which kopf watches
+                ]
+                relisting = relist_forever(
+                    cluster, cache, settings.namespaces, queue.add, metrics.watch_missed.inc
+                )
+                leading = group.create_task(lead())
+                tasks = (*watches, relisting, resign_at_once(leading))
+                background = [leading, *(group.create_task(task) for task in tasks)]
+                ready.set()
+                await kopf.operator(
+                    registry=handlers(cache, queue, connection),
+                    settings=settings_of_kopf,
+                    standalone=True,
+                    # Else kopf looks up a user name, and an arbitrary user id has none.
+                    identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
+                    clusterwide=not settings.namespaces,
+                    namespaces=settings.namespaces,
+                    ready_flag=kopf_runs,
+                    stop_flag=stopping,
+                )
+                for task in background:
+                    task.cancel()
     finally:
         await election.resign()
-        await server.cleanup()
         await connection.close()
 
 

@@ -1,25 +1,33 @@
 """The operator's own HTTP endpoints: /metrics, /healthz and /readyz."""
 
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from aligntune.core.errors import ConfigError
 
-async def serve(
+
+@asynccontextmanager
+async def serving(
     port: int,
     registry: CollectorRegistry,
     *,
     ready: Callable[[], bool],
     alive: Callable[[], bool],
-) -> web.AppRunner:
-    """Starts serving, unless the port is 0; the caller cleans the runner up.
+) -> AsyncIterator[None]:
+    """Serves in its `with` block, unless the port is 0.
 
     Args:
         port: Where.
         registry: What /metrics shows.
         ready: Whether /readyz answers 200.
         alive: Whether /healthz does; that it answers at all shows that the event loop turns.
+
+    Raises:
+        ConfigError: Another process has the port.
     """
 
     async def metrics(_request: web.Request) -> web.Response:
@@ -43,6 +51,13 @@ async def serve(
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    if port:
-        await web.TCPSite(runner, port=port).start()
-    return runner
+    try:
+        if port:
+            await web.TCPSite(runner, port=port).start()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise ConfigError(f"--http-port {port}: {reason}; choose another, or 0 for none") from error
+    else:
+        yield
+    finally:
+        await runner.cleanup()

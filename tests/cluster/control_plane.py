@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tests.cluster import fake_nodes
 from tests.cluster.binaries import binary
 from tests.cluster.certificates import Authority
 from tests.cluster.kubectl import kubectl, succeeds
-from tests.cluster.processes import Processes, wait_until
+from tests.cluster.processes import Processes, free_port, wait_until
 
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
@@ -146,7 +145,7 @@ class ControlPlane(Kubernetes):
         )
 
     def _start(self) -> None:
-        endpoint = Endpoint(_free_port())
+        endpoint = Endpoint(free_port())
         start_components(
             self.state,
             self._processes,
@@ -195,8 +194,8 @@ def start_components(
     administrator = authority.issue("admin", group="system:masters")
     kubeconfig = authority.kubeconfig(state / "kubeconfig", server, administrator)
 
-    etcd = f"http://127.0.0.1:{_free_port()}"
-    peers = f"http://127.0.0.1:{_free_port()}"
+    etcd = f"http://127.0.0.1:{free_port()}"
+    peers = f"http://127.0.0.1:{free_port()}"
     processes.start(
         "etcd",
         binary("etcd"),
@@ -316,9 +315,3 @@ def audit_flags(state: Path, resources: Sequence[str], *, accounts: bool = False
     }
     policy.write_text(json.dumps(document))
     return [f"--audit-policy-file={policy}", f"--audit-log-path={audit_log(state)}"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,6 +1,8 @@
 """Starting the cluster's processes and finding them again, whatever became of their parent."""
 
 import os
+import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +18,17 @@ OWNER = "ALIGNTUNE_CLUSTER"
 A mark outlives the crash of whoever started the process and never points at another one that
 was given the same id later, as a file of recorded ids can.
 """
+
+
+def free_port() -> int:
+    """A port that nobody has, below those that the kernel gives away by itself: whoever asks for it
+    later finds it still free.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +16,7 @@ import pytest
 from aligntune.api.labels import JOB_NAME
 from tests.cluster.binaries import binary
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import REPOSITORY, wait_until
+from tests.cluster.processes import REPOSITORY, free_port, wait_until
 
 CRD = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
 DEADLINE_SECONDS = 60
@@ -124,8 +123,7 @@ class Operator:
         self._log = log
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
 
     def start(self) -> None:
         with self._log.open("ab") as log:

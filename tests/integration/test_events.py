@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from tests.chaos.endpoints import Network
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import ApiServer, plain_kubeconfig
 from tests.cluster.control_plane import ControlPlane
@@ -23,7 +24,7 @@ def test_events_that_the_api_server_did_not_take_are_there_in_the_end_and_once(
     control_plane: ControlPlane, api: Api, manifest: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     server = ApiServer(control_plane)
-    with Proxy(server.url, server.credentials) as proxy:
+    with Proxy(server.url, server.credentials, Network()) as proxy:
         proxy.answer(503, an_event, times=3)
         kubeconfig = tmp_path / "kubeconfig"
         kubeconfig.write_text(yaml.safe_dump(plain_kubeconfig(proxy.url)))

@@ -3,11 +3,11 @@
 import multiprocessing
 import os
 import random
-import socket
 from pathlib import Path
 from typing import Any
 
 from aligntune.core.rl.config import UnifiedConfig
+from tests.cluster.processes import free_port
 
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -16,11 +16,8 @@ def train_recorded(
     config: UnifiedConfig, losses: list[str], folder: Path, *, processes: int
 ) -> None:
     """Train once with each loss, into a folder of its name below the config's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         FORKS.Process(
             target=_train,

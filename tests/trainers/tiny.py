@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import random
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 from aligntune.core.backend_factory import TRAINERS
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
+from tests.cluster.processes import free_port
 
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 """Where `make setup` puts DeepSpeed, for those processes alone that train with it."""
@@ -135,11 +135,8 @@ def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False)
     """All ranks of a run, as the launcher starts them."""
     if world_size == 1:
         return [Rank(run, folder / "rank-0.log", fresh=fresh)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         Rank(
             run,
