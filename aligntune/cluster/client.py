@@ -1,6 +1,7 @@
 """What people's tools ask of the API server."""
 
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -24,6 +25,9 @@ STREAM_TIMEOUT = (10, 86_400)
 """The same for a log that is followed: a rank may be silent for long."""
 WATCH_SECONDS = 60
 """How long one watch lasts before everything is listed again."""
+ENDED_WELL = (0, 128 + signal.SIGKILL)
+"""Exit codes of a command that has printed all there was; one that follows a log is killed when the
+container ends."""
 
 Object = dict[str, Any]
 
@@ -247,10 +251,12 @@ def _output(socket: Any, pod: str) -> Iterator[bytes]:  # noqa: ANN401 - the cli
             for channel in (socket.read_stdout, socket.read_stderr):  # also what came with the end
                 if text := channel(timeout=0):
                     yield text.encode()
-        if socket.returncode:
+        if socket.returncode == ExitCode.NOT_FOUND:
             raise ClusterError(
                 f"pod {pod} does not have these files on its storage", ExitCode.NOT_FOUND
             )
+        if socket.returncode not in ENDED_WELL:
+            raise ClusterError(f"reading in pod {pod} ended with exit code {socket.returncode}")
     finally:
         socket.close()
 
