@@ -103,10 +103,12 @@ chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for 
 bench: setup ## Measure the operator at scale beside bare writes; PARTS="burst-1000 growth" RUNS=3.
 	$(BIN)/python -m bench.scale $(PARTS) --runs $(or $(RUNS),3)
 
-bench-steps: setup ## Measure a failover, what we add to a step, and a run beside plain TRL.
+bench-steps: setup ## Measure a failover, what we add to a step, and runs beside plain TRL.
 	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/hooks.py
 	$(BIN)/python bench/steps.py
+	$(BIN)/python bench/first_step.py
+	$(BIN)/python bench/start_parts.py
 
 bench-learning: setup ## Measure that each method learns; docs/learning tells the results.
 	$(BIN)/python examples/prepare.py

@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from intervals import interval
-from methods import METHODS, MODEL, ROLES, asked, config, prepare
+from methods import ARGUMENTS, METHODS, MODEL, ROLES, asked, config, prepare
 
 BENCH = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -60,23 +61,13 @@ def messages(method: str, folder: Path) -> Path:
 def trl_options(method: str, rows: Path, folder: Path) -> list[str]:
     """The settings of plain_trl.py."""
     sections = METHODS[method]
-    settings = {
+    settings: dict[str, Any] = ARGUMENTS | {
         "model_name_or_path": MODEL,
         "dtype": "float32",
         "dataset_name": rows,
         "output_dir": folder / "trl",
         "max_steps": 2,
         "per_device_train_batch_size": sections["train"]["perDeviceBatchSize"],
-        "learning_rate": 1e-4,
-        "optim": "adamw_torch",
-        "logging_steps": 10,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "disable_tqdm": True,
-        "report_to": "none",
         "use_peft": True,
         "lora_r": 16,
         "lora_alpha": 32,

@@ -46,6 +46,21 @@ ROLES: dict[str, dict[str, str]] = {
 """Whose words a column's text is."""
 
 
+ARGUMENTS: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "optim": "adamw_torch",
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+    "disable_tqdm": True,
+    "report_to": "none",
+}
+"""What TRL is told in the other runs, whatever the method."""
+
+
 def asked() -> tuple[str, int | None]:
     """Method and number of runs from the command line; None: not said."""
     names = [argument for argument in sys.argv[1:] if argument in METHODS]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
-from methods import ROLES
+from methods import ARGUMENTS, ROLES
 from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
@@ -20,20 +20,7 @@ from transformers import (
 
 def main(method: str, model: str, data: str, output: str, steps: int) -> None:
     set_seed(42)
-    common: dict[str, Any] = {
-        "output_dir": output,
-        "max_steps": steps,
-        "learning_rate": 1e-4,
-        "optim": "adamw_torch",
-        "logging_steps": 10,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "disable_tqdm": True,
-        "report_to": "none",
-    }
+    common: dict[str, Any] = ARGUMENTS | {"output_dir": output, "max_steps": steps}
     parts: dict[str, Any] = {
         "train_dataset": load_dataset("json", data_files=data, split="train"),
         "processing_class": AutoTokenizer.from_pretrained(model),

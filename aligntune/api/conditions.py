@@ -52,6 +52,10 @@ class Phase(StrEnum):
     """It is over without a model."""
 
 
+OVER = (Phase.SUCCEEDED, Phase.FAILED)
+"""The phases that no job leaves."""
+
+
 class Reason(NamedTuple):
     """A condition's reason with the sentence that goes with it."""
 

@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from ruamel.yaml import YAML
 
-from aligntune.api.conditions import Phase
+from aligntune.api.conditions import OVER, Phase
 from aligntune.api.exit_codes import ExitCode
 from aligntune.cli.clock import now
 from aligntune.cli.target import Target, job_names, on_cluster
@@ -21,7 +21,6 @@ from aligntune.cli.target import Target, job_names, on_cluster
 COLUMNS = 120
 """Width of a page that goes to no terminal."""
 WIDEST = 10_000
-OVER = (Phase.SUCCEEDED, Phase.FAILED)
 
 
 class Output(StrEnum):

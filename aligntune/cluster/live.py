@@ -8,14 +8,12 @@ from datetime import datetime
 import rich.console
 from rich.live import Live
 
-from aligntune.api.conditions import Phase
+from aligntune.api.conditions import OVER
 from aligntune.api.exit_codes import ExitCode
 from aligntune.cluster.client import Object
 from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.job import Job
 from aligntune.cluster.pages import table
-
-OVER = (Phase.SUCCEEDED, Phase.FAILED)
 
 
 def follow(

@@ -9,21 +9,12 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
+from tests.hub.configs import LLAMA_8B
 from tests.hub.hub import Hub
 from tests.integration.conftest import Api, Operator
 
 Make = Callable[..., dict[str, Any]]
 
-LLAMA_8B = {
-    "model_type": "llama",
-    "vocab_size": 128_256,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14_336,
-    "max_position_embeddings": 131_072,
-}
 TOO_LARGE = (
     "spec.sft: by the estimate it needs {needs} GiB on each GPU, {most} of them for weights, and"
     " the largest GPU that spec.runtime lets it have has 8.0 GiB: lower train.perDeviceBatchSize"

@@ -17,16 +17,8 @@ from aligntune_operator.cluster import METADATA, ApiError, Cluster
 from aligntune_operator.estimator import NODES_KEPT_FOR, Estimator, warn_forever
 from aligntune_operator.hub import Hub
 from aligntune_operator.observe import Key
+from tests.hub.configs import LLAMA_8B
 
-LLAMA_8B = {
-    "model_type": "llama",
-    "vocab_size": 128_256,
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14_336,
-}
 SFT = {"model": {"name": "acme/chat"}, "datasets": [{"name": "d"}]}
 
 

@@ -10,7 +10,7 @@ from aligntune.api.names import job_name
 from aligntune.api.status import Attempts, Source
 from aligntune_operator.observe import Key
 from aligntune_operator.render.config import run_config
-from aligntune_operator.render.names import common_labels, owner_reference
+from aligntune_operator.render.names import common_labels, metadata
 from aligntune_operator.render.pod import pod_template
 from aligntune_operator.settings import Settings
 
@@ -47,12 +47,9 @@ def job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": job_name(key.name, uid, attempt),
-            "namespace": key.namespace,
-            "labels": metadata_labels | dict(queue_labels),
-            "ownerReferences": [owner_reference(key.name, uid)],
-        },
+        "metadata": metadata(
+            key, uid, job_name(key.name, uid, attempt), metadata_labels | dict(queue_labels)
+        ),
         "spec": {
             "completionMode": "Indexed",
             "completions": spec.runtime.nodes,

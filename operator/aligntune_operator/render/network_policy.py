@@ -6,7 +6,7 @@ from typing import Any
 from aligntune.api import env, labels
 from aligntune.api.names import base_name
 from aligntune_operator.observe import Key
-from aligntune_operator.render.names import common_labels, owner_reference
+from aligntune_operator.render.names import common_labels, metadata
 
 
 def network_policy(key: Key, uid: str, observers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -24,12 +24,7 @@ def network_policy(key: Key, uid: str, observers: Sequence[dict[str, Any]]) -> d
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {
-            "name": base_name(key.name, uid),
-            "namespace": key.namespace,
-            "labels": common_labels(key.name),
-            "ownerReferences": [owner_reference(key.name, uid)],
-        },
+        "metadata": metadata(key, uid, base_name(key.name, uid), common_labels(key.name)),
         "spec": {
             "podSelector": _pods_of(key),
             "policyTypes": ["Ingress"],

@@ -5,7 +5,7 @@ from typing import Any
 from aligntune.api import env, labels
 from aligntune.api.names import base_name
 from aligntune_operator.observe import Key
-from aligntune_operator.render.names import common_labels, owner_reference
+from aligntune_operator.render.names import common_labels, metadata
 
 
 def service(key: Key, uid: str) -> dict[str, Any]:
@@ -13,12 +13,7 @@ def service(key: Key, uid: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": base_name(key.name, uid),
-            "namespace": key.namespace,
-            "labels": common_labels(key.name),
-            "ownerReferences": [owner_reference(key.name, uid)],
-        },
+        "metadata": metadata(key, uid, base_name(key.name, uid), common_labels(key.name)),
         "spec": {
             "clusterIP": "None",
             # Ranks look for each other before any of them is ready.

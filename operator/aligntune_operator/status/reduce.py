@@ -3,7 +3,7 @@
 from datetime import datetime
 from itertools import islice
 
-from aligntune.api.conditions import Phase
+from aligntune.api.conditions import OVER, Phase
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus, Attempts, TrainedModel
@@ -64,7 +64,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     model = None
     if phase == Phase.SUCCEEDED and outcome:
         model = TrainedModel(path=outcome.model_path, url=outcome.model_url)
-    finishes = phase in (Phase.SUCCEEDED, Phase.FAILED)
+    finishes = phase in OVER
     if progress and phase != Phase.RUNNING:
         activity = "done" if finishes else "starting"
         progress = progress.model_copy(update=IDLE | {"activity": activity})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from aligntune.api import conditions as reasons
-from aligntune.api.conditions import Condition, Phase, Reason
+from aligntune.api.conditions import OVER, Condition, Phase, Reason
 from aligntune.api.progress import Outcome
 from aligntune.api.status import Attempts, Failure
 from aligntune_operator.attempts import durable
@@ -25,7 +25,7 @@ def verdicts(
     outcome: Outcome | None,
 ) -> Mapping[Condition, Verdict]:
     """What each condition says in this phase."""
-    over = phase in (Phase.SUCCEEDED, Phase.FAILED)
+    over = phase in OVER
     end = _end_reason(phase, failure, outcome)
     accepted = _accepted(observed)
     reconciling: Verdict
