@@ -257,8 +257,8 @@ async def measure(operator: psutil.Process, jobs: int, seconds: int) -> None:
         return counted(after, name) - counted(before, name)
 
     used = sum(cpu_after[:2]) - sum(cpu[:2])
-    patches = 'aligntune_operator_api_requests_total{code="200",resource="aligntunejobs/status"'
-    writes = grew(patches) / jobs / took * 10
+    replaced = 'aligntune_operator_api_requests_total{code="200",resource="aligntunejobs/status"'
+    writes = grew(replaced) / jobs / took * 10
     cuts = statistics.quantiles(ages, n=100)
     peak = peak_mebibytes(operator.pid)
     failed = grew('aligntune_operator_progress_polls_total{result="error"}')

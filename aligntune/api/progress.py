@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from aligntune.api.causes import Cause
 from aligntune.core.config.base import Section
@@ -69,18 +70,29 @@ def _known_activity(activity: Any) -> Any:  # noqa: ANN401  a validator sees wha
     return "training" if isinstance(activity, str) and activity not in known else activity
 
 
-Metrics = Annotated[dict[str, float], BeforeValidator(_reportable), Field(max_length=MAX_METRICS)]
+WRITTEN_WHOLE: JsonDict = {"x-kubernetes-map-type": "atomic"}
+
+Metrics = Annotated[
+    dict[str, float],
+    BeforeValidator(_reportable),
+    Field(max_length=MAX_METRICS, json_schema_extra=WRITTEN_WHOLE),
+]
 Eta = Annotated[Annotated[int, Field(ge=0, le=LONGEST_ETA)] | None, BeforeValidator(_foreseeable)]
 
 TrackerUrls = Annotated[
-    dict[str, Annotated[str, Field(max_length=2048, pattern="^https?://")]], Field(max_length=8)
+    dict[str, Annotated[str, Field(max_length=2048, pattern="^https?://")]],
+    Field(max_length=8, json_schema_extra=WRITTEN_WHOLE),
 ]
 
 
 class StatusSection(Section):
-    """A part of what is told. Fields that a newer version wrote are passed over when it is read."""
+    """A part of what is told. Fields that a newer version wrote are passed over when it is read.
 
-    model_config = ConfigDict(extra="ignore")
+    Who writes it owns it whole: an API server that noted the owner of each field would keep as much
+    of that as of the status itself.
+    """
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra=WRITTEN_WHOLE)
 
 
 class Progress(StatusSection):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 
 from aligntune.api.causes import Cause
 from aligntune.api.conditions import Phase
@@ -142,6 +142,9 @@ class TrainedModel(StatusSection):
 
 class AlignTuneJobStatus(StatusSection):
     """All that is known of the job."""
+
+    # Others may own conditions beside the operator's.
+    model_config = ConfigDict(json_schema_extra={})
 
     observed_generation: Count | None = None
     """The metadata.generation that this status speaks of."""

@@ -49,17 +49,16 @@ def validate(
 
 
 def render(file: ManifestFile) -> None:
-    """Show the objects that the operator would make."""
+    """Show the objects that an operator with the settings of this environment would make."""
     from ruamel.yaml import YAML
 
     from aligntune.api.manifest import read_manifests
     from aligntune_operator.observe import Key, queue_labels
-    from aligntune_operator.render.job import job
-    from aligntune_operator.render.service import service
+    from aligntune_operator.render.attempt import attempt_objects
     from aligntune_operator.settings import Settings
 
     uid, settings = "00000000-0000-0000-0000-000000000000", Settings()
-    objects = []
+    objects: list[dict[str, object]] = []
     for manifest in read_manifests(file):
         key = Key(manifest.metadata.namespace, manifest.metadata.name)
         if manifest.spec.suspend:
@@ -71,10 +70,8 @@ def render(file: ManifestFile) -> None:
                 err=True,
             )
             continue
-        if manifest.spec.runtime.nodes > 1:
-            objects.append(service(key, uid))
         queue = queue_labels(manifest.metadata.labels)
-        objects.append(job(key, uid, manifest.spec, 1, settings, queue_labels=queue))
+        objects += attempt_objects(key, uid, manifest.spec, 1, settings, queue_labels=queue)
     YAML().dump_all(objects, sys.stdout)
 
 

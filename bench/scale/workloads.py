@@ -14,7 +14,6 @@ from aligntune_operator.status.reduce import reduce_status
 from bench.scale.sides import JOBS, OURS, Side
 
 CONNECTIONS = 32
-MERGE = {"Content-Type": "application/apply-patch+yaml"}
 
 
 class Client:
@@ -60,8 +59,7 @@ class Client:
             async with slots:
                 await self._write("POST", JOBS, job)
                 path = f"{OURS.path}/{status['metadata']['name']}/status"
-                force = {"fieldManager": "floor", "force": "true"}
-                await self._write("PATCH", path, status, params=force, headers=MERGE)
+                await self._write("PUT", path, status)
 
         await asyncio.gather(*(one(job, status) for job, status in pairs))
 
@@ -82,13 +80,17 @@ def first_writes(body: Object, settings: Settings, now: datetime) -> tuple[Objec
     job = render_job(state.key, state.uid, observed.spec, 1, settings)
     seen = job_state(_as_created(job, now))
     status = reduce_status(observe(state, (seen,)), now)
-    patch = {
+    written = {
         "apiVersion": body["apiVersion"],
         "kind": body["kind"],
-        "metadata": {"name": state.key.name, "namespace": state.key.namespace},
+        "metadata": {
+            "name": state.key.name,
+            "namespace": state.key.namespace,
+            "resourceVersion": str(state.resource_version),
+        },
         "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
-    return job, patch
+    return job, written
 
 
 def _as_created(job: Mapping[str, Any], now: datetime) -> dict[str, Any]:

@@ -82,6 +82,13 @@ ALIGN_TUNE_JOBS = Kind(f"apis/{labels.API_VERSION}", labels.PLURAL, {})
 JOBS = Kind("apis/batch/v1", "jobs", {"labelSelector": labels.JOB_NAME})
 PODS = Kind("api/v1", "pods", {"labelSelector": labels.JOB_NAME})
 
+CREATED: Mapping[str, tuple[str, str]] = {
+    "Job": ("apis/batch/v1", "jobs"),
+    "NetworkPolicy": ("apis/networking.k8s.io/v1", "networkpolicies"),
+    "Service": ("api/v1", "services"),
+}
+"""Kind -> its API and plural."""
+
 
 class Change(NamedTuple):
     """What a watch tells."""
@@ -132,23 +139,29 @@ class Cluster:
         self._dated = dated
         self._timeout = timeout
 
-    async def create_job(self, manifest: Object) -> Object:
-        """Creates a Job, or takes over the one that an earlier life of the operator created.
+    async def create(self, manifest: Object) -> Object:
+        """Creates an object of an attempt, or takes over what an earlier life has created.
 
         Raises:
-            ConflictError: The name is taken by somebody else's Job, or by one that is being
+            ConflictError: The name is taken by somebody else's object, or by one that is being
                 deleted.
             RefusedError: The API server will not have it.
         """
-        return await self._create("apis/batch/v1", "jobs", manifest)
-
-    async def create_service(self, manifest: Object) -> Object:
-        """Creates a Service, or takes over the one that is there; errors as `create_job`."""
-        return await self._create("api/v1", "services", manifest)
-
-    async def create_network_policy(self, manifest: Object) -> Object:
-        """Creates a NetworkPolicy, or takes over the one that is there; errors as `create_job`."""
-        return await self._create("apis/networking.k8s.io/v1", "networkpolicies", manifest)
+        api, plural = CREATED[manifest["kind"]]
+        metadata = manifest["metadata"]
+        path = f"{api}/namespaces/{metadata['namespace']}/{plural}"
+        try:
+            return await self._request("POST", path, plural, manifest, params=MANAGER)
+        except ConflictError:
+            try:
+                found = await self._request("GET", f"{path}/{metadata['name']}", plural)
+            except GoneError:
+                found = {"metadata": {}}
+            theirs, ours = owner(found), owner(manifest)
+            being_deleted = "deletionTimestamp" in found["metadata"]
+            if being_deleted or not theirs or not ours or theirs["uid"] != ours["uid"]:
+                raise
+            return found
 
     async def delete_job(self, key: Key, name: str, uid: str) -> None:
         """Deletes a Job; it stays visible until the last of its pods is gone."""
@@ -159,7 +172,7 @@ class Cluster:
         await self._delete(_path(key), uid, labels.PLURAL, "Background")
 
     async def write_status(self, state: AlignTuneJobState, status: AlignTuneJobStatus) -> Object:
-        """Applies a status to the very version of the object that it was computed from.
+        """Replaces the status of the very version of the object that it was computed from.
 
         Raises:
             ConflictError: The object has changed meanwhile.
@@ -177,12 +190,11 @@ class Cluster:
             "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
         }
         return await self._request(
-            "PATCH",
+            "PUT",
             f"{_path(state.key)}/status",
             f"{labels.PLURAL}/status",
             body,
-            params=MANAGER | {"force": "true"},
-            content_type="application/apply-patch+yaml",
+            params=MANAGER,
         )
 
     async def create_event(self, posting: Posting) -> None:
@@ -333,22 +345,6 @@ class Cluster:
         verb, path = ("PUT", f"{folder}/{name}") if known else ("POST", folder)
         return await self._request(verb, path, "leases", body, params=MANAGER)
 
-    async def _create(self, api: str, plural: str, manifest: Object) -> Object:
-        metadata = manifest["metadata"]
-        path = f"{api}/namespaces/{metadata['namespace']}/{plural}"
-        try:
-            return await self._request("POST", path, plural, manifest, params=MANAGER)
-        except ConflictError:
-            try:
-                found = await self._request("GET", f"{path}/{metadata['name']}", plural)
-            except GoneError:
-                found = {"metadata": {}}
-            theirs, ours = owner(found), owner(manifest)
-            being_deleted = "deletionTimestamp" in found["metadata"]
-            if being_deleted or not theirs or not ours or theirs["uid"] != ours["uid"]:
-                raise
-            return found
-
     async def _delete(
         self, path: str, uid: str, resource: str, propagation: str = "Foreground"
     ) -> None:
@@ -368,13 +364,12 @@ class Cluster:
         body: Object | None = None,
         *,
         params: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
         accept: str = "application/json",
     ) -> dict[str, Any]:
         if verb != "GET" and not self._may_write():
             raise NotLeadingError(f"{verb} {resource}")
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": accept} | ({"Content-Type": content_type} if data else {})
+        headers = {"Accept": accept} | ({"Content-Type": "application/json"} if data else {})
         clock = asyncio.get_running_loop().time
         asked = clock()
         try:

@@ -35,9 +35,7 @@ from aligntune_operator.plan import (
 )
 from aligntune_operator.preflight import Need, needs
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.render.job import job as render_job
-from aligntune_operator.render.network_policy import network_policy
-from aligntune_operator.render.service import service as render_service
+from aligntune_operator.render.attempt import attempt_objects
 from aligntune_operator.settings import Settings
 from aligntune_operator.status.events import Posting, events
 from aligntune_operator.status.reduce import reduce_status
@@ -150,23 +148,19 @@ class Controller:
                 hindrance, again = found
                 self._cache.hindered(key, hindrance)
                 return again
-            if self._settings.network_policies:
-                observers = self._settings.observers
-                await self._cluster.create_network_policy(network_policy(key, uid, observers))
-            if spec.runtime.nodes > 1:
-                await self._cluster.create_service(render_service(key, uid))
-            created = await self._cluster.create_job(
-                render_job(
-                    key,
-                    uid,
-                    spec,
-                    attempt,
-                    self._settings,
-                    earlier=state.status.attempts,
-                    lineage=state.status.lineage,
-                    queue_labels=state.queue_labels,
-                )
+            *beside, job = attempt_objects(
+                key,
+                uid,
+                spec,
+                attempt,
+                self._settings,
+                earlier=state.status.attempts,
+                lineage=state.status.lineage,
+                queue_labels=state.queue_labels,
             )
+            for manifest in beside:
+                await self._cluster.create(manifest)
+            created = await self._cluster.create(job)
         except RefusedError as error:
             self._cache.hindered(key, Hindrance("refused", error.message))
             return REFUSED_RETRY

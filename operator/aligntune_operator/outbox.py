@@ -16,7 +16,7 @@ MOST_WAITING = 20_000
 """Events that wait at most, of about 1 kB each: those of 5,000 jobs that are created at once."""
 OLDEST = timedelta(minutes=10)
 """Age at which an Event that could not be written is given up: what it told is in the status."""
-SENDERS = 4
+SENDERS = 2
 """Jobs whose Events are written at the same time."""
 
 logger = logging.getLogger(__name__)

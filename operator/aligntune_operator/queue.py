@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-FIRST_IN_A_ROW = 3
+FIRST_IN_A_ROW = 7
 """Keys that come first and are taken before one that has to wait is: none waits for ever."""
 
 

@@ -26,9 +26,7 @@ from aligntune_operator.observe import (
     pod_state,
 )
 from aligntune_operator.plan import CreateJob, plan
-from aligntune_operator.render.job import job as render_job
-from aligntune_operator.render.network_policy import network_policy
-from aligntune_operator.render.service import service as render_service
+from aligntune_operator.render.attempt import attempt_objects
 from aligntune_operator.settings import Settings
 from aligntune_operator.status.events import events
 from aligntune_operator.status.reduce import reduce_status
@@ -99,22 +97,16 @@ def outputs(case: Path) -> dict[str, Any]:
     if created and observed.spec is not None:
         key = observed.object.key
         settings = Settings(_env_file=None, **load(case / "observed.yaml").get("settings", {}))
-        written["objects"] = [
-            render_job(
-                key,
-                UID,
-                observed.spec,
-                created[0].attempt,
-                settings,
-                earlier=before.attempts,
-                lineage=before.lineage,
-                queue_labels=observed.object.queue_labels,
-            )
-        ]
-        if observed.spec.runtime.nodes > 1:
-            written["objects"].insert(0, render_service(key, UID))
-        if settings.network_policies:
-            written["objects"].insert(0, network_policy(key, UID, settings.observers))
+        written["objects"] = attempt_objects(
+            key,
+            UID,
+            observed.spec,
+            created[0].attempt,
+            settings,
+            earlier=before.attempts,
+            lineage=before.lineage,
+            queue_labels=observed.object.queue_labels,
+        )
     return written
 
 

@@ -43,6 +43,28 @@ def test_server_side_apply_by_another_manager_has_no_conflict_and_changes_nothin
 
 
 @pytest.mark.usefixtures("operator")
+def test_the_condition_of_another_controller_stays(api: Api, manifest: Make) -> None:
+    api.apply(manifest("chat"))
+    pod = api.pod_of("chat")
+    approved = {
+        "type": "example.com/Approved",
+        "status": "True",
+        "reason": "ByPolicy",
+        "message": "",
+        "lastTransitionTime": "2026-11-01T00:00:00Z",
+    }
+    identity = {key: manifest("chat")[key] for key in ("apiVersion", "kind", "metadata")}
+    api(
+        *("apply", "--server-side", "--subresource=status", "--field-manager=approver"),
+        *("-f", "-"),
+        stdin={**identity, "status": {"conditions": [approved]}},
+    )
+    api.play_kubelet(pod, running={"startedAt": "2026-11-01T00:00:00Z"})
+    api.until("running", lambda: api.phase("chat") == "Running")
+    assert api.condition("chat", "example.com/Approved") == approved
+
+
+@pytest.mark.usefixtures("operator")
 def test_orphans_are_left_alone_and_not_taken_over_by_a_job_of_the_same_name(
     api: Api, manifest: Make
 ) -> None:

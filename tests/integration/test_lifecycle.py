@@ -38,7 +38,7 @@ def test_a_job_becomes_a_job_of_its_own_with_one_pod(api: Api, manifest: Make) -
     config = json.loads(pod["metadata"]["annotations"]["aligntune.io/config"])
     assert config["sft"]["model"]["name"] == "m"
     assert config["job"]["uid"] == owner["uid"]
-    api.until("told", lambda: {"Valid", "AttemptStarted"} <= event_reasons(api, "chat"))
+    api.until("told", lambda: "AttemptStarted" in event_reasons(api, "chat"))
     columns = api("get", "atj", "chat").splitlines()
     assert columns[0].split() == [
         "NAME", "BACKEND", "TASK", "PHASE", "STEP", "PROGRESS", "LOSS", "ETA", "RESTARTS", "AGE",

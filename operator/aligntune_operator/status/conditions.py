@@ -6,6 +6,8 @@ from datetime import datetime
 from aligntune.api.conditions import Condition, Reason
 from aligntune.api.status import AlignTuneJobStatus, StatusCondition
 
+OURS = frozenset(Condition)
+
 Verdict = tuple[bool | None, Reason]
 """Whether a condition holds (None: unknown), and why."""
 
@@ -16,12 +18,16 @@ def merge(
     generation: int,
     now: datetime,
 ) -> list[StatusCondition]:
-    """The conditions after `verdicts`; a transition time moves only when the status changes."""
+    """The conditions after `verdicts`, and those of others as they were.
+
+    A transition time moves only when the status changes.
+    """
     known = {condition.type: condition for condition in before}
-    return [
+    ours = [
         _condition(known.get(kind), kind, verdict, generation, now)
         for kind, verdict in verdicts.items()
     ]
+    return ours + [condition for condition in known.values() if condition.type not in OURS]
 
 
 def _condition(

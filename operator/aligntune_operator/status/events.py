@@ -33,7 +33,9 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
     happened = []
     old, new = _conditions(before), _conditions(after)
     accepted = new.get(Condition.ACCEPTED)
-    if accepted and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
+    started = after.attempts.current > before.attempts.current
+    # That an attempt has started tells of a valid spec, too.
+    if accepted and not started and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
         kind = "Normal" if accepted.status == "True" else "Warning"
         happened.append(Event(kind, accepted.reason, accepted.message))
     too_small = new.get(Condition.GPU_TOO_SMALL)
@@ -43,7 +45,7 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
         happened.append(_attempt_failed("Warning", after.attempts, after.failure))
     if after.attempts.preemptions > before.attempts.preemptions and after.failure:
         happened.append(_attempt_failed("Normal", after.attempts, after.failure))
-    if after.attempts.current > before.attempts.current:
+    if started:
         number = after.attempts.current
         happened.append(Event("Normal", "AttemptStarted", f"Attempt {number} started."))
     if after.phase == before.phase:
