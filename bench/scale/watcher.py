@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from aligntune_operator.handlers import kopf_settings
 from aligntune_operator.session import Connection, connect
+from bench.scale.requests import CLIENT
 
 NAME = re.compile(rb'"name":"([^"]+)"')
 
@@ -90,6 +91,7 @@ def sights(folder: Path, name: str) -> Iterator[Sight]:
 async def watch(streams: Streams) -> None:
     """Until SIGTERM; then everything is written."""
     connection = connect(kopf_settings())
+    connection.session.headers["User-Agent"] = CLIENT
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(record(connection, name, streams)) for name in streams.paths]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.scale import figures, requests
+from bench.scale.__main__ import measurements
 from bench.scale.watcher import sights
 
 METRICS = """
@@ -24,6 +25,46 @@ def test_requests_are_told_by_verb_and_resource_without_those_that_go_with_time(
     assert found == {"POST jobs": 50, "PUT jobs/status": 100}
     told = requests.per_object(Counter({"POST jobs": 10, "PUT jobs/status": 99}), found, 100)
     assert told == {"POST jobs": 0.4}
+
+
+def test_calls_of_webhooks_are_told_by_name_whatever_became_of_them() -> None:
+    series = "apiserver_admission_webhook_request_total"
+    called = f"""
+{series}{{code="200",name="pod.example",operation="CREATE",rejected="false",type="admit"}} 7
+{series}{{code="400",name="pod.example",operation="CREATE",rejected="true",type="admit"}} 2
+"""
+    assert requests.counted(called) == {"webhook pod.example": 9}
+
+
+def test_the_audit_log_tells_who_asked_for_what_without_what_goes_with_time() -> None:
+    def asked(agent: str, verb: str, resource: str, subresource: str = "") -> str:
+        reference = {"resource": resource} | ({"subresource": subresource} if subresource else {})
+        return json.dumps({"userAgent": agent, "verb": verb, "objectRef": reference})
+
+    lines = [
+        asked("Python/3.11 aiohttp/3.14", "create", "jobs"),
+        asked("jobset/v0.0.0 (linux/amd64) abcd012", "update", "jobsets", "status"),
+        asked("jobset/v0.0.0 (linux/amd64) abcd012", "update", "jobsets", "status"),
+        asked("kube-scheduler/v1.35.4 (linux/amd64) kubernetes/-/leader", "update", "leases"),
+        json.dumps({"userAgent": "kubectl/v1.35.4", "verb": "get", "requestURI": "/metrics"}),
+    ]
+    assert requests.by_client("\n".join(lines)) == {
+        "operator: create jobs": 1,
+        "jobset: update jobsets/status": 2,
+    }
+
+
+def test_who_comes_first_changes_with_each_run_and_what_is_audited_runs_once() -> None:
+    names = [name for name, _ in measurements(["single", "requests"], 2, 0.1)]
+    assert names == [
+        "single.AlignTuneJob.0",
+        "single.TrainJob.0",
+        "requests.AlignTuneJob.0",
+        "requests.Job.0",
+        "requests.TrainJob.0",
+        "single.TrainJob.1",
+        "single.AlignTuneJob.1",
+    ]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 5), (95, 10), (99, 10), (10, 1)])
