@@ -85,7 +85,7 @@ async def life(around: World, contest: Contest, tag: str, count: int) -> Record:
         names = [f"{tag}-{number}" for number in range(count)]
         began = await contest.create(client, contest.side, names)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await done()
+            assert await done(), "the watcher has ended"
             took = time.monotonic() - began
             await settled(around.controllers.values())
         usage = meter.read()
