@@ -49,6 +49,9 @@ def _head(parts: Mapping[str, Runs]) -> str:
         f"# The operator at scale\n\n{os.cpu_count()} CPU cores, Python"
         f" {platform.python_version()}, load {load} (our own included). Control plane, operator,"
         " client and watcher share the machine. Median of the runs, and their range."
+        "\n\nJob: nothing but Kubernetes. floor: a bare client makes the operator's first two"
+        " writes. TrainJob: Kubeflow Trainer and JobSet as shipped, with their webhooks; its status"
+        " tells of nothing before the end. With raised limits, Trainer may ask as often as JobSet."
     )
 
 
