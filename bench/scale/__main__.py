@@ -5,7 +5,8 @@
 Parts: burst-200, burst-1000, steady, single, and requests, which has the API server write down who
 asks for what, and so runs once and is not timed; growth takes longer and runs where it is named;
 report draws the report from the raw data alone. Each run has a cluster, processes and data of its
-own; the sides take turns. `--share 0.1` makes a tenth of the objects.
+own; the sides take turns. Trainer's controllers have a /tmp of their own, which takes root, or user
+namespaces. `--share 0.1` makes a tenth of the objects.
 """
 
 import argparse
