@@ -52,6 +52,8 @@ def _head(parts: Mapping[str, Runs]) -> str:
         "\n\nJob: nothing but Kubernetes. floor: a bare client makes the operator's first two"
         " writes. TrainJob: Kubeflow Trainer and JobSet as shipped, with their webhooks; its status"
         " tells of nothing before the end. With raised limits, Trainer may ask as often as JobSet."
+        " The operator has the administrator's certificate and logs errors alone; they have service"
+        " accounts, and log what they are shipped to log."
     )
 
 

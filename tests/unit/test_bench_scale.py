@@ -1,14 +1,19 @@
 """Figures of the benchmark are made from what was seen, and nothing else."""
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from aligntune_operator.session import Connection
 from bench.scale import figures, requests
 from bench.scale.__main__ import measurements
-from bench.scale.watcher import sights
+from bench.scale.watcher import Streams, record, sights
 
 METRICS = """
 apiserver_request_total{code="201",resource="jobs",subresource="",verb="POST"} 40
@@ -95,3 +100,32 @@ def test_a_line_counts_as_seen_when_its_last_byte_came(tmp_path: Path) -> None:
     (tmp_path / "jobs.times").write_text("".join(f"{at} {size}\n" for at, size in pieces))
     seen = [(sight.at, sight.body["number"]) for sight in sights(tmp_path, "jobs")]
     assert seen == [(2.0, 0), (2.0, 1)], "the third was cut off"
+
+
+async def test_a_watch_that_the_api_server_ends_goes_on_after_what_was_seen(tmp_path: Path) -> None:
+    lines = {
+        "1": b'{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}\n',
+        "7": b'{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"9"}}}\n',
+    }
+    over = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "1"}})
+        since = request.query["resourceVersion"]
+        if since not in lines:
+            over.set()
+        return web.Response(body=lines.get(since, b""))
+
+    app = web.Application()
+    app.router.add_get("/jobs", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url("")).rstrip("/")
+        connection = Connection(session, session, session, url, in_cluster=False)
+        streams = Streams(str(tmp_path), {"jobs": "jobs"}, "jobs", "-", 1)
+        watching = asyncio.create_task(record(connection, "jobs", streams))
+        async with asyncio.timeout(60):
+            await over.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert [sight.kind for sight in sights(tmp_path, "jobs")] == ["ADDED", "MODIFIED"]
