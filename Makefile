@@ -100,7 +100,7 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for a soak. Needs root.
 	RUNS=$(or $(RUNS),1) $(BIN)/pytest tests/chaos
 
-bench: setup ## Measure the operator at scale beside bare writes; PARTS="burst-1000 growth" RUNS=3.
+bench: setup ## Measure the operator at scale beside Kubeflow Trainer and bare writes; PARTS="burst-1000 growth" RUNS=3.
 	$(BIN)/python -m bench.scale $(PARTS) --runs $(or $(RUNS),3)
 
 bench-steps: setup ## Measure a failover, what we add to a step, and runs beside plain TRL.

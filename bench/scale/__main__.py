@@ -1,10 +1,12 @@
-"""The operator at scale, beside a bare client that makes the same writes, on a real control plane.
+"""The operator at scale, beside Kubeflow Trainer and a bare client, on a real control plane.
 
     python -m bench.scale [PART ...] [--runs 3] [--share 1.0] [--folder runs/bench/scale]
 
-Parts: burst-200, burst-1000, steady, single; growth takes longer and runs where it is named; report
-draws the report from the raw data alone. Each run has a cluster, processes and data of its own; the
-sides take turns. `--share 0.1` makes a tenth of the objects.
+Parts: burst-200, burst-1000, steady, single, and requests, which has the API server write down who
+asks for what, and so runs once and is not timed; growth takes longer and runs where it is named;
+report draws the report from the raw data alone. Each run has a cluster, processes and data of its
+own; the sides take turns. Trainer's controllers have a /tmp of their own, which takes root, or user
+namespaces. `--share 0.1` makes a tenth of the objects.
 """
 
 import argparse
@@ -14,11 +16,14 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.scale.measure import (
     BARE,
     FLOOR,
     OPERATED,
+    PEER,
+    RAISED,
     Contest,
     Record,
     grown,
@@ -28,16 +33,24 @@ from bench.scale.measure import (
 )
 from bench.scale.report import write_report
 
-PARTS: dict[str, tuple[int, tuple[Contest, ...]]] = {
-    "burst-200": (200, (OPERATED, FLOOR, BARE)),
-    "burst-1000": (1000, (OPERATED, FLOOR, BARE)),
-    "steady": (
-        1200,
-        tuple(contest._replace(create=steadily(20)) for contest in (OPERATED, BARE)),
+
+class Part(NamedTuple):
+    """So many objects, and the sides that take turns."""
+
+    objects: int
+    contests: tuple[Contest, ...]
+    audited: bool = False
+
+
+PARTS = {
+    "burst-200": Part(200, (OPERATED, FLOOR, BARE, PEER, RAISED)),
+    "burst-1000": Part(1000, (OPERATED, FLOOR, BARE, PEER)),
+    "steady": Part(
+        1200, tuple(contest._replace(create=steadily(20)) for contest in (OPERATED, BARE, PEER))
     ),
-    "single": (20, (OPERATED._replace(create=one_by_one),)),
+    "single": Part(20, tuple(contest._replace(create=one_by_one) for contest in (OPERATED, PEER))),
+    "requests": Part(50, (OPERATED, BARE, PEER), audited=True),
 }
-"""Name -> objects, and the sides that take turns."""
 GROWTH = (100, 1000, 5000)
 
 Measurement = tuple[str, Callable[[], Coroutine[None, None, Record]]]
@@ -51,14 +64,14 @@ def measurements(parts: list[str], runs: int, share: float) -> Iterator[Measurem
                 for count in GROWTH:
                     there = max(int(count * share), 1)
                     yield f"growth-{count}.AlignTuneJob.{number}", partial(grown, there)
-            elif part in PARTS:
-                count, contests = PARTS[part]
+            elif part in PARTS and not (PARTS[part].audited and number):
+                count, contests, audited = PARTS[part]
                 there = max(int(count * share), 1)
                 # Whoever comes first finds the machine as the others do not.
                 turn = number % len(contests)
                 for contest in contests[turn:] + contests[:turn]:
                     name = f"{part}.{contest.name}.{number}"
-                    yield name, partial(run, contest, there)
+                    yield name, partial(run, contest, there, audited=audited)
 
 
 def main() -> None:

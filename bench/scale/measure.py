@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ import psutil
 
 from aligntune_operator.settings import Settings
 from bench.scale import requests
-from bench.scale.sides import OURS, PLAIN, Side, events_written, timeline
+from bench.scale.peer import peer, peer_with_raised_limits
+from bench.scale.sides import OURS, PLAIN, THEIRS, Side, events_written, timeline
 from bench.scale.workloads import Client, first_writes
-from bench.scale.world import World, operator, world
+from bench.scale.world import World, nobody, operator, world
 from tests.cluster.processes import wait_until
 from tests.integration.conftest import Operator
 
@@ -25,7 +26,7 @@ IDLE_SECONDS = 30
 BETWEEN_SINGLES_SECONDS = 1.0
 SETTLED_SECONDS = 2.0
 SETTLED_SHARE = 0.05
-"""An operator that has used less of a core than this, for so long, has nothing left to do."""
+"""Controllers that have used less of a core than this, for so long, have nothing left to do."""
 
 Record = dict[str, Any]
 Create = Callable[[Client, Side, list[str]], Awaitable[float]]
@@ -71,23 +72,22 @@ class Contest(NamedTuple):
     name: str
     side: Side
     create: Create
-    operated: bool
+    beside: Callable[[World], AbstractContextManager[Operator | None]]
+    """Starts who makes Jobs of its objects."""
 
 
-async def life(
-    around: World, contest: Contest, tag: str, count: int, ours: Operator | None
-) -> Record:
+async def life(around: World, contest: Contest, tag: str, count: int) -> Record:
     """Creates objects, waits until all have succeeded, and then for what trails, such as Events."""
     client = Client(around.connection)
-    before, load = around.requests(), os.getloadavg()[0]
+    before, asked, load = around.requests(), around.asked(), os.getloadavg()[0]
     async with around.watched(contest.side, count) as (folder, done):
         meter = around.meter()
         names = [f"{tag}-{number}" for number in range(count)]
         began = await contest.create(client, contest.side, names)
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await done()
+            assert await done(), "the watcher has ended"
             took = time.monotonic() - began
-            await (settled(ours) if ours else asyncio.sleep(SETTLED_SECONDS))
+            await settled(around.controllers.values())
         usage = meter.read()
     found = timeline(contest.side, folder, client.created)
     return {
@@ -96,6 +96,7 @@ async def life(
         "load": [load, os.getloadavg()[0]],
         "usage": {name: used._asdict() for name, used in usage.items()},
         "requests": requests.per_object(before, around.requests(), count),
+        "clients": requests.per_object(asked, around.asked(), count),
         "events": {what: number / count for what, number in events_written(folder).items()},
         "timeline": {
             name: {what: round(at - began, 4) for what, at in times.items()}
@@ -105,23 +106,21 @@ async def life(
 
 
 @asynccontextmanager
-async def prepared(contest: Contest) -> AsyncIterator[tuple[World, Operator | None]]:
+async def prepared(
+    contest: Contest, *, audited: bool = False
+) -> AsyncIterator[tuple[World, Operator | None]]:
     """A new cluster, warm, with the operator if it takes part."""
-    with world() as around:
-        if contest.operated:
-            with operator(around) as ours:
-                await life(around, contest, "warm", WARM_UP, ours)
-                yield around, ours
-        else:
-            await life(around, contest, "warm", WARM_UP, None)
-            yield around, None
+    with world(audited=audited) as around:
+        with contest.beside(around) as ours:
+            await life(around, contest, "warm", WARM_UP)
+            yield around, ours
         await around.connection.close()
 
 
-async def run(contest: Contest, count: int) -> Record:
+async def run(contest: Contest, count: int, *, audited: bool = False) -> Record:
     """One life of so many objects."""
-    async with prepared(contest) as (around, ours):
-        record = await life(around, contest, "run", count, ours)
+    async with prepared(contest, audited=audited) as (around, ours):
+        record = await life(around, contest, "run", count)
         if ours is not None:
             record["own_requests"] = {
                 what: value
@@ -133,38 +132,42 @@ async def run(contest: Contest, count: int) -> Record:
 
 async def grown(count: int) -> Record:
     """Life, idle time, jobs on top, and a restart of the operator, with so many jobs there."""
-    contest = Contest("AlignTuneJob", OURS, at_once, operated=True)
-    async with prepared(contest) as (around, ours):
+    async with prepared(OPERATED) as (around, ours):
         assert ours is not None
-        record = await life(around, contest, "run", count, ours)
+        record = await life(around, OPERATED, "run", count)
         meter = around.meter()
         await asyncio.sleep(IDLE_SECONDS)
         record["idle"] = {name: used._asdict() for name, used in meter.read().items()}
         record["idle"]["seconds"] = IDLE_SECONDS
-        on_top = contest._replace(create=steadily(5))
-        record["on_top"] = await life(around, on_top, "top", 50, ours)
+        on_top = OPERATED._replace(create=steadily(5))
+        record["on_top"] = await life(around, on_top, "top", 50)
         record["resident_mib"] = psutil.Process(ours.pid).memory_info().rss / 2**20
         ours.stop(signal.SIGKILL)
         began = time.monotonic()
         ours.start()
         wait_until("the operator is ready", lambda: bool(ours.metrics()), seconds=300)
         record["restart_ready_seconds"] = time.monotonic() - began
-        await settled(ours)
+        await settled([psutil.Process(ours.pid)])
         record["restart_settled_seconds"] = time.monotonic() - began - SETTLED_SECONDS
         record["restarted_mib"] = psutil.Process(ours.pid).memory_info().rss / 2**20
         return record
 
 
-async def settled(ours: Operator) -> None:
-    """Waits until the operator has nothing left to do."""
-    process = psutil.Process(ours.pid)
+async def settled(controllers: Collection[psutil.Process]) -> None:
+    """Waits until none of them has anything left to do."""
+
+    def used() -> float:
+        return sum(sum(controller.cpu_times()[:2]) for controller in controllers)
+
     share = 1.0
     while share > SETTLED_SHARE:
-        before = sum(process.cpu_times()[:2])
+        before = used()
         await asyncio.sleep(SETTLED_SECONDS)
-        share = (sum(process.cpu_times()[:2]) - before) / SETTLED_SECONDS
+        share = (used() - before) / SETTLED_SECONDS
 
 
-OPERATED = Contest("AlignTuneJob", OURS, at_once, operated=True)
-FLOOR = Contest("floor", PLAIN, bare_writes, operated=False)
-BARE = Contest("Job", PLAIN, at_once, operated=False)
+OPERATED = Contest("AlignTuneJob", OURS, at_once, operator)
+FLOOR = Contest("floor", PLAIN, bare_writes, nobody)
+BARE = Contest("Job", PLAIN, at_once, nobody)
+PEER = Contest("TrainJob", THEIRS, at_once, peer)
+RAISED = Contest("TrainJob with raised limits", THEIRS, at_once, peer_with_raised_limits)

@@ -8,6 +8,7 @@ from aligntune.api import labels
 from bench.scale.watcher import Sight, sights
 
 NAMESPACE = "bench"
+TRAINER_API = "trainer.kubeflow.org/v1alpha1"
 Object = dict[str, Any]
 
 
@@ -54,12 +55,27 @@ def plain_job(name: str) -> Object:
     }
 
 
+def train_job(name: str) -> Object:
+    """Kubeflow Trainer's, of one node and one process, on the runtime for PyTorch that it ships."""
+    resources = {"requests": {"cpu": "10m"}}
+    return {
+        "apiVersion": TRAINER_API,
+        "kind": "TrainJob",
+        "metadata": {"name": name},
+        "spec": {
+            "runtimeRef": {"name": "torch-distributed"},
+            "trainer": {"numNodes": 1, "numProcPerNode": 1, "resourcesPerNode": resources},
+        },
+    }
+
+
 def _our_phase(body: Object) -> str:
     phase = body.get("status", {}).get("phase", "")
     return {"Running": "running", "Succeeded": "succeeded"}.get(phase, "")
 
 
 def _jobs_phase(body: Object) -> str:
+    """Also of a TrainJob, whose status tells of nothing but the end."""
     status = body.get("status", {})
     kinds = [c["type"] for c in status.get("conditions", ()) if c["status"] == "True"]
     if "Complete" in kinds:
@@ -80,6 +96,14 @@ OURS = Side(
 )
 PLAIN = Side(
     "Job", JOBS, plain_job, labels.JOB_NAME, _jobs_phase, '"type":"Complete","status":"True"'
+)
+THEIRS = Side(
+    "TrainJob",
+    f"apis/{TRAINER_API}/namespaces/{NAMESPACE}/trainjobs",
+    train_job,
+    "jobset.sigs.k8s.io/jobset-name",
+    _jobs_phase,
+    OURS.done,
 )
 
 

@@ -7,6 +7,7 @@ objects are. Nothing is parsed while others are being measured.
 """
 
 import asyncio
+import itertools
 import json
 import re
 import signal
@@ -18,7 +19,9 @@ from typing import Any, NamedTuple
 
 from aligntune_operator.handlers import kopf_settings
 from aligntune_operator.session import Connection, connect
+from bench.scale.requests import CLIENT
 
+VERSION = re.compile(rb'"resourceVersion":"([^"]+)"')
 NAME = re.compile(rb'"name":"([^"]+)"')
 
 
@@ -51,22 +54,26 @@ async def record(connection: Connection, name: str, streams: Streams) -> None:
     url = f"{connection.server}/{streams.paths[name]}"
     async with connection.session.get(url, params={"limit": "1"}) as answer:
         version = (await answer.json())["metadata"]["resourceVersion"]
-    since = {"watch": "true", "resourceVersion": version}
     with (
         (folder / f"{name}.lines").open("wb") as lines,
         (folder / f"{name}.times").open("w") as times,
     ):
-        async with connection.watches.get(url, params=since, timeout=None) as answer:
-            print("ready", flush=True)
-            async for piece in answer.content.iter_any():
-                times.write(f"{time.monotonic():.6f} {len(piece)}\n")
-                lines.write(piece)
-                if name != streams.done_in:
-                    continue
-                *whole, rest = (rest + piece).split(b"\n")
-                done.update(NAME.search(line)[1] for line in whole if marker in line)  # type: ignore[index] # every object has a name
-                if len(done) >= streams.objects:
-                    print("done", flush=True)
+        # The API server ends a watch whose reader is slow, as any is on a busy machine.
+        for number in itertools.count():
+            since = {"watch": "true", "resourceVersion": version}
+            async with connection.watches.get(url, params=since, timeout=None) as answer:
+                if number == 0:
+                    print("ready", flush=True)
+                async for piece in answer.content.iter_any():
+                    times.write(f"{time.monotonic():.6f} {len(piece)}\n")
+                    lines.write(piece)
+                    *whole, rest = (rest + piece).split(b"\n")
+                    if whole:
+                        version = VERSION.search(whole[-1])[1].decode()  # type: ignore[index] # every object has one
+                    if name == streams.done_in:
+                        done.update(NAME.search(line)[1] for line in whole if marker in line)  # type: ignore[index] # and a name
+                        if len(done) >= streams.objects:
+                            print("done", flush=True)
 
 
 def sights(folder: Path, name: str) -> Iterator[Sight]:
@@ -90,6 +97,7 @@ def sights(folder: Path, name: str) -> Iterator[Sight]:
 async def watch(streams: Streams) -> None:
     """Until SIGTERM; then everything is written."""
     connection = connect(kopf_settings())
+    connection.session.headers["User-Agent"] = CLIENT
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(record(connection, name, streams)) for name in streams.paths]
 

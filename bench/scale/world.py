@@ -43,6 +43,8 @@ class World:
     cluster: ControlPlane
     connection: Connection
     folder: Path
+    audit: Path | None = None
+    """Where each request is written down, if it is."""
     controllers: dict[str, psutil.Process] = field(default_factory=dict)
     """Those that are measured, by the name that the report calls them."""
 
@@ -54,6 +56,10 @@ class World:
     def requests(self) -> Counter[str]:
         """What the API server was asked until now."""
         return requests.counted(self.cluster.kubectl("get", "--raw", "/metrics"))
+
+    def asked(self) -> Counter[str]:
+        """What each client asked of the API server until now, if that is written down."""
+        return requests.by_client(self.audit.read_text()) if self.audit else Counter()
 
     @asynccontextmanager
     async def watched(self, side: Side, count: int) -> AsyncIterator[Watched]:
@@ -76,15 +82,32 @@ class World:
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """An empty cluster, with the CRD and a namespace."""
+def world(*, audited: bool = False) -> Iterator[World]:
+    """An empty cluster, with the CRD and a namespace.
+
+    Args:
+        audited: Whether the API server writes each request down, which costs it CPU.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with ControlPlane(folder / "state", fake_nodes=FAKE_NODES) as cluster:
+        policy, audit = folder / "audit-policy.json", folder / "audit.log"
+        policy.write_text(json.dumps(requests.AUDIT_POLICY))
+        flags = (f"--audit-policy-file={policy}", f"--audit-log-path={audit}")
+        with ControlPlane(
+            folder / "state", fake_nodes=FAKE_NODES, api_server_flags=flags if audited else ()
+        ) as cluster:
             cluster.install(CRD)
             cluster.kubectl("create", "namespace", NAMESPACE)
             os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-            yield World(cluster, connect(kopf_settings()), folder)
+            connection = connect(kopf_settings())
+            connection.session.headers["User-Agent"] = requests.CLIENT
+            yield World(cluster, connection, folder, audit if audited else None)
+
+
+@contextmanager
+def nobody(_: World) -> Iterator[None]:
+    """No controllers but Kubernetes' own."""
+    yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import cache
@@ -37,9 +38,21 @@ def binary(name: str) -> Path:
     Building all of Kubernetes takes about six minutes on two cores.
     """
     module, package = PACKAGES[name]
-    source = MODULES / module
+    return built(MODULES / module, package, name)
+
+
+def built(source: Path, package: str, name: str, *flags: str) -> Path:
+    """The same for a package of any module.
+
+    Args:
+        source: Folder of the module that pins it.
+        package: What to build.
+        name: Of the program.
+        flags: More flags of `go build`.
+    """
     return cache.once(
-        f"{module}-{_digest(source)}/{name}", lambda program: _build(source, package, program)
+        f"{source.name}-{_digest(source)}/{name}",
+        lambda program: _build(source, package, program, flags),
     )
 
 
@@ -50,7 +63,7 @@ def _digest(source: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(source: Path, package: str, program: Path) -> None:
+def _build(source: Path, package: str, program: Path, flags: Sequence[str]) -> None:
     if shutil.which("go") is None:
         raise RuntimeError(
             "go was not found on PATH, and the cluster's programs have to be built with it: "
@@ -60,6 +73,7 @@ def _build(source: Path, package: str, program: Path) -> None:
         [
             *("go", "build", "-mod=readonly", "-trimpath"),
             *("-ldflags", f"-s -w {_version_flags(source)}"),
+            *flags,
             *("-o", str(program), package),
         ],
         cwd=source,

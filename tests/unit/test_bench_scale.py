@@ -1,13 +1,19 @@
 """Figures of the benchmark are made from what was seen, and nothing else."""
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from aligntune_operator.session import Connection
 from bench.scale import figures, requests
-from bench.scale.watcher import sights
+from bench.scale.__main__ import measurements
+from bench.scale.watcher import Streams, record, sights
 
 METRICS = """
 apiserver_request_total{code="201",resource="jobs",subresource="",verb="POST"} 40
@@ -24,6 +30,46 @@ def test_requests_are_told_by_verb_and_resource_without_those_that_go_with_time(
     assert found == {"POST jobs": 50, "PUT jobs/status": 100}
     told = requests.per_object(Counter({"POST jobs": 10, "PUT jobs/status": 99}), found, 100)
     assert told == {"POST jobs": 0.4}
+
+
+def test_calls_of_webhooks_are_told_by_name_whatever_became_of_them() -> None:
+    series = "apiserver_admission_webhook_request_total"
+    called = f"""
+{series}{{code="200",name="pod.example",operation="CREATE",rejected="false",type="admit"}} 7
+{series}{{code="400",name="pod.example",operation="CREATE",rejected="true",type="admit"}} 2
+"""
+    assert requests.counted(called) == {"webhook pod.example": 9}
+
+
+def test_the_audit_log_tells_who_asked_for_what_without_what_goes_with_time() -> None:
+    def asked(agent: str, verb: str, resource: str, subresource: str = "") -> str:
+        reference = {"resource": resource} | ({"subresource": subresource} if subresource else {})
+        return json.dumps({"userAgent": agent, "verb": verb, "objectRef": reference})
+
+    lines = [
+        asked("Python/3.11 aiohttp/3.14", "create", "jobs"),
+        asked("jobset/v0.0.0 (linux/amd64) abcd012", "update", "jobsets", "status"),
+        asked("jobset/v0.0.0 (linux/amd64) abcd012", "update", "jobsets", "status"),
+        asked("kube-scheduler/v1.35.4 (linux/amd64) kubernetes/-/leader", "update", "leases"),
+        json.dumps({"userAgent": "kubectl/v1.35.4", "verb": "get", "requestURI": "/metrics"}),
+    ]
+    assert requests.by_client("\n".join(lines)) == {
+        "operator: create jobs": 1,
+        "jobset: update jobsets/status": 2,
+    }
+
+
+def test_who_comes_first_changes_with_each_run_and_what_is_audited_runs_once() -> None:
+    names = [name for name, _ in measurements(["single", "requests"], 2, 0.1)]
+    assert names == [
+        "single.AlignTuneJob.0",
+        "single.TrainJob.0",
+        "requests.AlignTuneJob.0",
+        "requests.Job.0",
+        "requests.TrainJob.0",
+        "single.TrainJob.1",
+        "single.AlignTuneJob.1",
+    ]
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 5), (95, 10), (99, 10), (10, 1)])
@@ -54,3 +100,32 @@ def test_a_line_counts_as_seen_when_its_last_byte_came(tmp_path: Path) -> None:
     (tmp_path / "jobs.times").write_text("".join(f"{at} {size}\n" for at, size in pieces))
     seen = [(sight.at, sight.body["number"]) for sight in sights(tmp_path, "jobs")]
     assert seen == [(2.0, 0), (2.0, 1)], "the third was cut off"
+
+
+async def test_a_watch_that_the_api_server_ends_goes_on_after_what_was_seen(tmp_path: Path) -> None:
+    lines = {
+        "1": b'{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}\n',
+        "7": b'{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"9"}}}\n',
+    }
+    over = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "1"}})
+        since = request.query["resourceVersion"]
+        if since not in lines:
+            over.set()
+        return web.Response(body=lines.get(since, b""))
+
+    app = web.Application()
+    app.router.add_get("/jobs", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url("")).rstrip("/")
+        connection = Connection(session, session, session, url, in_cluster=False)
+        streams = Streams(str(tmp_path), {"jobs": "jobs"}, "jobs", "-", 1)
+        watching = asyncio.create_task(record(connection, "jobs", streams))
+        async with asyncio.timeout(60):
+            await over.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert [sight.kind for sight in sights(tmp_path, "jobs")] == ["ADDED", "MODIFIED"]
