@@ -116,7 +116,10 @@ def watched(cluster: Cluster, name: str) -> Iterator[Marks]:
 
     def follow(listing: Callable[..., Any], mark: str) -> None:
         stream = watch.Watch().stream(
-            listing, NAMESPACE, label_selector=f"{JOB_NAME}={name}", timeout_seconds=PATIENCE_SECONDS
+            listing,
+            NAMESPACE,
+            label_selector=f"{JOB_NAME}={name}",
+            timeout_seconds=PATIENCE_SECONDS,
         )
         for event in stream:
             now = time.monotonic()

@@ -20,7 +20,7 @@ import yaml
 
 from bench.scale import modules
 from bench.scale.sides import Object
-from bench.scale.world import World
+from bench.scale.world import World, kubeconfig_of
 from tests.cluster.kubectl import succeeds
 from tests.cluster.processes import Processes, free_port, wait_until
 
@@ -166,9 +166,7 @@ def _start(
     tmp = around.folder / "peer" / controller.name
     (tmp / CERTIFICATES).mkdir(parents=True)
     kubectl = partial(around.cluster.kubectl, "-n", controller.namespace)
-    token = kubectl("create", "token", controller.account, "--duration=24h").strip()
-    kubeconfig = yaml.safe_load(around.cluster.kubeconfig.read_text())
-    kubeconfig["users"][0]["user"] = {"token": token}
+    kubeconfig = kubeconfig_of(around.cluster, controller.namespace, controller.account)
     for name, document in {"kubeconfig": kubeconfig, **files}.items():
         (tmp / name).write_text(yaml.safe_dump(document))
     program = controller.program()

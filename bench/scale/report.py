@@ -52,8 +52,7 @@ def _head(parts: Mapping[str, Runs]) -> str:
         "\n\nJob: nothing but Kubernetes. floor: a bare client makes the operator's first two"
         " writes. TrainJob: Kubeflow Trainer and JobSet as shipped, with their webhooks; its status"
         " tells of nothing before the end. With raised limits, Trainer may ask as often as JobSet."
-        " The operator has the administrator's certificate and logs errors alone; they have service"
-        " accounts, and log what they are shipped to log."
+        " Each has the service account, the rights and the log of its own manifests."
     )
 
 

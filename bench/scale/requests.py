@@ -15,7 +15,7 @@ ELSEWHERE = ("leases", "")
 """Resources whose requests go with time, not with objects; and none, as probes have."""
 CLIENT = "client"
 """How those who measure call themselves."""
-AGENTS = {"Python": "operator", "trainer-controller-manager": "trainer"}
+AGENTS = {"aligntune-operator": "operator", "trainer-controller-manager": "trainer"}
 """How others call themselves -> what the report calls them, where that is not the same."""
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
+import yaml
 
 from aligntune_operator.handlers import kopf_settings
 from aligntune_operator.session import Connection, connect
@@ -21,10 +22,13 @@ from bench.scale.sides import NAMESPACE, Side, paths
 from bench.scale.usage import Meter
 from bench.scale.watcher import Streams
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.helm import CHART, RELEASE, helm
+from tests.cluster.helm import NAMESPACE as OPERATORS
 from tests.cluster.processes import wait_until
 from tests.integration.conftest import CRD, Operator
 
 FAKE_NODES = 10
+RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
 
@@ -110,12 +114,25 @@ def nobody(_: World) -> Iterator[None]:
     yield
 
 
+def kubeconfig_of(cluster: ControlPlane, namespace: str, account: str) -> dict[str, Any]:
+    """A kubeconfig with the token of a service account."""
+    found: dict[str, Any] = yaml.safe_load(cluster.kubeconfig.read_text())
+    token = cluster.kubectl("-n", namespace, "create", "token", account, "--duration=24h")
+    found["users"][0]["user"] = {"token": token.strip()}
+    return found
+
+
 @contextmanager
 def operator(around: World, options: Sequence[str] = ()) -> Iterator[Operator]:
-    """The operator, idle."""
-    ours = Operator(
-        around.cluster.kubeconfig, around.folder / "operator.log", "--log-level", "ERROR", *options
-    )
+    """The operator, idle, with the chart's service account and rights."""
+    rendered = yaml.safe_load_all(helm("template", RELEASE, CHART, "--namespace", OPERATORS))
+    rights = [manifest for manifest in rendered if manifest["kind"] in RIGHTS]
+    document = {"apiVersion": "v1", "kind": "List", "items": rights}
+    around.cluster.kubectl("create", "namespace", OPERATORS)
+    around.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+    kubeconfig = around.folder / "operator.kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(kubeconfig_of(around.cluster, OPERATORS, RELEASE)))
+    ours = Operator(kubeconfig, around.folder / "operator.log", *options)
     ours.start()
     try:
         wait_until("the operator is ready", lambda: bool(ours.metrics()), seconds=60)
