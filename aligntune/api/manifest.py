@@ -19,6 +19,11 @@ from aligntune.core.config.base import plain
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError, UnsupportedError
 
+OLDER_THAN_THE_OPERATOR = (
+    "the operator knows this field, and this trainer does not: use an image of the operator's"
+    " version, or remove the field from the manifest"
+)
+
 
 class ManifestError(ConfigError):
     """A file is not what it should be; one line of text for each mistake."""
@@ -73,8 +78,15 @@ def read_run_config(path: Path) -> RunConfig:
     try:
         return RunConfig.parse(documents[0])
     except ValidationError as error:
-        told = _told(mistakes(error, RunConfig), documents[0], path)
+        unknown = OLDER_THAN_THE_OPERATOR if _is_of_an_operator(documents[0]) else ""
+        told = _told(mistakes(error, RunConfig, unknown=unknown), documents[0], path)
         raise ManifestError("; ".join(told)) from error
+
+
+def _is_of_an_operator(document: object) -> bool:
+    """Whether a RunConfig was written by an operator, which misspells no field."""
+    job = document.get("job") if isinstance(document, dict) else None
+    return isinstance(job, dict) and bool(job.get("uid"))
 
 
 def _text(path: Path) -> str:

@@ -53,7 +53,7 @@ class Manifest(Section):
     config_hash: str
     """SHA-256 of `config`."""
     config: dict[str, Any]
-    """What was computed; tells which field differs."""
+    """`identity` of the config; tells which field differs."""
     files: dict[str, int]
     """Size in bytes of each file."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -192,7 +192,7 @@ class Checkpoints:
         if manifest.strategy != self.strategy:
             return f"its strategy is {manifest.strategy}, now {self.strategy}"
         return "; ".join(
-            f"{path} was {before!r}, now {now!r}"
+            f"{path} was {before}, now {now}"
             for path, before, now in _differences(manifest.config, self._config)
         )
 
@@ -200,16 +200,20 @@ class Checkpoints:
 def identity(config: SFTConfig | UnifiedConfig) -> dict[str, Any]:
     """What is computed: the config without the fields that do not matter to that.
 
+    Without those that stand at their defaults, too: a version with a field more goes on with the
+    runs of one without it.
+
     Only the rows of a step and process count, not in how many forward passes they are taken: a
     smaller `perDeviceBatchSize` with more accumulation is the same run, unless answers are drawn
     in batches of that size.
     """
-    found = config.model_dump(mode="json", exclude=NOT_PART_OF_A_RUN)
+    found = config.model_dump(mode="json", exclude=NOT_PART_OF_A_RUN, exclude_defaults=True)
     if isinstance(config, UnifiedConfig) and config.algo in SAMPLING:
         return found
-    train = found["train"]
-    passes = train.pop("gradientAccumulationSteps")
-    train[ROWS] = train.pop("perDeviceBatchSize") * passes
+    train = found.setdefault("train", {})
+    for field in ("gradientAccumulationSteps", "perDeviceBatchSize"):
+        train.pop(field, None)
+    train[ROWS] = config.train.per_device_batch_size * config.train.gradient_accumulation_steps
     return found
 
 
@@ -258,14 +262,18 @@ def _hash(config: dict[str, Any]) -> str:
 
 def _differences(
     before: dict[str, Any], now: dict[str, Any], path: str = ""
-) -> Iterator[tuple[str, object, object]]:
-    """The leaves that differ: path, value before, value now."""
+) -> Iterator[tuple[str, str, str]]:
+    """The leaves that differ: path, value before, value now, in words."""
     for key in before.keys() | now.keys():
         one, other = before.get(key), now.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
             yield from _differences(one, other, f"{path}{key}.")
         elif one != other:
-            yield f"{path}{key}", one, other
+            yield f"{path}{key}", _told(before, key), _told(now, key)
+
+
+def _told(config: dict[str, Any], key: str) -> str:
+    return repr(config[key]) if key in config else "its default"
 
 
 def _remove(path: Path) -> None:

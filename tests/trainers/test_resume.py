@@ -11,7 +11,7 @@ import pytest
 from aligntune.api.exit_codes import ExitCode
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
-from aligntune.core.sft.config import SFTConfig
+from aligntune.core.sft.config import SFTConfig, SFTTrainConfig
 from aligntune.training.checkpoints import MANIFEST, Checkpoints
 from tests.trainers.tiny import (
     MakeConfig,
@@ -72,7 +72,8 @@ def test_a_broken_newest_checkpoint_is_passed_over_for_the_one_before(
     ("change", "sentence"),
     [
         ({"train": {"learning_rate": 0.5}}, "train.learningRate was 0.001, now 0.5"),
-        ({"model": {"lora": {"r": 4}}}, "model.lora was None"),
+        ({"model": {"lora": {"r": 4}}}, "model.lora was its default, now {'r': 4}"),
+        ({"train": {"learning_rate": None}}, "train.learningRate was 0.001, now its default"),
     ],
 )
 def test_a_checkpoint_of_another_config_is_refused_unless_forced(
@@ -86,6 +87,24 @@ def test_a_checkpoint_of_another_config_is_refused_unless_forced(
             update={"checkpoint": other.checkpoint.model_copy(update={"resume": "force"})}
         )
         assert TRLSFTTrainer(forced).train().step == 10
+
+
+class LaterTrainConfig(SFTTrainConfig):
+    noise: float = 0.0
+    """A field of a version to come."""
+
+
+class LaterConfig(SFTConfig):
+    train: LaterTrainConfig = LaterTrainConfig()
+
+
+def test_a_version_with_a_field_more_goes_on_with_the_run(finished: SFTConfig) -> None:
+    document = finished.model_dump(by_alias=False)
+    checkpoints = Checkpoints(LaterConfig.model_validate(document), world_size=1)
+    assert checkpoints.to_resume() == checkpoints.path(10)
+    used = LaterConfig.model_validate(merge(document, {"train": {"noise": 0.1}}))
+    with pytest.raises(ConfigError, match=r"train\.noise was its default, now 0\.1"):
+        Checkpoints(used, world_size=1).to_resume()
 
 
 def test_half_the_rows_in_twice_the_passes_go_on_as_the_same_run(finished: SFTConfig) -> None:

@@ -96,6 +96,7 @@ def test_a_config_is_what_its_own_dump_says_or_is_refused_at_a_place(
         return
     assert config.parse(made.model_dump(mode="json")) == made
     assert config.parse(made.model_dump(mode="json", exclude_unset=True)) == made
+    assert config.parse(made.model_dump(mode="json", exclude_defaults=True)) == made
 
 
 @CONFIGS

@@ -26,14 +26,25 @@ class Mistake(NamedTuple):
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
-def mistakes(error: ValidationError, model: type[BaseModel], root: str = "") -> Iterator[Mistake]:
-    """The mistakes behind a validation error of `model`; `root` is put before each path."""
+def mistakes(
+    error: ValidationError, model: type[BaseModel], root: str = "", *, unknown: str = ""
+) -> Iterator[Mistake]:
+    """The mistakes behind a validation error of `model`.
+
+    Args:
+        error: The validation error.
+        model: Whose fields a misspelt one may have meant.
+        root: Put before each path.
+        unknown: What to say of a field that `model` lacks, where nobody has misspelt it.
+    """
     for detail in error.errors(include_url=False):
         location = _location(detail)
         context = detail.get("ctx", {})
         if detail["type"] == "rule" and context["field"]:
             location += tuple(context["field"].split("."))
-        yield Mistake(location, _path(location, root), _message(model, location, detail))
+        is_unknown = detail["type"] == "extra_forbidden"
+        message = unknown if unknown and is_unknown else _message(model, location, detail)
+        yield Mistake(location, _path(location, root), message)
 
 
 def _location(detail: Mapping[str, Any]) -> Location:

@@ -40,7 +40,11 @@ def pod_template(
     settings: Settings,
     lineage: Sequence[Source],
 ) -> dict[str, Any]:
-    """The template of an attempt's pods; its annotation carries the resolved config."""
+    """The template of an attempt's pods; its annotation carries the config of the attempt.
+
+    What stands at its default is left out of it, so that a trainer image that lacks a field refuses
+    only the jobs that ask for it.
+    """
     runtime = spec.runtime
     key = Key(config.job.namespace, config.job.name)
     stored = [(source.claim_name, source) for source in lineage if source.claim_name]
@@ -65,7 +69,7 @@ def pod_template(
         "metadata": {
             "labels": runtime.labels | pod_labels,
             "annotations": runtime.annotations
-            | {env.CONFIG_ANNOTATION: config.model_dump_json(exclude_none=True)},
+            | {env.CONFIG_ANNOTATION: config.model_dump_json(exclude_defaults=True)},
         },
         "spec": pod,
     }
