@@ -6,31 +6,19 @@ other step. Whatever happens, each step is made once in its loss curve.
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psutil
 
-from aligntune.api.labels import COMPLETION_INDEX, JOB_NAME
-from tests.cluster.cluster import Cluster
+from aligntune.api.labels import JOB_NAME
+from tests.chaos.scene import Scene, kubelet_gone, rank_process
 from tests.cluster.processes import wait_until
-from tests.e2e.conftest import Tenant
-from tests.hub.hub import OWNER, Hub
+from tests.e2e.test_interruptions import wait_for_step
+from tests.hub.hub import OWNER
 
-FIND_RANK = """
-import os, signal, sys
-def cmdline(pid):
-    try:
-        return open(f'/proc/{pid}/cmdline', 'rb').read()
-    except OSError:
-        return b''
-rank = next(pid for pid in filter(str.isdecimal, os.listdir('/proc'))
-            if int(pid) != os.getpid() and b'aligntune.pod.rank' in cmdline(pid))
-"""
 FILL_MEMORY = """
 open(f'/proc/{rank}/oom_score_adj', 'w').write('1000')
 held = []
@@ -48,50 +36,6 @@ TOKEN_SECRET = "hub"
 PUSHED = f"{OWNER}/pushed"
 
 
-class Scene(NamedTuple):
-    """A job that trains, and where."""
-
-    cluster: Cluster
-    tenant: Tenant
-    hub: Hub
-    name: str
-
-    @property
-    def pod(self) -> str:
-        """Its newest pod; empty if there is none."""
-        return self.tenant.pod(self.name).rpartition("\n")[2].removeprefix("pod/")
-
-    def pod_of(self, index: int) -> str:
-        """The pod of a gang of that index."""
-        selector = f"{JOB_NAME}={self.name},{COMPLETION_INDEX}={index}"
-        return self.tenant("get", "pods", "-l", selector, "-o", "name").strip().removeprefix("pod/")
-
-    @property
-    def folder(self) -> Path:
-        """Its output folder, on this machine."""
-        return self.tenant.models / self.name
-
-    def in_rank(self, code: str, pod: str = "") -> None:
-        """Runs Python in the trainer's container, which may be the end of it."""
-        command = (
-            "exec",
-            pod or self.pod,
-            "-c",
-            "trainer",
-            "--",
-            "python3",
-            "-c",
-            FIND_RANK + code,
-        )
-        with suppress(subprocess.CalledProcessError):
-            self.tenant(*command)
-
-    def suspend(self, *, suspend: bool) -> None:
-        """Sets `spec.suspend`."""
-        patch = json.dumps({"spec": {"suspend": suspend}})
-        self.tenant("patch", "atj", self.name, "--type=merge", "-p", patch)
-
-
 class PodRow(NamedTuple):
     """A fault, and what becomes of the job."""
 
@@ -102,11 +46,15 @@ class PodRow(NamedTuple):
     reasons: tuple[str, ...]
     """Why the first attempt may have ended."""
     recovers: bool = True
+    attempts: int = 2
+    """How many a job makes that recovers."""
     at_step: int = 5
     """When the fault comes. 0: as soon as the job is applied."""
     save_every: int = 2
     spec: Mapping[str, Any] = MappingProxyType({})
     """What differs in the manifest."""
+    queue: str = ""
+    """The LocalQueue whose job it is."""
     disk: str = ""
     """Size of the volume."""
     scratch: str = ""
@@ -189,17 +137,36 @@ def suspended_while_starting(scene: Scene) -> None:
 
 
 def suspended_while_saving(scene: Scene) -> None:
-    """The rank stands still in the middle of a checkpoint until SIGTERM has reached its pod."""
-    rank = rank_process(scene)
-    wait_until("it saves", lambda: stands_still_while_saving(scene, rank), SOON_SECONDS)
-    pod = scene.pod
-    try:
+    with standing_still_while_saving(scene):
+        pod = scene.pod
         scene.suspend(suspend=True)
-        asked = ("get", "pod", pod, "-o", "jsonpath={.metadata.deletionTimestamp}")
-        wait_until("its pod is told to end", lambda: bool(scene.tenant(*asked)), SOON_SECONDS)
-    finally:
-        rank.resume()
+        wait_until_told_to_end(scene, pod)
     resume_once_suspended(scene)
+
+
+def evicted_by_its_queue_while_saving(scene: Scene) -> None:
+    """Admitted again while the evicted pod is still at its checkpoint: the folder is its own.
+
+    Kueue itself is not here: its writes to a Job, as its contract has them, are played.
+    """
+
+    def admit(*, admitted: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": not admitted}})
+        scene.tenant("patch", scene.job, "--type=merge", "-p", patch)
+
+    wait_until("it is queued", lambda: bool(scene.job), SOON_SECONDS)
+    admit(admitted=True)
+    wait_for_step(scene.tenant, scene.name, 5)
+    with standing_still_while_saving(scene):
+        pod = scene.pod
+        admit(admitted=False)
+        wait_until_told_to_end(scene, pod)
+        admit(admitted=True)
+
+
+def wait_until_told_to_end(scene: Scene, pod: str) -> None:
+    asked = ("get", "pod", pod, "-o", "jsonpath={.metadata.deletionTimestamp}")
+    wait_until("its pod is told to end", lambda: bool(scene.tenant(*asked)), SOON_SECONDS)
 
 
 def resume_once_suspended(scene: Scene) -> None:
@@ -208,18 +175,15 @@ def resume_once_suspended(scene: Scene) -> None:
     scene.suspend(suspend=False)
 
 
-def rank_process(scene: Scene) -> psutil.Process:
-    """The rank as this machine sees it."""
-    uid = scene.tenant("get", "pod", scene.pod, "-o", "jsonpath={.metadata.uid}")
-
-    def is_it(process: psutil.Process) -> bool:
-        try:
-            place = Path(f"/proc/{process.pid}/cgroup").read_text()
-            return uid in place and "aligntune.pod.rank" in process.cmdline()
-        except (OSError, psutil.Error):
-            return False
-
-    return next(filter(is_it, psutil.process_iter()))
+@contextmanager
+def standing_still_while_saving(scene: Scene) -> Iterator[None]:
+    """The rank stands still in the middle of a checkpoint."""
+    rank = rank_process(scene)
+    wait_until("it saves", lambda: stands_still_while_saving(scene, rank), SOON_SECONDS)
+    try:
+        yield
+    finally:
+        rank.resume()
 
 
 def stands_still_while_saving(scene: Scene, rank: psutil.Process) -> bool:
@@ -240,28 +204,6 @@ def node_drained(scene: Scene) -> None:
 
 def nothing(_: Scene) -> None:
     """The disk is too small from the start."""
-
-
-@contextmanager
-def kubelet_gone(cluster: Cluster) -> Iterator[None]:
-    """Kills the kubelet, whose containers run on, and starts it again at the end."""
-    process = cluster.process("kubelet")
-    command = process.cmdline()
-    process.kill()
-    try:
-        yield
-    finally:
-        cluster.start_inside(*command)
-        wait_until("the node is back", cluster.node_is_ready, 120)
-
-
-def make_small_disk(cluster: Cluster, folder: Path, size: str) -> None:
-    """A file system of its own in a folder of the volume.
-
-    It is mounted in the cluster's mount namespace, and goes with it.
-    """
-    folder.mkdir()
-    cluster.run("mount", "-t", "tmpfs", "-o", f"size={size},mode=777", "chaos", folder)
 
 
 ROWS = (
@@ -352,6 +294,16 @@ ROWS = (
         "it is suspended in the middle of a checkpoint, and resumed",
         ("Suspended",),
         save_every=1,
+    ),
+    PodRow(
+        "evicted-by-queue-saving",
+        evicted_by_its_queue_while_saving,
+        "its queue evicts it in the middle of a checkpoint, and at once admits it again",
+        ("Succeeded",),
+        attempts=1,
+        at_step=0,
+        save_every=1,
+        queue="gpu",
     ),
     PodRow("node-drained", node_drained, "its node is drained", ("Preempted",)),
 )

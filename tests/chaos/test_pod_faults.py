@@ -1,16 +1,20 @@
 """The fault table of pods that train for real: a kubelet, containers, and SmolLM2 on the CPU."""
 
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chaos.invariants import attempts_of, doubled
-from tests.chaos.pod_rows import ROWS, SCRATCH, TOKEN_SECRET, PodRow, Scene, make_small_disk
+from tests.chaos.pod_rows import ROWS, SCRATCH, TOKEN_SECRET, PodRow
+from tests.chaos.scene import Scene, make_small_disk
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import wait_until
+from tests.cluster.queues import LOCAL_QUEUES, QUEUE_LABEL, local_queue
 from tests.e2e.conftest import (  # noqa: F401 - fixtures
     NAMESPACE,
     Tenant,
@@ -34,6 +38,15 @@ def hub(cluster: Cluster, tenant: Tenant) -> Iterator[Hub]:  # noqa: F811
         yield running
 
 
+@pytest.fixture
+def queue(row: PodRow, cluster: Cluster, tenant: Tenant, tmp_path: Path) -> None:  # noqa: F811
+    if row.queue:
+        file = tmp_path / "localqueues.yaml"
+        file.write_text(json.dumps(LOCAL_QUEUES))
+        cluster.install(file)
+        tenant("apply", "-f", "-", stdin=local_queue(row.queue))
+
+
 def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
     policy = {"terminationGracePeriodSeconds": 60} | row.spec.get("policy", {})
     made = job(name, row.save_every, **{**row.spec, "policy": policy})
@@ -41,6 +54,8 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
     spec["sft"]["train"]["perDeviceBatchSize"] = 1
     spec["sft"]["model"]["maxLength"] = 64
     spec["storage"]["subPath"] = name
+    if row.queue:
+        made["metadata"]["labels"] = {QUEUE_LABEL: row.queue}
     if "hub" in row.spec:
         endpoint = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
         spec["runtime"]["env"] = [{"name": k, "value": v} for k, v in endpoint.items()]
@@ -52,7 +67,7 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.usefixtures("operator_process")
+@pytest.mark.usefixtures("operator_process", "queue")
 @pytest.mark.parametrize("number", range(RUNS))
 @pytest.mark.parametrize("row", GOING_THROUGH, ids=lambda row: row.name)
 def test_a_fault_of_a_pod_loses_no_step_and_doubles_none(
@@ -71,7 +86,7 @@ def test_a_fault_of_a_pod_loses_no_step_and_doubles_none(
     row.fault(scene)
     if row.recovers:
         attempts = finish(tenant, scene.name)
-        assert len(attempts["history"]) == 2, attempts
+        assert len(attempts["history"]) == row.attempts, attempts
     else:
         wait_until("it has failed", lambda: phase(scene) == "Failed", FINISH_SECONDS)
         attempts = tenant.status(scene.name)["attempts"]

@@ -17,6 +17,7 @@ from aligntune.api.labels import JOB_NAME
 from tests.cluster.binaries import binary
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import REPOSITORY, free_port, wait_until
+from tests.cluster.queues import LOCAL_QUEUES, local_queue
 
 CRD = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
 DEADLINE_SECONDS = 60
@@ -233,44 +234,11 @@ def api(control_plane: ControlPlane) -> Api:
 
 @pytest.fixture
 def local_queues(control_plane: ControlPlane, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    """Makes LocalQueues; a stand-in for Kueue's own kind, which no webhook or controller serves."""
-    version = {
-        "name": "v1beta1",
-        "served": True,
-        "storage": True,
-        "schema": {
-            "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        },
-    }
-    definition = {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        # the API server lets nobody define kinds below *.k8s.io without naming a review
-        "metadata": {
-            "name": "localqueues.kueue.x-k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in"},
-        },
-        "spec": {
-            "group": "kueue.x-k8s.io",
-            "scope": "Namespaced",
-            "names": {
-                "kind": "LocalQueue",
-                "listKind": "LocalQueueList",
-                "plural": "localqueues",
-                "singular": "localqueue",
-            },
-            "versions": [version],
-        },
-    }
+    """Makes LocalQueues, once the API server knows their kind."""
     file = tmp_path / "localqueues.yaml"
-    file.write_text(json.dumps(definition))
+    file.write_text(json.dumps(LOCAL_QUEUES))
     control_plane.install(file)
-    return lambda name: {
-        "apiVersion": "kueue.x-k8s.io/v1beta1",
-        "kind": "LocalQueue",
-        "metadata": {"name": name},
-        "spec": {"clusterQueue": "gpus"},
-    }
+    return local_queue
 
 
 @pytest.fixture
