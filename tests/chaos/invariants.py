@@ -82,8 +82,7 @@ def attempts_of(log: Path, namespace: str) -> dict[str, list[Attempt]]:
     """The Jobs that were ever created in a namespace, by the UID of their AlignTuneJob."""
     found: dict[str, list[Attempt]] = defaultdict(list)
     by_name: dict[str, Attempt] = {}
-    for place, line in enumerate(log.read_text().splitlines()):
-        event: dict[str, Any] = json.loads(line)
+    for place, event in enumerate(events_of(log)):
         reference, answer = event.get("objectRef", {}), event.get("responseObject") or {}
         done = 200 <= event.get("responseStatus", {}).get("code", 0) < 300
         if reference.get("namespace") != namespace or not done:
@@ -101,6 +100,16 @@ def attempts_of(log: Path, namespace: str) -> dict[str, list[Attempt]]:
             if event["verb"].startswith("delete") or _is_over(answer):
                 attempt.let_go = attempt.let_go or place
     return found
+
+
+def events_of(log: Path) -> Iterator[dict[str, Any]]:
+    """The audited requests.
+
+    An API server that was killed in the middle of a line has left the beginning of one, behind
+    which the next server's first line stands.
+    """
+    for line in log.read_text().splitlines():
+        yield json.loads(line[line.rindex('{"kind":"Event",') :])
 
 
 def _is_over(job: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import pod_rows
-from tests.chaos.invariants import attempts_of, check, doubled
+from tests.chaos.invariants import attempts_of, check, doubled, events_of
 from tests.chaos.rows import ROWS, Row
 from tests.chaos.world import ApiServer, world
 from tests.cluster.control_plane import ControlPlane, audit_log
@@ -106,6 +106,12 @@ def test_the_page_of_faults_has_every_row() -> None:
     page = (REPOSITORY / "docs" / "chaos.md").read_text()
     rows = [(row.name, row.what) for row in (*ROWS, *pod_rows.ROWS)]
     assert [name for name, what in rows if f"`{name}`" not in page or what not in page] == []
+
+
+def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_path: Path) -> None:
+    log = tmp_path / "audit.log"
+    log.write_text('{"kind":"Event","v{"kind":"Event","verb":"a"}\n{"kind":"Event","verb":"b"}\n')
+    assert [event["verb"] for event in events_of(log)] == ["a", "b"]
 
 
 def test_an_attempt_beside_another_is_found_in_the_audit_log(
