@@ -106,10 +106,11 @@ def events_of(log: Path) -> Iterator[dict[str, Any]]:
     """The audited requests.
 
     An API server that was killed in the middle of a line has left the beginning of one, behind
-    which the next server's first line stands.
+    which the next server's first line stands; one that runs may be in the middle of its last line.
     """
-    for line in log.read_text().splitlines():
-        yield json.loads(line[line.rindex('{"kind":"Event",') :])
+    for line in log.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line[line.rindex('{"kind":"Event",') :])
 
 
 def _is_over(job: dict[str, Any]) -> bool:

@@ -53,6 +53,8 @@ class PodRow(NamedTuple):
     save_every: int = 2
     spec: Mapping[str, Any] = MappingProxyType({})
     """What differs in the manifest."""
+    alone: bool = False
+    """Whether it disturbs others."""
     queue: str = ""
     """The LocalQueue whose job it is."""
     disk: str = ""
@@ -233,6 +235,7 @@ ROWS = (
         node_lost,
         "the kubelet stops, the Node is deleted, and the kubelet comes back",
         ("NodeLost", "Preempted"),
+        alone=True,
     ),
     PodRow(
         "disk-full",
@@ -305,5 +308,5 @@ ROWS = (
         save_every=1,
         queue="gpu",
     ),
-    PodRow("node-drained", node_drained, "its node is drained", ("Preempted",)),
+    PodRow("node-drained", node_drained, "its node is drained", ("Preempted",), alone=True),
 )

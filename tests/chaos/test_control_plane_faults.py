@@ -8,7 +8,6 @@ alone.
 import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from tests.chaos import pod_rows
 from tests.chaos.invariants import attempts_of, check, doubled, events_of
 from tests.chaos.rows import ROWS, Row
+from tests.chaos.together import go_through, rounds
 from tests.chaos.world import ApiServer, world
 from tests.cluster.control_plane import ControlPlane, audit_log
 from tests.cluster.processes import REPOSITORY
@@ -28,18 +28,13 @@ SIDE_BY_SIDE = 5
 KINDS = ("done", "retried", "wrong")
 
 
-def rounds() -> list[tuple[Row, ...]]:
+def chosen() -> list[tuple[Row, ...]]:
     """Rows that run together."""
-    if chosen := os.environ.get("ROWS"):
-        return [(row,) for row in ROWS if row.name in chosen.split(",")]
+    if names := os.environ.get("ROWS"):
+        return [(row,) for row in ROWS if row.name in names.split(",")]
     if not RUNS:
         return [tuple(row for row in ROWS if row.short)]
-    together = [row for row in ROWS if not row.alone]
-    parts = [
-        tuple(together[start : start + SIDE_BY_SIDE])
-        for start in range(0, len(together), SIDE_BY_SIDE)
-    ]
-    return parts + [(row,) for row in ROWS if row.alone]
+    return rounds(ROWS, SIDE_BY_SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def server(control_plane: ControlPlane) -> Iterator[ApiServer]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", range(max(RUNS, 1)))
-@pytest.mark.parametrize("rows", rounds(), ids=lambda rows: "+".join(row.name for row in rows))
+@pytest.mark.parametrize("rows", chosen(), ids=lambda rows: "+".join(row.name for row in rows))
 def test_a_fault_doubles_nothing_and_loses_nothing(
     rows: tuple[Row, ...],
     number: int,
@@ -71,7 +66,7 @@ def test_a_fault_doubles_nothing_and_loses_nothing(
 ) -> None:
     seed = SEED + number
 
-    def go_through(row: Row) -> None:
+    def one(row: Row) -> None:
         folder, name = tmp_path / row.name, row.name
         try:
             with world(
@@ -93,13 +88,7 @@ def test_a_fault_doubles_nothing_and_loses_nothing(
             error.add_note(f"in row {row.name}, CHAOS_SEED={seed}\n" + "\n".join(logs))
             raise
 
-    if len(rows) == 1:
-        go_through(rows[0])  # what it starts ends with its thread, which is to be this one
-        return
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        errors = [future.exception() for future in [pool.submit(go_through, row) for row in rows]]
-    if found := [error for error in errors if error is not None]:
-        raise BaseExceptionGroup("rows that failed", found)
+    go_through(rows, one)
 
 
 def test_the_page_of_faults_has_every_row() -> None:
@@ -110,7 +99,9 @@ def test_the_page_of_faults_has_every_row() -> None:
 
 def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
-    log.write_text('{"kind":"Event","v{"kind":"Event","verb":"a"}\n{"kind":"Event","verb":"b"}\n')
+    log.write_text(
+        '{"kind":"Event","v{"kind":"Event","verb":"a"}\n{"kind":"Event","verb":"b"}\n{"kind":"E'
+    )
     assert [event["verb"] for event in events_of(log)] == ["a", "b"]
 
 

@@ -1,9 +1,12 @@
-"""The fault table of pods that train for real: a kubelet, containers, and SmolLM2 on the CPU."""
+"""The fault table of pods that train for real: a kubelet, containers, and SmolLM2 on the CPU.
+
+ROWS=NAME,NAME takes some rows alone, TOGETHER=N takes N at the same time: most of a row is waiting,
+where the machine has the memory (2 GB a row) and is not busy with others' work.
+"""
 
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from tests.chaos.invariants import attempts_of, doubled
 from tests.chaos.pod_rows import ROWS, SCRATCH, TOKEN_SECRET, PodRow
 from tests.chaos.scene import Scene, make_small_disk
+from tests.chaos.together import go_through, rounds
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import wait_until
@@ -28,6 +32,7 @@ from tests.hub.hub import WRITER, Hub
 RUNS = int(os.environ.get("RUNS", "1"))
 CHOSEN = os.environ.get("ROWS", "").split(",")
 GOING_THROUGH = [row for row in ROWS if row.name in CHOSEN or CHOSEN == [""]]
+TOGETHER = int(os.environ.get("TOGETHER", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +43,14 @@ def hub(cluster: Cluster, tenant: Tenant) -> Iterator[Hub]:  # noqa: F811
         yield running
 
 
-@pytest.fixture
-def queue(row: PodRow, cluster: Cluster, tenant: Tenant, tmp_path: Path) -> None:  # noqa: F811
-    if row.queue:
-        file = tmp_path / "localqueues.yaml"
-        file.write_text(json.dumps(LOCAL_QUEUES))
-        cluster.install(file)
-        tenant("apply", "-f", "-", stdin=local_queue(row.queue))
+@pytest.fixture(scope="module")
+def queues(cluster: Cluster, tenant: Tenant, tmp_path_factory: pytest.TempPathFactory) -> None:  # noqa: F811
+    file = tmp_path_factory.mktemp("queues") / "localqueues.yaml"
+    file.write_text(json.dumps(LOCAL_QUEUES))
+    cluster.install(file)
+    for row in ROWS:
+        if row.queue:
+            tenant("apply", "-f", "-", stdin=local_queue(row.queue))
 
 
 def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
@@ -67,35 +73,49 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.usefixtures("operator_process", "queue")
+@pytest.mark.usefixtures("operator_process", "queues")
 @pytest.mark.parametrize("number", range(RUNS))
-@pytest.mark.parametrize("row", GOING_THROUGH, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "rows", rounds(GOING_THROUGH, TOGETHER), ids=lambda rows: "+".join(row.name for row in rows)
+)
 def test_a_fault_of_a_pod_loses_no_step_and_doubles_none(
-    row: PodRow,
+    rows: tuple[PodRow, ...],
     number: int,
     cluster: Cluster,  # noqa: F811
     tenant: Tenant,  # noqa: F811
     hub: Hub,
 ) -> None:
-    scene = Scene(cluster, tenant, hub, f"{row.name}-{number}")
+    def one(row: PodRow) -> None:
+        scene = Scene(cluster, tenant, hub, f"{row.name}-{number}")
+        try:
+            check(row, scene)
+        except Exception as error:
+            error.add_note(f"in row {row.name}")
+            raise
+
+    go_through(rows, one)
+
+
+def check(row: PodRow, scene: Scene) -> None:
+    """Goes through a row, and looks at what must hold."""
     if row.disk:
-        make_small_disk(cluster, scene.folder, row.disk)
-    tenant.apply(manifest(scene.name, row, hub))
+        make_small_disk(scene.cluster, scene.folder, row.disk)
+    scene.tenant.apply(manifest(scene.name, row, scene.hub))
     if row.at_step:
-        wait_for_step(tenant, scene.name, row.at_step)
+        wait_for_step(scene.tenant, scene.name, row.at_step)
     row.fault(scene)
     if row.recovers:
-        attempts = finish(tenant, scene.name)
+        attempts = finish(scene.tenant, scene.name)
         assert len(attempts["history"]) == row.attempts, attempts
     else:
         wait_until("it has failed", lambda: phase(scene) == "Failed", FINISH_SECONDS)
-        attempts = tenant.status(scene.name)["attempts"]
-        tenant("delete", "atj", scene.name)
+        attempts = scene.tenant.status(scene.name)["attempts"]
+        scene.tenant("delete", "atj", scene.name)
     assert attempts["history"][0]["reason"] in row.reasons, attempts
-    assert list(doubled(attempts_of(audit_log(cluster.state), NAMESPACE))) == []
+    assert list(doubled(attempts_of(audit_log(scene.cluster.state), NAMESPACE))) == []
     for kind in ("pods", "jobs", "services"):
         children = ("get", kind, "-l", f"aligntune.io/job-name={scene.name}", "-o", "name")
-        wait_until(f"no {kind} left", lambda children=children: not tenant(*children), 180)
+        wait_until(f"no {kind} left", lambda children=children: not scene.tenant(*children), 180)
 
 
 def phase(scene: Scene) -> str:
