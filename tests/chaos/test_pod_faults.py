@@ -62,9 +62,11 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
     spec["storage"]["subPath"] = name
     if row.queue:
         made["metadata"]["labels"] = {QUEUE_LABEL: row.queue}
+    # On a busy machine the threads of a small model only wait for each other.
+    variables = {"OMP_NUM_THREADS": "1"}
     if "hub" in row.spec:
-        endpoint = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
-        spec["runtime"]["env"] = [{"name": k, "value": v} for k, v in endpoint.items()]
+        variables |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+    spec["runtime"]["env"] = [{"name": k, "value": v} for k, v in variables.items()]
     if row.scratch:
         volume = {"name": "scratch", "emptyDir": {"sizeLimit": row.scratch}}
         spec["runtime"]["volumes"].append(volume)
