@@ -47,7 +47,7 @@ def test_the_audit_log_tells_who_asked_for_what_without_what_goes_with_time() ->
         return json.dumps({"userAgent": agent, "verb": verb, "objectRef": reference})
 
     lines = [
-        asked("Python/3.11 aiohttp/3.14", "create", "jobs"),
+        asked("aligntune-operator/3.11 aiohttp/3.14", "create", "jobs"),
         asked("jobset/v0.0.0 (linux/amd64) abcd012", "update", "jobsets", "status"),
         asked("jobset/v0.0.0 (linux/amd64) abcd012", "update", "jobsets", "status"),
         asked("kube-scheduler/v1.35.4 (linux/amd64) kubernetes/-/leader", "update", "leases"),

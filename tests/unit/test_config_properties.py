@@ -79,7 +79,7 @@ def _numbers(schema: dict[str, Any]) -> st.SearchStrategy[float]:
 
 
 @CONFIGS
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_config_is_what_its_own_dump_says_or_is_refused_at_a_place(
     config: type[Section], data: st.DataObject
@@ -100,7 +100,7 @@ def test_a_config_is_what_its_own_dump_says_or_is_refused_at_a_place(
 
 
 @CONFIGS
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_an_unknown_field_is_refused_wherever_it_stands(
     config: type[Section], data: st.DataObject

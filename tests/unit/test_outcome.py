@@ -31,7 +31,7 @@ outcomes = st.builds(
 
 
 @given(outcomes)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_termination_message_always_fits_and_parses(outcome: Outcome) -> None:
     message = termination_message(outcome)
     assert len(message) <= TERMINATION_MESSAGE_BYTES
