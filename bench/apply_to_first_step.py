@@ -23,8 +23,9 @@ from kubernetes import client, config, watch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from aligntune.api import env  # noqa: E402 - the tests are no package of ours
 from aligntune.api.labels import JOB_NAME  # noqa: E402
-from tests.cluster import cache, packages  # noqa: E402 - the tests are no package of ours
+from tests.cluster import cache, packages  # noqa: E402
 from tests.cluster.cluster import Cluster  # noqa: E402
 from tests.cluster.helm import NAMESPACE as OPERATORS  # noqa: E402
 from tests.cluster.processes import wait_until  # noqa: E402
@@ -85,7 +86,7 @@ def first_step(cluster: Cluster, tenant: Tenant, name: str) -> dict[str, float]:
     code = (f"{MOUNT_PATHS[SOURCE]}/bench/at_first_step", MOUNT_PATHS[SOURCE])
     manifest["spec"].setdefault("runtime", {})["env"] = [
         {"name": "PYTHONPATH", "value": ":".join((*code, MOUNT_PATHS[PACKAGES]))},
-        {"name": "FIRST_STEP", "value": f"{MOUNT_PATHS['aligntune-models']}/{told.name}"},
+        {"name": "FIRST_STEP", "value": f"{env.STORAGE_DIR}/{told.name}"},
     ]
     manifest["spec"]["policy"] = {"maxRestarts": 0}
     with watched(cluster, name) as marks:
