@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.reader import ReaderError
 
 from aligntune.api.job import Manifest
 from aligntune.api.labels import KIND
@@ -113,6 +109,11 @@ def _yaml(path: Path, text: str) -> Iterator[object]:
     The round-trip loader reads YAML 1.2, as Kubernetes does (2e-4 is a number there, a string to
     YAML 1.1 readers), makes plain values only, and remembers lines.
     """
+    # A pod's config is JSON, and its start does not wait for this.
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.reader import ReaderError
+
     try:
         yield from YAML(typ="rt").load_all(text)
     except MarkedYAMLError as error:
@@ -139,7 +140,7 @@ def _line(document: object, mistake: Mistake) -> int | None:
 
     None for a document that was not read from YAML.
     """
-    line = document.lc.line + 1 if isinstance(document, CommentedBase) else None
+    line = document.lc.line + 1 if hasattr(document, "lc") else None
     node = document
     for part in mistake.location:
         try:

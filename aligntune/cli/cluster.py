@@ -5,18 +5,18 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import rich.console
 import typer
-from rich.measure import Measurement
-from rich.table import Table
-from ruamel.yaml import YAML
 
 from aligntune.api.conditions import OVER, Phase
 from aligntune.api.exit_codes import ExitCode
 from aligntune.cli.clock import now
 from aligntune.cli.target import Target, job_names, on_cluster
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 COLUMNS = 120
 """Width of a page that goes to no terminal."""
@@ -305,6 +305,8 @@ def _print(bodies: list[dict[str, Any]], output: Output, *, always_list: bool = 
         json.dump(document, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
+        from ruamel.yaml import YAML
+
         YAML().dump(document, sys.stdout)
 
 
@@ -312,13 +314,18 @@ def _tell(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
-def _console() -> rich.console.Console:
+def _console() -> "Console":
+    # Late, as a pod's launcher is one of these commands, too, and prints no tables.
+    from rich.console import Console
+
     terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return rich.console.Console(highlight=False, width=None if terminal else COLUMNS)
+    return Console(highlight=False, width=None if terminal else COLUMNS)
 
 
-def _print_whole(table: Table) -> None:
+def _print_whole(table: "Table") -> None:
     """Prints a table with no name cut, however narrow the terminal: others read it, too."""
+    from rich.measure import Measurement
+
     console = _console()
     wide = console.options.update(max_width=WIDEST)
     console.width = max(console.width, Measurement.get(console, wide, table).maximum)

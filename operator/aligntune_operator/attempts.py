@@ -64,7 +64,7 @@ def clocked(attempts: Attempts, job: JobState, last_report: datetime | None) -> 
         last_report: When its pods were last heard of: they ran until then, where nobody saw that
             the queue took them and gave new ones.
     """
-    since, start = attempts.active_since, job.started or job.created
+    since, start = attempts.active_since, job.let_go
     if since is not None and since < start:
         attempts = _counted(attempts, min(last_report or since, start))
         attempts = attempts.model_copy(update={"active_since": start})

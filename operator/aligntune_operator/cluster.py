@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -81,6 +81,7 @@ METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 ALIGN_TUNE_JOBS = Kind(f"apis/{labels.API_VERSION}", labels.PLURAL, {})
 JOBS = Kind("apis/batch/v1", "jobs", {"labelSelector": labels.JOB_NAME})
 PODS = Kind("api/v1", "pods", {"labelSelector": labels.JOB_NAME})
+OTHERS_EVENTS = Kind("api/v1", "events", {"fieldSelector": f"involvedObject.kind!={labels.KIND}"})
 
 CREATED: Mapping[str, tuple[str, str]] = {
     "Job": ("apis/batch/v1", "jobs"),
@@ -230,21 +231,19 @@ class Cluster:
         with suppress(ConflictError):
             await self._request("POST", f"api/v1/namespaces/{key.namespace}/events", "events", body)
 
-    async def newest_event(self, key: Key, uids: Iterable[str]) -> str:
-        """`Reason: message` of the newest Event about any of these objects; empty if none."""
-        told: list[tuple[str, str]] = []
-        for uid in uids:
-            page = await self._request(
-                "GET",
-                f"api/v1/namespaces/{key.namespace}/events",
-                "events",
-                params={
-                    "fieldSelector": f"involvedObject.uid={uid}",
-                    "limit": str(LIST_CHUNK),
-                },
-            )
-            told += [_when_and_what(event) for event in page["items"]]
-        return max(told, default=("", ""))[1]
+    async def newest_events(self, namespace: str) -> Mapping[str, tuple[str, str]]:
+        """UID -> when, and `Reason: message`, of the newest Event about each object.
+
+        Those about AlignTuneJobs are left out.
+        """
+        newest: dict[str, tuple[str, str]] = {}
+
+        def take(event: Object) -> None:
+            uid = event["involvedObject"].get("uid", "")
+            newest[uid] = max(newest.get(uid, ("", "")), _when_and_what(event))
+
+        await self.list(OTHERS_EVENTS, namespace, take)
+        return newest
 
     async def exists(self, namespace: str, api: str, plural: str, name: str) -> bool:
         """Whether an object is there to stay; True where the operator may not look."""

@@ -15,6 +15,7 @@ from aligntune_operator.cluster import (
     RefusedError,
 )
 from aligntune_operator.estimator import Estimator
+from aligntune_operator.explanations import Explanations
 from aligntune_operator.metrics import Metrics
 from aligntune_operator.observe import (
     AlignTuneJobState,
@@ -54,9 +55,6 @@ TOO_LARGE_RETRY = timedelta(seconds=60)
 REFUSED_RETRY = timedelta(seconds=30)
 """How often a refused Job is tried again: a quota or a policy may have changed."""
 
-MOST_ASKED = 3
-"""Objects whose Events are read for one explanation: the pods of a gang mostly say the same."""
-
 
 class Controller:
     """Level-triggered: reconciling twice changes nothing.
@@ -92,6 +90,7 @@ class Controller:
         self._began = began
         self._post = post
         self._clock = clock
+        self._explanations = Explanations(cluster, clock)
         self._seen: dict[tuple[str, Need], datetime] = {}
 
     async def reconcile(self, key: Key) -> timedelta | None:
@@ -122,7 +121,7 @@ class Controller:
             case Wait(until):
                 return until - now
             case Explain(uids):
-                message = await self._cluster.newest_event(key, uids[:MOST_ASKED])
+                message = await self._explanations.newest(key.namespace, uids)
                 self._cache.explained(key, Explanation(now, message))
                 return EXPLANATION_INTERVAL
             case CreateJob(attempt) if observed.spec is not None:

@@ -163,7 +163,7 @@ def at(seconds: int) -> datetime:
 IN_A_QUEUE = JobState("job-1", "uid", 1, "uid", 1, NOW, suspended=True)
 """As the operator creates it for a queue, and in what its life makes of it."""
 LET_GO = replace(IN_A_QUEUE, suspended=False, suspended_since=at(1))
-HAS_PODS = replace(LET_GO, suspended_since=None, started=at(100))
+HAS_PODS = replace(LET_GO, suspended_since=None, resumed=True, started=at(100))
 ASKED_BACK = replace(HAS_PODS, suspended=True)
 EVICTED = replace(ASKED_BACK, suspended_since=at(160))
 LET_GO_AGAIN = replace(EVICTED, suspended=False)
@@ -199,11 +199,12 @@ def test_an_eviction_that_nobody_saw_is_counted_to_the_last_report() -> None:
     assert counted(IN_A_QUEUE, HAS_PODS, evicted_again, last_report=at(150), end=at(1200)) == 90
 
 
-def test_without_a_queue_an_attempt_counts_from_its_jobs_start_to_its_end() -> None:
+def test_without_a_queue_an_attempt_counts_from_its_jobs_creation_to_its_end() -> None:
     created = JobState("job-1", "uid", 1, "uid", 1, NOW)
     started = replace(created, started=at(2))
-    assert counted(created, started, end=at(100)) == 98
-    assert counted(created, end=at(100)) == 100
+    assert counted(created, started, end=at(100)) == 100
+    attempts = clocked(began(Attempts(), 1, "job-1", NOW, 0), created, None)
+    assert clocked(attempts, started, None) == attempts, "no status is written for it"
 
 
 def drawn_transitions() -> dict[str, set[str]]:
@@ -390,7 +391,7 @@ class World(RuleBasedStateMachine):
         left = {pod.job_uid for pod in self.pods.values()}
         if job is not None and job.suspended and job.uid not in left:
             self.jobs[job.uid] = replace(
-                job, suspended=False, suspended_since=None, started=self.now
+                job, suspended=False, suspended_since=None, resumed=True, started=self.now
             )
             self.give_pods(job.uid)
 

@@ -108,7 +108,7 @@ def _attempts(
     entry = newest(attempts)
     if job is not None and (entry is None or entry.attempt < job.attempt):
         step = resume_step(spec, checkpoint) if spec else 0
-        attempts = began(attempts, job.attempt, job.name, job.started or job.created, step)
+        attempts = began(attempts, job.attempt, job.name, job.let_go, step)
     elif over(attempts):
         return attempts, None
     if job is not None:

@@ -134,9 +134,14 @@ def _progress_unknown(observed: Observed, phase: Phase) -> Verdict:
     poll = observed.current_poll
     if phase != Phase.RUNNING or poll is None:
         return False, reasons.NOT_REPORTING
-    if poll.silent_since is not None and poll.at - poll.silent_since >= SILENCE_PATIENCE:
+    if poll.silent_since is None:
+        return False, reasons.ENDPOINT_ANSWERS
+    if poll.at - poll.silent_since >= SILENCE_PATIENCE:
         return True, reasons.ENDPOINT_SILENT(error=poll.error)
-    return False, reasons.ENDPOINT_ANSWERS
+    before = observed.object.status.conditions
+    told = next((c for c in before if c.type == Condition.PROGRESS_UNKNOWN), None)
+    answered = told is not None and told.reason == reasons.ENDPOINT_ANSWERS.reason
+    return False, reasons.ENDPOINT_ANSWERS if answered else reasons.NOT_REPORTING
 
 
 def _too_large(observed: Observed) -> Reason | None:
