@@ -79,8 +79,8 @@ class JobState:
     """When it was last let go: anew each time that a queue resumes it."""
     suspended: bool = False
     """A queue holds it; it has no pods then, or they are stopping."""
-    resumed: bool = False
-    """It was suspended before: its start is then the last time that it was let go."""
+    suspended_before: bool = False
+    """It is or was suspended: its start is then the last time that it was let go."""
     suspended_since: datetime | None = None
     """When the Job controller took its pods for that; None: it has not, or has given new ones."""
     deleting: bool = False
@@ -108,7 +108,7 @@ class JobState:
         The Job controller's own start is a moment after a creation, which is not worth a write of
         the status.
         """
-        return (self.started if self.resumed else None) or self.created
+        return (self.started if self.suspended_before else None) or self.created
 
     @property
     def over(self) -> bool:
@@ -364,7 +364,7 @@ def job_state(body: Object) -> JobState:
         started=_time(status["startTime"]) if "startTime" in status else None,
         suspended=bool(body.get("spec", {}).get("suspend")),
         suspended_since=_time(suspended["lastTransitionTime"]) if suspended else None,
-        resumed=any(c["type"] == "Suspended" for c in status.get("conditions", ())),
+        suspended_before=any(c["type"] == "Suspended" for c in status.get("conditions", ())),
         deleting="deletionTimestamp" in metadata,
         complete=complete is not None,
         failed_reason=failed.get("reason", "") if failed else None,

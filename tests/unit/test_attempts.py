@@ -162,8 +162,8 @@ def at(seconds: int) -> datetime:
 
 IN_A_QUEUE = JobState("job-1", "uid", 1, "uid", 1, NOW, suspended=True)
 """As the operator creates it for a queue, and in what its life makes of it."""
-LET_GO = replace(IN_A_QUEUE, suspended=False, suspended_since=at(1))
-HAS_PODS = replace(LET_GO, suspended_since=None, resumed=True, started=at(100))
+LET_GO = replace(IN_A_QUEUE, suspended=False, suspended_since=at(1), suspended_before=True)
+HAS_PODS = replace(LET_GO, suspended_since=None, started=at(100))
 ASKED_BACK = replace(HAS_PODS, suspended=True)
 EVICTED = replace(ASKED_BACK, suspended_since=at(160))
 LET_GO_AGAIN = replace(EVICTED, suspended=False)
@@ -380,7 +380,9 @@ class World(RuleBasedStateMachine):
     def its_queue_evicts_it(self, seen: bool) -> None:
         job = self.newest_job()
         if job is not None and not job.suspended:
-            self.jobs[job.uid] = replace(job, suspended=True, suspended_since=self.now)
+            self.jobs[job.uid] = replace(
+                job, suspended=True, suspended_since=self.now, suspended_before=True
+            )
             self.terminate(job.uid)
             # Else it may be let go again before the operator comes back.
             self.reconcile(dies=not seen)
@@ -391,7 +393,7 @@ class World(RuleBasedStateMachine):
         left = {pod.job_uid for pod in self.pods.values()}
         if job is not None and job.suspended and job.uid not in left:
             self.jobs[job.uid] = replace(
-                job, suspended=False, suspended_since=None, resumed=True, started=self.now
+                job, suspended=False, suspended_since=None, started=self.now
             )
             self.give_pods(job.uid)
 
