@@ -32,7 +32,7 @@ from aligntune_operator.cluster import (
 )
 from aligntune_operator.controller import Controller, work_forever
 from aligntune_operator.estimator import Estimator, warn_forever
-from aligntune_operator.handlers import handlers, kopf_settings
+from aligntune_operator.handlers import handlers, kopf_settings, on_loop_error
 from aligntune_operator.hub import Hub
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
@@ -76,6 +76,7 @@ async def run(settings: Settings) -> None:
     alone reconciles, and asks pods for their progress. A leader that loses its Lease ends on the
     spot.
     """
+    asyncio.get_running_loop().set_exception_handler(on_loop_error)
     settings_of_kopf = kopf_settings()
     connection = connect(settings_of_kopf)
     cache = Cache(timedelta(seconds=settings.node_lost_timeout_seconds))

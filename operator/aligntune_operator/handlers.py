@@ -1,6 +1,8 @@
 """kopf's event handler of AlignTuneJobs: it updates the cache and queues the key, no more."""
 
+import asyncio
 import logging
+from typing import Any
 
 import kopf
 
@@ -9,6 +11,8 @@ from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, key_of
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.session import Connection
+
+logger = logging.getLogger(__name__)
 
 
 def handlers(cache: Cache, queue: KeyedQueue[Key], connection: Connection) -> kopf.OperatorRegistry:
@@ -45,6 +49,18 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffs()
     return settings
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio does with an error of its loop, but for the end of kopf's watch.
+
+    A stop that comes while kopf hands on an event leaves its watch open. Closing it is the last
+    thing of all, and fails in kopf: nobody is to look for a fault in that traceback.
+    """
+    if getattr(context.get("asyncgen"), "__name__", "") == "infinite_watch":
+        logger.debug("kopf's watch was open to the end")
+    else:
+        loop.default_exception_handler(context)
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
