@@ -105,6 +105,14 @@ def near(theirs: Any) -> Any:
     return pytest.approx(np.array(theirs), rel=5e-5, abs=1e-5)
 
 
+def near_gradient(fingerprint: list[float]) -> Any:
+    """Equal but for rounding, which goes with a gradient's length also where its share in a
+    direction is small: processors add up in different orders.
+    """
+    length = fingerprint[0]
+    return pytest.approx(np.array(fingerprint), rel=0, abs=5e-5 * length)
+
+
 def test_experience_losses_and_gradients_are_those_of_trl() -> None:
     """Answers that end with the last token or not at all: nothing differs."""
     update = Update("to the last token")
@@ -134,7 +142,7 @@ def test_experience_losses_and_gradients_are_those_of_trl() -> None:
         gradients = update.step(loss)
         assert gradients.keys() == epoch["gradients"].keys()
         for name, fingerprint in gradients.items():
-            assert fingerprint == near(epoch["gradients"][name]), name
+            assert fingerprint == near_gradient(epoch["gradients"][name]), name
         clipped.append((sums.clipped.item(), sums.value_clipped.item()))
     assert all(clipped[-1])  # both clips have been put to the test
 
@@ -164,4 +172,4 @@ def test_the_same_functions_give_trls_numbers_where_it_lets_a_step_follow_the_en
         loss = loss + case.VALUE_COEFFICIENT * valued.loss_BT[value_mask].mean()
         assert loss.item() == near(epoch["loss"])
         for name, fingerprint in update.step(loss).items():
-            assert fingerprint == near(epoch["gradients"][name]), name
+            assert fingerprint == near_gradient(epoch["gradients"][name]), name
