@@ -91,7 +91,7 @@ async def run(settings: Settings) -> None:
         connection.session, connection.server, metrics.request, election.leads, dated=clock.dated
     )
     estimator = Estimator(cluster, Hub(connection.pods, settings.hub_endpoint, clock), clock, rng)
-    outbox = Outbox(rng, clock, metrics.events_dropped.inc)
+    outbox = Outbox(rng, clock, metrics.events_dropped.inc, others_first=queue.has_first)
     controller = Controller(
         cache,
         cluster,

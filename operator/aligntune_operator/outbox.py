@@ -16,6 +16,9 @@ MOST_WAITING = 20_000
 """Events that wait at most, of about 1 kB each: those of 5,000 jobs that are created at once."""
 OLDEST = timedelta(minutes=10)
 """Age at which an Event that could not be written is given up: what it told is in the status."""
+YIELDS_FOR = timedelta(seconds=15)
+"""Age until which an Event waits for new jobs to begin: who creates many waits for their pods."""
+YIELD_SECONDS = 0.1
 SENDERS = 2
 """Jobs whose Events are written at the same time."""
 
@@ -31,16 +34,23 @@ class Outbox:
         rng: Spreads retries.
         clock: Tells the time.
         dropped: Told of each Event that is given up.
+        others_first: Whether something waits that is more urgent.
     """
 
     def __init__(
-        self, rng: random.Random, clock: Callable[[], datetime], dropped: Callable[[], None]
+        self,
+        rng: random.Random,
+        clock: Callable[[], datetime],
+        dropped: Callable[[], None],
+        *,
+        others_first: Callable[[], bool] = lambda: False,
     ) -> None:
         self._jobs = KeyedQueue[Key](rng)
         self._waiting: dict[Key, deque[Posting]] = {}
         self._count = 0
         self._clock = clock
         self._dropped = dropped
+        self._others_first = others_first
 
     def __len__(self) -> int:
         """Events that wait."""
@@ -80,6 +90,9 @@ class Outbox:
         """Writes a job's Events; the error after which the rest is to be tried again."""
         waiting = self._waiting.get(key, deque())
         while waiting:
+            age_limit = waiting[0].at + YIELDS_FOR
+            while self._others_first() and self._clock() < age_limit:  # noqa: ASYNC110 - time ends it
+                await asyncio.sleep(YIELD_SECONDS)
             try:
                 await cluster.create_event(waiting[0])
             except (RefusedError, GoneError) as error:

@@ -50,6 +50,10 @@ class KeyedQueue(Generic[K]):
         """Keys that wait for a worker."""
         return len(self._first_lane) + len(self._lane)
 
+    def has_first(self) -> bool:
+        """Whether a key that comes first waits for a worker."""
+        return bool(self._first_lane)
+
     def stuck_seconds(self) -> float:
         """How long the key has been worked on that has been longest; 0 if none is."""
         now = asyncio.get_running_loop().time()

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from aligntune_operator.cluster import Cluster, NotLeadingError
 from aligntune_operator.observe import Key
-from aligntune_operator.outbox import MOST_WAITING, OLDEST, Outbox
+from aligntune_operator.outbox import MOST_WAITING, OLDEST, YIELDS_FOR, Outbox
 from aligntune_operator.status.events import Event, Posting
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -30,7 +30,10 @@ class World:
         """Statuses that a job's next Events are answered with; 0: written, and the answer lost."""
         self.written: dict[str, dict[str, Any]] = {}
         self.asked = 0
-        self.outbox = Outbox(random.Random(1), lambda: self.now, self.drop)
+        self.others_wait = False
+        self.outbox = Outbox(
+            random.Random(1), lambda: self.now, self.drop, others_first=lambda: self.others_wait
+        )
 
     def drop(self) -> None:
         self.dropped += 1
@@ -129,6 +132,16 @@ async def test_an_event_that_is_too_old_is_dropped(world: World) -> None:
     await world.idle()
     assert world.told() == ["second"]
     assert world.dropped == 1
+
+
+async def test_an_event_waits_for_what_is_more_urgent_but_not_for_ever(world: World) -> None:
+    world.others_wait = True
+    world.post("first")
+    await asyncio.sleep(0.3)
+    assert world.told() == []
+    world.now += YIELDS_FOR
+    await world.idle()
+    assert world.told() == ["first"]
 
 
 async def test_one_jobs_events_do_not_wait_for_anothers(world: World) -> None:
