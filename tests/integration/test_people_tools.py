@@ -302,6 +302,13 @@ def test_who_may_not_is_told_which_right_is_missing(
     assert "does not take your credentials" in told
 
 
+def test_a_cluster_without_the_crd_is_told_what_to_install(tool: Tool, tmp_path: Path) -> None:
+    with ControlPlane(tmp_path / "state") as bare:
+        code, told = tool.refusal("list", "--kubeconfig", bare.kubeconfig)
+    assert code == 66
+    assert "knows no aligntunejobs: install the operator there" in told
+
+
 @pytest.mark.usefixtures("tool")  # its kubeconfig
 def test_kubectl_finds_the_plugin_and_completes_names(api: Api, manifest: Make) -> None:
     api.apply(manifest("chat"), manifest("judge"))
