@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aligntune.api import labels
 from tests.chaos.invariants import attempts_of, doubled
 from tests.chaos.pod_rows import ROWS, SCRATCH, TOKEN_SECRET, PodRow
 from tests.chaos.scene import Scene, make_small_disk
@@ -18,7 +19,7 @@ from tests.chaos.together import go_through, rounds
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import wait_until
-from tests.cluster.queues import LOCAL_QUEUES, QUEUE_LABEL, local_queue
+from tests.cluster.queues import LOCAL_QUEUES, local_queue
 from tests.e2e.conftest import (  # noqa: F401 - fixtures
     NAMESPACE,
     Tenant,
@@ -61,7 +62,7 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
     spec["sft"]["model"]["maxLength"] = 64
     spec["storage"]["subPath"] = name
     if row.queue:
-        made["metadata"]["labels"] = {QUEUE_LABEL: row.queue}
+        made["metadata"]["labels"] = {labels.QUEUE_NAME: row.queue}
     # On a busy machine the threads of a small model only wait for each other.
     variables = {"OMP_NUM_THREADS": "1"}
     if "hub" in row.spec:

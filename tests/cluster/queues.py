@@ -2,8 +2,6 @@
 
 from typing import Any
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-
 LOCAL_QUEUES: dict[str, Any] = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",

@@ -21,7 +21,7 @@ from aligntune_operator.attempts import (
     updated,
 )
 from aligntune_operator.observe import Observed
-from aligntune_operator.status.conditions import finished, merge
+from aligntune_operator.status.conditions import OURS, finished, merge
 from aligntune_operator.status.ending import (
     Ending,
     awaits_witnesses,
@@ -95,6 +95,8 @@ def _at_generation(status: AlignTuneJobStatus, generation: int) -> AlignTuneJobS
     """The same verdicts on a spec in which only what may change has changed."""
     conditions = [
         condition.model_copy(update={"observed_generation": generation})
+        if condition.type in OURS
+        else condition
         for condition in status.conditions
     ]
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
