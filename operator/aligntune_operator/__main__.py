@@ -100,6 +100,7 @@ async def run(settings: Settings) -> None:
         estimator=estimator,
         began=estimator.begun.add,
         post=outbox.post,
+        others_first=queue.has_first,
     )
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

@@ -59,6 +59,12 @@ class Store(Generic[State]):
             replace(state, resource_version=known[1].resource_version),
         )
 
+    def knows(self, body: Object) -> bool:
+        """Whether it has seen this version of an object, or a newer one."""
+        metadata = body["metadata"]
+        known = self._by_uid.get(metadata["uid"])
+        return known is not None and known[1].resource_version >= int(metadata["resourceVersion"])
+
     def gone(self, uid: str) -> None:
         """Forgets an object, if it is known."""
         known = self._by_uid.pop(uid, None)
@@ -116,6 +122,8 @@ class Cache:
 
     def object_seen(self, body: Object) -> Key | None:
         """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
+        if self.objects.knows(body):
+            return None
         state = align_tune_job_state(body)
         new = self.objects.seen(state.key, state)
         for name in state.from_jobs:
@@ -124,11 +132,15 @@ class Cache:
 
     def job_seen(self, body: Object) -> Key | None:
         """Takes in a Job; whose it is is returned if anything that matters is new."""
+        if self.jobs.knows(body):
+            return None
         key = _parent(body)
         return key if self.jobs.seen(key, job_state(body)) else None
 
     def pod_seen(self, body: Object) -> Key | None:
         """Takes in a pod; whose it is is returned if anything that matters is new."""
+        if self.pods.knows(body):
+            return None
         key = _parent(body)
         return key if self.pods.seen(key, pod_state(body, self._node_lost_timeout)) else None
 
@@ -207,9 +219,13 @@ class Cache:
         )
 
     def is_new(self, key: Key) -> bool:
-        """Whether nobody has looked at an AlignTuneJob yet."""
+        """Whether nothing has been done about an AlignTuneJob yet."""
         state = self._object(key)
-        return state is not None and state.status.observed_generation is None
+        return (
+            state is not None
+            and state.status.observed_generation is None
+            and not any(self._jobs_of(state))
+        )
 
     def followers(self, key: Key) -> Iterator[Key]:
         """The AlignTuneJobs that wait for this one's model."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import aiohttp
+from pydantic_core import from_json
 
 from aligntune.api import labels
 from aligntune.api.status import AlignTuneJobStatus
@@ -311,7 +312,7 @@ class Cluster:
                 async for piece in response.content.iter_any():
                     *lines, rest = (rest + piece).split(b"\n")
                     for line in lines:
-                        change = Change(**json.loads(line))
+                        change = Change(**from_json(line))
                         if change.type == "ERROR":
                             raise _told(change.object)
                         yield change
@@ -383,7 +384,7 @@ class Cluster:
                 self._observer(verb, resource, response.status)
                 if response.ok:
                     self._dated(response.headers.get("Date", ""), clock() - asked)
-                    answer: dict[str, Any] = await response.json()
+                    answer: dict[str, Any] = from_json(await response.read())
                     return answer
                 raise await _error(response)
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -70,6 +70,7 @@ class Controller:
         estimator: Tells whether a job fits its GPUs.
         began: Told of each job that has begun, to estimate it without keeping it waiting.
         post: Given the Events of each status that was written.
+        others_first: Whether other jobs wait that are new.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Controller:
         estimator: Estimator,
         began: Callable[[Key], None],
         post: Callable[[Posting], None],
+        others_first: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cache = cache
         self._cluster = cluster
@@ -89,6 +91,7 @@ class Controller:
         self._estimator = estimator
         self._began = began
         self._post = post
+        self._others_first = others_first
         self._clock = clock
         self._explanations = Explanations(cluster, clock)
         self._seen: dict[tuple[str, Need], datetime] = {}
@@ -106,12 +109,17 @@ class Controller:
         if observed is None:
             return None
         now = self._clock()
+        actions = plan(observed, now)
         try:
-            waits = [await self._act(observed, action, now) for action in plan(observed, now)]
+            waits = [await self._act(observed, action, now) for action in actions]
         except ApiError:
             # The status says what is in the way.
             await self._write_status(key, now)
             raise
+        if actions == [CreateJob(1)] and waits == [None] and self._others_first():
+            # Whoever creates many jobs waits for their pods first; what is told of this one by its
+            # next turn is one write less.
+            return timedelta(0)
         await self._write_status(key, now)
         return min((wait for wait in waits if wait is not None), default=None)
 

@@ -1,6 +1,7 @@
 """The base of every section of a config, and what a section needs to state its rules once."""
 
 import json
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,7 +44,14 @@ class Section(BaseModel):
         except RecursionError:
             mistake: InitErrorDetails = {"type": broken(TOO_DEEP), "input": None}
             raise ValidationError.from_exception_data(cls.__name__, [mistake]) from None
-        return cls.model_validate_json(text, strict=True)
+        section: Self = _validated(cls, text)
+        return section
+
+
+@lru_cache(maxsize=2048)
+def _validated(section: type[Section], text: str) -> Any:  # noqa: ANN401 - a section of that type
+    """Sections are immutable, and an operator reads each again at every step of a job."""
+    return section.model_validate_json(text, strict=True)
 
 
 def plain(document: object) -> Any:  # noqa: ANN401 - as JSON is

@@ -39,6 +39,14 @@ def _condition(
 ) -> StatusCondition:
     holds, reason = verdict
     status = "Unknown" if holds is None else str(holds)
+    told = (status, reason.reason, reason.message, generation)
+    if before is not None and told == (
+        before.status,
+        before.reason,
+        before.message,
+        before.observed_generation,
+    ):
+        return before
     unchanged = before is not None and before.status == status
     return StatusCondition(
         type=kind,

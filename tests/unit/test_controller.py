@@ -1,0 +1,93 @@
+"""What one reconciliation writes, and in which order."""
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from aligntune.api.status import AlignTuneJobStatus
+from aligntune_operator.cache import Cache
+from aligntune_operator.cluster import Cluster
+from aligntune_operator.controller import Controller
+from aligntune_operator.observe import AlignTuneJobState, Key
+from aligntune_operator.settings import Settings
+
+if TYPE_CHECKING:
+    from aligntune_operator.estimator import Estimator
+
+KEY = Key("ns", "chat")
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+class Recorder(Cluster):
+    """A stand-in for the API server, which takes everything."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+        self.object: dict[str, Any] = {
+            "metadata": {
+                "namespace": KEY.namespace,
+                "name": KEY.name,
+                "uid": "uid",
+                "resourceVersion": "1",
+                "generation": 1,
+                "creationTimestamp": "2026-11-01T12:00:00Z",
+            },
+            "spec": {
+                "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+                "storage": {"ephemeral": True},
+            },
+        }
+
+    def _given(self) -> dict[str, str]:
+        version = str(len(self.written) + 1)
+        return {"uid": f"u{version}", "resourceVersion": version}
+
+    async def create(self, manifest: Any) -> Any:
+        self.written.append(manifest["kind"])
+        created = {"creationTimestamp": "2026-11-01T12:00:00Z"} | self._given()
+        return manifest | {"metadata": manifest["metadata"] | created}
+
+    async def write_status(self, state: AlignTuneJobState, status: AlignTuneJobStatus) -> Any:
+        assert state.uid == "uid"
+        self.written.append(f"status {status.phase}")
+        written = self._given() | {"uid": "uid"}
+        told = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        self.object = self.object | {
+            "metadata": self.object["metadata"] | written,
+            "status": told,
+        }
+        return self.object
+
+
+class World:
+    """A controller of one AlignTuneJob that is new."""
+
+    def __init__(self) -> None:
+        self.others_wait = False
+        self.cluster, self.cache = Recorder(), Cache()
+        self.cache.object_seen(self.cluster.object)
+        self.controller = Controller(
+            self.cache,
+            self.cluster,
+            Settings(_env_file=None),
+            lambda: NOW,
+            estimator=cast("Estimator", None),  # which is asked for no estimates
+            began=lambda _: None,
+            post=lambda _: None,
+            others_first=lambda: self.others_wait,
+        )
+
+
+async def test_a_job_that_is_alone_is_told_at_once_that_it_starts() -> None:
+    world = World()
+    await world.controller.reconcile(KEY)
+    assert world.cluster.written == ["Job", "status Starting"]
+
+
+async def test_a_status_waits_for_other_new_jobs_but_not_beyond_its_next_turn() -> None:
+    world = World()
+    world.others_wait = True
+    assert await world.controller.reconcile(KEY) == timedelta(0)
+    assert world.cluster.written == ["Job"]
+    assert not world.cache.is_new(KEY), "it does not come first again"
+    await world.controller.reconcile(KEY)
+    assert world.cluster.written == ["Job", "status Starting"]
