@@ -30,6 +30,8 @@ class Row(NamedTuple):
     """It shakes the control plane, and so every other row."""
     jobs: int = 2
     """Of each kind."""
+    fake_nodes: int = 0
+    """On which kwok lets pods live and end; none: a stand-in for the kubelet does."""
     clock_hours: int = 0
     """What the operator's clock is ahead of the API server's."""
 
@@ -376,9 +378,10 @@ ROWS = (
     Row(
         "fleet",
         fleet,
-        "through the lives of 300 jobs the operator is killed twice and stopped (SIGSTOP), the API"
-        " server is killed, connections break",
+        "through the lives of 300 jobs on fake nodes the operator is killed twice and stopped"
+        " (SIGSTOP), the API server is killed, connections break",
         alone=True,
         jobs=100,
+        fake_nodes=10,
     ),
 )

@@ -8,6 +8,7 @@ alone.
 import os
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.chaos.invariants import attempts_of, check, doubled, events_of
 from tests.chaos.rows import ROWS, Row
 from tests.chaos.together import go_through, rounds
 from tests.chaos.world import ApiServer, world
+from tests.cluster import fake_nodes
 from tests.cluster.control_plane import ControlPlane, audit_log
 from tests.cluster.processes import REPOSITORY
 
@@ -26,6 +28,9 @@ SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10_000))
 SIDE_BY_SIDE = 5
 """Rows at the same time, each with a namespace, a proxy and an operator of its own."""
 KINDS = ("done", "retried", "wrong")
+AUDITED = ("jobs", "jobs/status")
+CRD = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
+TRAINERS = (*fake_nodes.RUNS, Path(__file__).parent / "stages" / "trainer-ends.yaml")
 
 
 def chosen() -> list[tuple[Row, ...]]:
@@ -40,18 +45,25 @@ def chosen() -> list[tuple[Row, ...]]:
 @pytest.fixture(scope="module")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     state = tmp_path_factory.mktemp("chaos") / "state"
-    with ControlPlane(state, audited=("jobs", "jobs/status")) as running:
-        running.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
+    with ControlPlane(state, audited=AUDITED) as running:
+        running.install(CRD)
         node = '{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "chaos"}}'
         running.kubectl("create", "-f", "-", stdin=node)
         yield running
 
 
-@pytest.fixture(scope="module")
-def server(control_plane: ControlPlane) -> Iterator[ApiServer]:
-    found = ApiServer(control_plane)
-    yield found
-    found.close()
+@pytest.fixture
+def control_plane_of(
+    rows: tuple[Row, ...], control_plane: ControlPlane, tmp_path: Path
+) -> Iterator[ControlPlane]:
+    """That of all rows; one with fake nodes for the row that asks for them."""
+    if not rows[0].fake_nodes:
+        yield control_plane
+        return
+    nodes, state = rows[0].fake_nodes, tmp_path / "state"
+    with ControlPlane(state, audited=AUDITED, fake_nodes=nodes, pods=TRAINERS) as running:
+        running.install(CRD)
+        yield running
 
 
 @pytest.mark.timeout(900)
@@ -60,23 +72,23 @@ def server(control_plane: ControlPlane) -> Iterator[ApiServer]:
 def test_a_fault_doubles_nothing_and_loses_nothing(
     rows: tuple[Row, ...],
     number: int,
-    control_plane: ControlPlane,
-    server: ApiServer,
+    control_plane_of: ControlPlane,
     tmp_path: Path,
 ) -> None:
-    seed = SEED + number
+    seed, server = SEED + number, ApiServer(control_plane_of)
 
     def one(row: Row) -> None:
         folder, name = tmp_path / row.name, row.name
         try:
             with world(
-                control_plane,
+                control_plane_of,
                 server,
                 folder,
                 name=name,
                 seed=seed,
                 replicas=row.replicas,
                 clock_hours=row.clock_hours,
+                fake_nodes=row.fake_nodes > 0,
             ) as around:
                 around.apply(*(f"{kind}-{n}" for kind in KINDS for n in range(row.jobs)))
                 row.fault(around)
@@ -88,7 +100,8 @@ def test_a_fault_doubles_nothing_and_loses_nothing(
             error.add_note(f"in row {row.name}, CHAOS_SEED={seed}\n" + "\n".join(logs))
             raise
 
-    go_through(rows, one)
+    with closing(server):
+        go_through(rows, one)
 
 
 def test_the_page_of_faults_has_every_row() -> None:
@@ -105,10 +118,9 @@ def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_p
     assert [event["verb"] for event in events_of(log)] == ["a", "b"]
 
 
-def test_an_attempt_beside_another_is_found_in_the_audit_log(
-    control_plane: ControlPlane, server: ApiServer
-) -> None:
+def test_an_attempt_beside_another_is_found_in_the_audit_log(control_plane: ControlPlane) -> None:
     """The check itself: two Jobs of one AlignTuneJob by hand, as a broken operator would."""
+    server = ApiServer(control_plane)
     server("POST", "/api/v1/namespaces", {"metadata": {"name": "doubled"}})
     parent = {"metadata": {"name": "chat"}}
     uid = server("POST", "/api/v1/namespaces/doubled/configmaps", parent)["metadata"]["uid"]
@@ -130,6 +142,7 @@ def test_an_attempt_beside_another_is_found_in_the_audit_log(
         server("POST", path, job(number))
         if number == 2:
             server("DELETE", f"{path}/chat-2", {"propagationPolicy": "Background"})
+    server.close()
     found = list(doubled(attempts_of(audit_log(control_plane.state), "doubled")))
     assert len(found) == 2
     assert found[0] == f"{uid}: attempts [1, 2, 4]"

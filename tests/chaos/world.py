@@ -8,7 +8,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import wait_until
 from tests.integration.conftest import Operator, align_tune_job, claim
 
-SETTLE_SECONDS = 180
+SETTLE_SECONDS = 300
 """How long everything may take to come right; nothing here measures time."""
 ALIGN_TUNE_JOBS = "apis/aligntune.io/v1alpha1"
 FINAL = ("Succeeded", "Failed")
@@ -318,17 +318,23 @@ def world(
     seed: int,
     replicas: int,
     clock_hours: int = 0,
+    fake_nodes: bool = False,
 ) -> Iterator[World]:
-    """A namespace of its own with a fresh operator, whose requests go through a proxy."""
+    """A namespace of its own with a fresh operator, whose requests go through a proxy.
+
+    Where the control plane has fake nodes, kwok lets pods live, and not our own stand-in.
+    """
     namespace = f"{name}-{seed}"
     folder.mkdir()
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     server("POST", "/api/v1/namespaces", body)
     server("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", claim("models"))
+    server("POST", "/api/v1/persistentvolumes", volume(namespace))
     pods = Network()
+    kubelet = Kubelet(server, namespace, seed, pods)
     with (
         Proxy(server.url, server.credentials, pods) as proxy,
-        Kubelet(server, namespace, seed, pods) as kubelet,
+        nullcontext() if fake_nodes else kubelet,
     ):
         options = ["--namespaces", namespace, "--poll-interval-seconds", "2"]
         if replicas > 1:
@@ -356,6 +362,21 @@ def world(
                 if replica.running:
                     replica.send(signal.SIGCONT)
                     replica.stop(signal.SIGKILL)
+
+
+def volume(namespace: str) -> Object:
+    """For the namespace's claim: a scheduler, where there is one, asks for it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": namespace},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "capacity": {"storage": "1Gi"},
+            "claimRef": {"namespace": namespace, "name": "models"},
+            "hostPath": {"path": "/nowhere"},
+        },
+    }
 
 
 def clock_off_by(hours: int) -> dict[str, str]:
