@@ -54,7 +54,8 @@ def render(file: ManifestFile) -> None:
 
     from aligntune.api.manifest import read_manifests
     from aligntune_operator.observe import Key, queue_labels
-    from aligntune_operator.render.attempt import attempt_objects
+    from aligntune_operator.render.job import job
+    from aligntune_operator.render.shared import shared_objects
     from aligntune_operator.settings import Settings
 
     uid, settings = "00000000-0000-0000-0000-000000000000", Settings()
@@ -71,7 +72,8 @@ def render(file: ManifestFile) -> None:
             )
             continue
         queue = queue_labels(manifest.metadata.labels)
-        objects += attempt_objects(key, uid, manifest.spec, 1, settings, queue_labels=queue)
+        objects += shared_objects(key, uid, manifest.spec, settings)
+        objects.append(job(key, uid, manifest.spec, 1, settings, queue_labels=queue))
     YAML().dump_all(objects, sys.stdout)
 
 

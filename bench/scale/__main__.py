@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from bench.scale.measure import (
     BARE,
+    CREATING,
     FLOOR,
     OPERATED,
     PEER,
@@ -43,8 +44,8 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "burst-200": Part(200, (OPERATED, FLOOR, BARE, PEER, RAISED)),
-    "burst-1000": Part(1000, (OPERATED, FLOOR, BARE, PEER)),
+    "burst-200": Part(200, (OPERATED, FLOOR, CREATING, BARE, PEER, RAISED)),
+    "burst-1000": Part(1000, (OPERATED, FLOOR, CREATING, BARE, PEER)),
     "steady": Part(
         1200, tuple(contest._replace(create=steadily(20)) for contest in (OPERATED, BARE, PEER))
     ),

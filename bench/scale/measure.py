@@ -66,6 +66,15 @@ async def bare_writes(client: Client, _: Side, names: list[str]) -> float:
     return began
 
 
+async def bare_life(client: Client, _: Side, names: list[str]) -> float:
+    """The floor of what a user waits for: the client creates the objects at the same time."""
+    began = time.monotonic()
+    await client.create_and_start(
+        names, lambda body: first_writes(body, Settings(), datetime.now(UTC))
+    )
+    return began
+
+
 class Contest(NamedTuple):
     """A side, and how its objects are created."""
 
@@ -168,6 +177,7 @@ async def settled(controllers: Collection[psutil.Process]) -> None:
 
 OPERATED = Contest("AlignTuneJob", OURS, at_once, operator)
 FLOOR = Contest("floor", PLAIN, bare_writes, nobody)
+CREATING = Contest("floor with creation", PLAIN, bare_life, nobody)
 BARE = Contest("Job", PLAIN, at_once, nobody)
 PEER = Contest("TrainJob", THEIRS, at_once, peer)
 RAISED = Contest("TrainJob with raised limits", THEIRS, at_once, peer_with_raised_limits)

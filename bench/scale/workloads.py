@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -51,17 +51,32 @@ class Client:
                 await asyncio.sleep(began + number / per_second - time.monotonic())
                 group.create_task(self.create(side, name))
 
-    async def write_as_we_would(self, pairs: list[tuple[Object, Object]]) -> None:
+    async def write_as_we_would(self, pairs: Iterable[tuple[Object, Object]]) -> None:
         """The same two writes for each object that the operator makes to start it."""
         slots = asyncio.Semaphore(CONNECTIONS)
 
         async def one(job: Object, status: Object) -> None:
             async with slots:
-                await self._write("POST", JOBS, job)
-                path = f"{OURS.path}/{status['metadata']['name']}/status"
-                await self._write("PUT", path, status)
+                await self._start(job, status)
 
         await asyncio.gather(*(one(job, status) for job, status in pairs))
+
+    async def create_and_start(
+        self, names: Iterable[str], first_writes: Callable[[Object], tuple[Object, Object]]
+    ) -> None:
+        """The object itself, too, before its two writes."""
+        slots = asyncio.Semaphore(CONNECTIONS)
+
+        async def one(name: str) -> None:
+            async with slots:
+                await self._start(*first_writes(await self.create(OURS, name)))
+
+        await asyncio.gather(*map(one, names))
+
+    async def _start(self, job: Object, status: Object) -> None:
+        await self._write("POST", JOBS, job)
+        path = f"{OURS.path}/{status['metadata']['name']}/status"
+        await self._write("PUT", path, status)
 
     async def _write(self, verb: str, path: str, body: Object, **more: Any) -> dict[str, Any]:
         url = f"{self._server}/{path}"

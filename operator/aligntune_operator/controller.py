@@ -36,7 +36,8 @@ from aligntune_operator.plan import (
 )
 from aligntune_operator.preflight import Need, needs
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.render.attempt import attempt_objects
+from aligntune_operator.render.job import job as render_job
+from aligntune_operator.render.shared import shared_objects
 from aligntune_operator.settings import Settings
 from aligntune_operator.status.events import Posting, events
 from aligntune_operator.status.reduce import reduce_status
@@ -155,7 +156,9 @@ class Controller:
                 hindrance, again = found
                 self._cache.hindered(key, hindrance)
                 return again
-            *beside, job = attempt_objects(
+            for manifest in shared_objects(key, uid, spec, self._settings):
+                await self._cluster.create(manifest)
+            job = render_job(
                 key,
                 uid,
                 spec,
@@ -165,8 +168,6 @@ class Controller:
                 lineage=state.status.lineage,
                 queue_labels=state.queue_labels,
             )
-            for manifest in beside:
-                await self._cluster.create(manifest)
             created = await self._cluster.create(job)
         except RefusedError as error:
             self._cache.hindered(key, Hindrance("refused", error.message))

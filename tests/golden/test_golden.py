@@ -26,7 +26,8 @@ from aligntune_operator.observe import (
     pod_state,
 )
 from aligntune_operator.plan import CreateJob, plan
-from aligntune_operator.render.attempt import attempt_objects
+from aligntune_operator.render.job import job
+from aligntune_operator.render.shared import shared_objects
 from aligntune_operator.settings import Settings
 from aligntune_operator.status.events import events
 from aligntune_operator.status.reduce import reduce_status
@@ -97,16 +98,19 @@ def outputs(case: Path) -> dict[str, Any]:
     if created and observed.spec is not None:
         key = observed.object.key
         settings = Settings(_env_file=None, **load(case / "observed.yaml").get("settings", {}))
-        written["objects"] = attempt_objects(
-            key,
-            UID,
-            observed.spec,
-            created[0].attempt,
-            settings,
-            earlier=before.attempts,
-            lineage=before.lineage,
-            queue_labels=observed.object.queue_labels,
-        )
+        written["objects"] = [
+            *shared_objects(key, UID, observed.spec, settings),
+            job(
+                key,
+                UID,
+                observed.spec,
+                created[0].attempt,
+                settings,
+                earlier=before.attempts,
+                lineage=before.lineage,
+                queue_labels=observed.object.queue_labels,
+            ),
+        ]
     return written
 
 
