@@ -25,6 +25,8 @@ from tests.integration.conftest import Operator, align_tune_job, claim
 
 SETTLE_SECONDS = 300
 """How long everything may take to come right; nothing here measures time."""
+STARTING = (429, 503)
+"""What an API server answers that is ready, and has not opened the storage of each kind yet."""
 ALIGN_TUNE_JOBS = "apis/aligntune.io/v1alpha1"
 FINAL = ("Succeeded", "Failed")
 EXPECTED = {
@@ -158,6 +160,10 @@ class World:
             try:
                 return condition()
             except httpx.TransportError:
+                return False
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code not in STARTING:
+                    raise
                 return False
 
         wait_until(what, holds, seconds)
