@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     fs_group: int | None = 65532
     """Group that owns the pods' volumes, so that a non-root trainer can write to them. null: leave
     it to the platform, as OpenShift wants."""
+    mesh_sidecar: bool = False
+    """Let a service mesh put its sidecar into training pods that do not say otherwise by a label or
+    annotation of their own. A sidecar that is a plain container keeps a Job from ending."""
     workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Jobs reconciled at the same time. 16: the API server is the limit long before."""
     poll_interval_seconds: Annotated[float, Field(ge=1, le=3600)] = 10.0

@@ -22,6 +22,15 @@ from tests.cluster.processes import Processes
 NODE = "node"
 CLUSTER_DOMAIN = "cluster.local"
 
+ADMISSION = (
+    # By default from Kubernetes 1.36 on: a test can play what a platform makes of pods.
+    "--feature-gates=MutatingAdmissionPolicy=true",
+    "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
+    # OpenShift has it: an owner whose deletion is blocked must be the author's to change.
+    "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+)
+"""Flags of the API server."""
+
 HIDDEN = ("/run", "/var")
 """Folders of the host that the node replaces by its own."""
 
@@ -51,8 +60,8 @@ def run(state: Path) -> None:
     _set_up_network(link)
 
     endpoint = Endpoint(6443, host=link.cluster_address, bind="0.0.0.0", advertised=NODE_ADDRESS)
-    audit = audit_flags(state, ("jobs", "jobs/status"))
-    authority = start_components(state, processes, endpoint, with_scheduler=True, more_flags=audit)
+    flags = (*audit_flags(state, ("jobs", "jobs/status")), *ADMISSION)
+    authority = start_components(state, processes, endpoint, with_scheduler=True, more_flags=flags)
     server = f"https://{NODE_ADDRESS}:{endpoint.port}"
     _start_kubelet(state, processes, authority, server)
     _start_kube_proxy(state, processes, authority, server)

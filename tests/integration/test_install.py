@@ -96,7 +96,7 @@ Right = tuple[str, str, str]
 
 RARELY_USED: dict[Right, str] = {
     ("aligntune.io", "aligntunejobs/finalizers", "update"): "OpenShift demands it of whoever sets"
-    " blockOwnerDeletion; the admission plugin is not on here",
+    " blockOwnerDeletion; the admission plugin is on in tests/e2e only",
     ("batch", "jobs", "get"): "a Job that an earlier life of the operator has made and not seen is"
     " found by its name; test_lifecycle.py kills it at any time",
 }

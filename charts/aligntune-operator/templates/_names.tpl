@@ -13,16 +13,25 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "pod.labels" -}}
 {{ include "labels" . }}
-{{- if not .Values.meshSidecar }}
-sidecar.istio.io/inject: "false"
-{{- end }}
+{{ include "mesh.labels" . }}
 {{- end -}}
 
 {{- define "pod.annotations" -}}
 kubectl.kubernetes.io/default-container: operator
-{{- if not .Values.meshSidecar }}
+{{ include "mesh.annotations" . }}
+{{- end -}}
+
+{{- /* What keeps Istio's sidecar, and Linkerd's, out of a pod. */ -}}
+{{- define "mesh.labels" -}}
+{{- if not .Values.meshSidecar -}}
+sidecar.istio.io/inject: "false"
+{{- end -}}
+{{- end -}}
+
+{{- define "mesh.annotations" -}}
+{{- if not .Values.meshSidecar -}}
 linkerd.io/inject: disabled
-{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{- /* What an estimate of memory leads to: it takes a hub, and the nodes, which a Role cannot show. */ -}}

@@ -32,6 +32,10 @@ CACHES = {
 }
 """Variables that keep libraries from writing to the read-only root."""
 
+NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
+NO_SIDECAR_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
+"""What Istio and Linkerd read that put a sidecar into every other pod of a namespace."""
+
 
 def pod_template(
     config: RunConfig,
@@ -67,8 +71,11 @@ def pod_template(
         pod["subdomain"] = base_name(key.name, config.job.uid)
     return {
         "metadata": {
-            "labels": runtime.labels | pod_labels,
-            "annotations": runtime.annotations
+            "labels": ({} if settings.mesh_sidecar else NO_SIDECAR_LABELS)
+            | runtime.labels
+            | pod_labels,
+            "annotations": ({} if settings.mesh_sidecar else NO_SIDECAR_ANNOTATIONS)
+            | runtime.annotations
             | {env.CONFIG_ANNOTATION: config.model_dump_json(exclude_defaults=True)},
         },
         "spec": pod,
