@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import aiohttp
-from pydantic_core import from_json
 
 from aligntune.api import labels
 from aligntune.api.status import AlignTuneJobStatus
@@ -312,7 +311,7 @@ class Cluster:
                 async for piece in response.content.iter_any():
                     *lines, rest = (rest + piece).split(b"\n")
                     for line in lines:
-                        change = Change(**from_json(line))
+                        change = Change(**json.loads(line))
                         if change.type == "ERROR":
                             raise _told(change.object)
                         yield change
@@ -384,7 +383,7 @@ class Cluster:
                 self._observer(verb, resource, response.status)
                 if response.ok:
                     self._dated(response.headers.get("Date", ""), clock() - asked)
-                    answer: dict[str, Any] = from_json(await response.read())
+                    answer: dict[str, Any] = await response.json()
                     return answer
                 raise await _error(response)
         except (aiohttp.ClientError, TimeoutError) as error:
