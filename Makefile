@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds charts docs/reference tests/golden
 
 .PHONY: help setup demo test test-gpu verify docs generate golden images sbom cluster cluster-down e2e \
-	chaos bench bench-steps bench-learning
+	chaos bench bench-steps bench-apply bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -103,12 +103,18 @@ chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for 
 bench: setup ## Measure the operator at scale beside Kubeflow Trainer and bare writes; PARTS="burst-1000 growth" RUNS=3.
 	$(BIN)/python -m bench.scale $(PARTS) --runs $(or $(RUNS),3)
 
-bench-steps: setup ## Measure a failover, what we add to a step, and runs beside plain TRL.
+bench-steps: setup ## Measure a failover, what we add to a step, and runs beside TRL: time, memory, checkpoints.
 	$(BIN)/python bench/failover.py
 	$(BIN)/python bench/hooks.py
 	$(BIN)/python bench/steps.py
 	$(BIN)/python bench/first_step.py
 	$(BIN)/python bench/start_parts.py
+	$(BIN)/python bench/throughput.py
+	$(BIN)/python bench/checkpoint.py
+	@set -e; for method in sft dpo grpo; do $(BIN)/python bench/memory_beside_trl.py $$method; done
+
+bench-apply: setup ## Measure from kubectl apply to the first step, part by part, on a kubelet. Needs root.
+	$(BIN)/python bench/apply_to_first_step.py
 
 bench-learning: setup ## Measure that each method learns; docs/learning tells the results.
 	$(BIN)/python examples/prepare.py

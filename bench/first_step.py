@@ -9,88 +9,26 @@ measured is starting Python, importing, loading, and one step. `trl` gets its ro
 already. start_parts.py says where our time goes.
 """
 
-import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from intervals import interval
-from methods import ARGUMENTS, METHODS, MODEL, ROLES, asked, config, prepare
+from commands import BENCH, commands, environment
+from intervals import ratio, spread
+from methods import asked, prepare
 
-BENCH = Path(__file__).parent
-BIN = Path(sys.executable).parent
 LONGEST = 600
 """Seconds that a first step may take."""
-
-
-def commands(method: str, folder: Path) -> dict[str, list[str]]:
-    """What starts each of them."""
-    section = "sft" if method == "sft" else "rl"
-    run = folder / "run.json"
-    run.write_text(json.dumps({section: config(method, 2, folder / "ours")}))
-    rows = METHODS[method]["datasets"][0]["name"]
-    return {
-        "ours": [str(BIN / "aligntune"), "launch", str(run), "--port", "0"],
-        "plain": [
-            sys.executable,
-            *(str(BENCH / "plain_trl.py"), method, str(MODEL), rows, str(folder / "plain"), "2"),
-        ],
-        "trl": [str(BIN / "trl"), method, *trl_options(method, messages(method, folder), folder)],
-    }
-
-
-def messages(method: str, folder: Path) -> Path:
-    """The rows as `trl` wants them: with a message in place of each text."""
-    (folder / "rows").mkdir()
-    source = Path(METHODS[method]["datasets"][0]["name"])
-    with (folder / "rows" / "train.jsonl").open("w") as file:
-        for line in source.read_text().splitlines():
-            row = json.loads(line)
-            turns = {
-                name: [{"role": role, "content": row[name]}] for name, role in ROLES[method].items()
-            }
-            file.write(json.dumps(turns) + "\n")
-    return folder / "rows"
-
-
-def trl_options(method: str, rows: Path, folder: Path) -> list[str]:
-    """The settings of plain_trl.py."""
-    sections = METHODS[method]
-    settings: dict[str, Any] = ARGUMENTS | {
-        "model_name_or_path": MODEL,
-        "dtype": "float32",
-        "dataset_name": rows,
-        "output_dir": folder / "trl",
-        "max_steps": 2,
-        "per_device_train_batch_size": sections["train"]["perDeviceBatchSize"],
-        "use_peft": True,
-        "lora_r": 16,
-        "lora_alpha": 32,
-        "lora_target_modules": "all-linear",
-    }
-    if method == "grpo":
-        settings |= {"num_generations": 4, "max_completion_length": 8}
-        settings |= {"reward_funcs": "plain_trl.length"}
-    else:
-        settings |= {"max_length": sections["model"]["maxLength"]}
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
 def seconds_to_first_step(command: list[str], folder: Path) -> float:
     """Start it, and end it there."""
     mark = folder / "first-step"
     mark.unlink(missing_ok=True)
-    paths = [str(BENCH / "at_first_step"), str(BENCH), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "FIRST_STEP": str(mark),
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
+    env = environment(str(BENCH / "at_first_step"), FIRST_STEP=str(mark))
     log = folder / "log"
     with log.open("wb") as output:
         began = time.monotonic()
@@ -106,7 +44,7 @@ def main(method: str, runs: int) -> None:
     taken: dict[str, list[float]] = {}
     for number in range(runs + 1):  # the first round warms the caches up
         with tempfile.TemporaryDirectory() as folder:
-            named = list(commands(method, Path(folder)).items())
+            named = list(commands(method, 2, Path(folder)).items())
             for name, command in named[number % 3 :] + named[: number % 3]:
                 seconds = seconds_to_first_step(command, Path(folder))
                 if number:
@@ -114,10 +52,7 @@ def main(method: str, runs: int) -> None:
     print(f"{method}, {runs} rounds, load {load:.1f} before and {os.getloadavg()[0]:.1f} after:\n")
     print("| | to the first step, median (range) | ours / this (95% interval) |\n|---|---|---|")
     for name, values in taken.items():
-        ratios = [ours / other for ours, other in zip(taken["ours"], values, strict=True)]
-        spread = f"{statistics.median(values):.1f} s ({min(values):.1f} to {max(values):.1f})"
-        middle, low, high = interval(ratios) if name != "ours" else (1.0, 1.0, 1.0)
-        print(f"| {name} | {spread} | {middle:.3f} ({low:.3f} to {high:.3f}) |")
+        print(f"| {name} | {spread(values, 1)} s | {ratio(taken['ours'], values)} |")
 
 
 if __name__ == "__main__":

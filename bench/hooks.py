@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter_ns, process_time_ns, thread_time_ns
 from typing import Any, NamedTuple
 
-from intervals import interval
+from intervals import interval, spread
 from methods import asked, config, prepare
 
 STEPS, WARM_UP = 24, 3
@@ -141,10 +141,11 @@ def main(method: str, runs: int) -> None:
         ]
         *steps, last = steps  # it has the checkpoint
         shares += [(step.our_wall / step.wall, step.our_cpu / step.cpu) for step in steps]
-        wall, cpu, our_wall, our_cpu = zip(*steps, strict=True)
+        wall, cpu, *ours = zip(*steps, strict=True)
+        ours_told = [spread([nanoseconds / 1e6 for nanoseconds in of], 2) for of in ours]
         print(
             f"| {number + 1} | {milliseconds(wall)}, {milliseconds(cpu)}"
-            f" | {spread(our_wall)} | {spread(our_cpu)} | {last.our_wall / 1e6:.1f} |",
+            f" | {' | '.join(ours_told)} | {last.our_wall / 1e6:.1f} |",
             flush=True,
         )
     for name, values in zip(("time", "CPU time"), zip(*shares, strict=True), strict=True):
@@ -159,12 +160,6 @@ def main(method: str, runs: int) -> None:
 def milliseconds(nanoseconds: tuple[int, ...]) -> str:
     """Median."""
     return f"{statistics.median(nanoseconds) / 1e6:.0f}"
-
-
-def spread(nanoseconds: tuple[int, ...]) -> str:
-    """Median and range, in milliseconds."""
-    figures = (statistics.median(nanoseconds), min(nanoseconds), max(nanoseconds))
-    return "{:.2f} ({:.2f} to {:.2f})".format(*(figure / 1e6 for figure in figures))
 
 
 if __name__ == "__main__":

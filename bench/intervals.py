@@ -1,4 +1,4 @@
-"""A mean and how far off it may be."""
+"""How figures are told: a mean and how far off it may be, a median and its range."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,3 +13,15 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     quantile = STUDENT_T[min(len(values) - 1, len(STUDENT_T)) - 1]
     half = quantile * statistics.stdev(values) / len(values) ** 0.5
     return middle, middle - half, middle + half
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Median and range."""
+    figures = (statistics.median(values), min(values), max(values))
+    return "{} ({} to {})".format(*(f"{figure:.{digits}f}" for figure in figures))
+
+
+def ratio(ours: Sequence[float], other: Sequence[float]) -> str:
+    """Of each pair, their mean with its 95% interval."""
+    ratios = [one / two for one, two in zip(ours, other, strict=True)]
+    return "{:.3f} ({:.3f} to {:.3f})".format(*interval(ratios))

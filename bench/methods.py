@@ -1,8 +1,9 @@
-"""What steps.py and hooks.py measure: short runs of SmolLM2-135M-Instruct with adapters, by method.
+"""What is measured beside TRL: short runs of SmolLM2-135M-Instruct with adapters, by method.
 
-plain_trl.py has the same runs as one would write them with TRL alone.
+plain_trl.py has the same runs as one would write them with TRL alone; commands.py starts both.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -47,10 +48,8 @@ ROLES: dict[str, dict[str, str]] = {
 
 
 ARGUMENTS: dict[str, Any] = {
-    "learning_rate": 1e-4,
     "optim": "adamw_torch",
     "logging_steps": 10,
-    "save_strategy": "no",
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -58,7 +57,7 @@ ARGUMENTS: dict[str, Any] = {
     "disable_tqdm": True,
     "report_to": "none",
 }
-"""What TRL is told in the other runs, whatever the method."""
+"""What TRL is told in the other runs, whatever they are: our defaults."""
 
 
 def asked() -> tuple[str, int | None]:
@@ -70,15 +69,43 @@ def asked() -> tuple[str, int | None]:
     return names[0] if names else "sft", numbers[0] if numbers else None
 
 
-def config(method: str, steps: int, output: Path) -> dict[str, Any]:
-    """A run of so many steps, with one checkpoint at its end."""
+def config(method: str, steps: int, output: Path, **changes: dict[str, Any]) -> dict[str, Any]:
+    """A run of so many steps, with one checkpoint at its end; `changes` are made by section."""
     sections = METHODS[method]
-    return sections | {
+    whole = sections | {
         "model": {"name": str(MODEL)} | sections["model"],
         "train": {"maxSteps": steps, "learningRate": 1e-4} | sections["train"],
-        "checkpoint": {"everySteps": steps},
+        "checkpoint": {"everySteps": steps, "keep": 2},
         "outputDir": str(output),
     }
+    return whole | {name: whole[name] | section for name, section in changes.items()}
+
+
+def write_run(path: Path, method: str, config: dict[str, Any]) -> Path:
+    """What a pod is given; returns the path."""
+    path.write_text(json.dumps({"sft" if method == "sft" else "rl": config}))
+    return path
+
+
+def trl_arguments(method: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config in TRL's words."""
+    train, checkpoint = config["train"], config["checkpoint"]
+    arguments = ARGUMENTS | {
+        "output_dir": config["outputDir"],
+        "max_steps": train["maxSteps"],
+        "learning_rate": train["learningRate"],
+        "per_device_train_batch_size": train["perDeviceBatchSize"],
+        "save_strategy": "steps",
+        "save_steps": checkpoint["everySteps"],
+        "save_total_limit": checkpoint["keep"],
+    }
+    if method == "grpo":
+        return arguments | {
+            "num_generations": config["grpo"]["numGenerations"],
+            "max_completion_length": config["generation"]["maxNewTokens"],
+        }
+    arguments["max_length"] = config["model"]["maxLength"]
+    return arguments | ({"packing": True} if train.get("packing") else {})
 
 
 def prepare() -> None:

@@ -1,14 +1,15 @@
-"""What one would write with TRL alone: model, data and settings as in methods.py.
+"""What one would write with TRL alone: model, data and settings of a run of methods.py.
 
-python bench/plain_trl.py METHOD MODEL DATA OUTPUT STEPS
+python bench/plain_trl.py METHOD RUN
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from datasets import load_dataset
-from methods import ARGUMENTS, ROLES
+from methods import ROLES, trl_arguments
 from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
@@ -18,47 +19,49 @@ from transformers import (
 )
 
 
-def main(method: str, model: str, data: str, output: str, steps: int) -> None:
+def main(method: str, run: Path) -> None:
     set_seed(42)
-    common: dict[str, Any] = ARGUMENTS | {"output_dir": output, "max_steps": steps}
+    [config] = json.loads(run.read_text()).values()
+    model, data = config["model"]["name"], config["datasets"][0]["name"]
+    lora = LoraConfig(
+        task_type="SEQ_CLS" if method == "reward" else "CAUSAL_LM",
+        r=16,
+        lora_alpha=32,
+        target_modules="all-linear",
+    )
     parts: dict[str, Any] = {
         "train_dataset": load_dataset("json", data_files=data, split="train"),
         "processing_class": AutoTokenizer.from_pretrained(model),
-        "peft_config": LoraConfig(
-            task_type="SEQ_CLS" if method == "reward" else "CAUSAL_LM",
-            r=16,
-            lora_alpha=32,
-            target_modules="all-linear",
-        ),
+        "peft_config": None if config["model"].get("tuning") == "full" else lora,
     }
-    trainer = TRAINERS[method](model, common, parts)
+    trainer = TRAINERS[method](model, trl_arguments(method, config), parts)
     trainer.train()
-    trainer.save_model(str(Path(output) / "model"))
+    trainer.save_model(str(Path(config["outputDir"]) / "model"))
 
 
-def sft(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+def sft(model: str, arguments: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["sft"])
     return SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        args=SFTConfig(**common, max_length=128, per_device_train_batch_size=4),
+        args=SFTConfig(**arguments),
         **parts,
     )
 
 
-def dpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+def dpo(model: str, arguments: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["dpo"])
     return DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        args=DPOConfig(**common, max_length=96, per_device_train_batch_size=2),
+        args=DPOConfig(**arguments),
         **parts,
     )
 
 
-def reward(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+def reward(model: str, arguments: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import RewardConfig, RewardTrainer
 
     parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["dpo"])
@@ -66,7 +69,7 @@ def reward(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
         model=AutoModelForSequenceClassification.from_pretrained(
             model, num_labels=1, dtype="float32"
         ),
-        args=RewardConfig(**common, max_length=96, per_device_train_batch_size=2),
+        args=RewardConfig(**arguments),
         **parts,
     )
 
@@ -76,16 +79,14 @@ def length(completions: list[Any], **_: Any) -> list[float]:
     return [min(1.0, len(turn[0]["content"].strip()) / 20) for turn in completions]
 
 
-def grpo(model: str, common: dict[str, Any], parts: dict[str, Any]) -> Any:
+def grpo(model: str, arguments: dict[str, Any], parts: dict[str, Any]) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
     parts["train_dataset"] = turns(parts["train_dataset"], **ROLES["grpo"])
     return GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
         reward_funcs=length,
-        args=GRPOConfig(
-            **common, per_device_train_batch_size=8, num_generations=4, max_completion_length=8
-        ),
+        args=GRPOConfig(**arguments),
         **parts,
     )
 
@@ -102,4 +103,4 @@ def turns(rows: Any, **roles: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], steps=int(sys.argv[5]))
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from methods import asked, config, prepare
+from methods import asked, config, prepare, write_run
 
 MARKS = "BENCH_MARKS"
 PARTS = ("launcher", "rank's Python", "libraries", "model", "data", "loop", "first step")
@@ -79,8 +79,7 @@ def parts(method: str) -> dict[str, float]:
     """Seconds of each part of one run."""
     with tempfile.TemporaryDirectory() as folder:
         run, marks = Path(folder) / "run.json", Path(folder) / "marks"
-        section = "sft" if method == "sft" else "rl"
-        run.write_text(json.dumps({section: config(method, 2, Path(folder) / "ours")}))
+        write_run(run, method, config(method, 2, Path(folder) / "ours"))
         began = time.monotonic()
         with (Path(folder) / "log").open("wb") as log:
             subprocess.run(

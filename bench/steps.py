@@ -10,88 +10,16 @@ where their memory lies. Both run on one thread: on a shared machine, threads th
 other show what else runs there. CPU time counts no waiting for others, and the launcher's too.
 """
 
-import json
-import multiprocessing
-import os
-import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from intervals import interval
-from methods import METHODS, MODEL, asked, config, prepare
+from methods import asked, config, prepare, write_run
+from racers import Cost, Racer, start_ours, start_plain
 
-from aligntune.pod.launcher import launch
-
-BENCH = Path(__file__).parent
 STEPS, WARM_UP = 20, 3
-START_SECONDS = 600
-"""Longest wait for a first step."""
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-Cost = tuple[float, float]
-"""Seconds and CPU seconds."""
-
-
-def start_plain(method: str, folder: Path, stopwatch: list[str]) -> Callable[[], object]:
-    """Start the plain script; what is returned waits for its end."""
-    data = METHODS[method]["datasets"][0]["name"]
-    script = [*stopwatch, BENCH / "plain_trl.py", method, MODEL, data, folder / "plain", str(STEPS)]
-    log = (folder / "plain.log").open("wb")
-    return subprocess.Popen(script, stdout=log, stderr=log, env=ONE_THREAD).wait
-
-
-def start_ours(method: str, folder: Path, stopwatch: list[str]) -> Callable[[], object]:
-    """Start a pod's run; what is returned waits for its end."""
-    run = folder / "run.json"
-    section = "sft" if method == "sft" else "rl"
-    run.write_text(json.dumps({section: config(method, STEPS, folder / "ours")}))
-    rank = (*stopwatch, "-m", "aligntune.pod.rank")
-    pod = multiprocessing.get_context("spawn").Process(target=pod_run, args=(run, rank))
-    pod.start()
-    return pod.join
-
-
-def pod_run(run: Path, rank_command: tuple[str, ...]) -> None:
-    """The launcher, as a pod's first process."""
-    with run.with_name("ours.log").open("wb") as log:
-        launch(run, env=ONE_THREAD, port=0, rank_command=rank_command, stdout=log)
-
-
-class Racer:
-    """One of the two, as far as its first step; `turn` lets it do another."""
-
-    def __init__(
-        self, start: Callable[..., Callable[[], object]], method: str, folder: Path
-    ) -> None:
-        self._log = folder / f"{start.__name__.removeprefix('start_')}.log"
-        with socket.socket(socket.AF_UNIX) as listening:
-            path = str(self._log.with_suffix(".socket"))
-            listening.bind(path)
-            listening.listen()
-            listening.settimeout(START_SECONDS)
-            self.wait = start(method, folder, [sys.executable, str(BENCH / "stopwatch.py"), path])
-            self._stream = listening.accept()[0].makefile("rw")
-        self.first = self._cost()
-
-    def turn(self) -> Cost:
-        """Do a step; what it cost."""
-        self.go()
-        return self._cost()
-
-    def go(self) -> None:
-        """Go on, and do not wait for it."""
-        print(file=self._stream, flush=True)
-
-    def _cost(self) -> Cost:
-        line = self._stream.readline()
-        if not line:
-            sys.exit(f"a run failed: {self._log.read_text()[-2000:]}")
-        wall, cpu = json.loads(line)
-        return wall, cpu
 
 
 def race(
@@ -99,7 +27,11 @@ def race(
 ) -> tuple[list[Cost], list[Cost], float, float]:
     """Costs of the steps of both after the warm-up, and seconds to their first."""
     starts: list[Any] = [start_plain, start_ours]
-    racers = {start: Racer(start, method, folder) for start in starts[:: 1 if plain_first else -1]}
+    racers = {}
+    for start in starts[:: 1 if plain_first else -1]:
+        run = folder / f"{start.__name__}.json"
+        write_run(run, method, config(method, STEPS, run.with_suffix("")))
+        racers[start] = Racer(start, method, run)
     costs: dict[Any, list[Cost]] = {start: [] for start in starts}
     for step in range(STEPS - 1):
         for start in starts[:: 1 if step % 2 else -1]:
@@ -108,7 +40,7 @@ def race(
         racer.go()
         racer.wait()
     plain, ours = (costs[start][WARM_UP - 1 :] for start in starts)
-    return plain, ours, racers[start_plain].first[0], racers[start_ours].first[0]
+    return plain, ours, racers[start_plain].first.wall, racers[start_ours].first.wall
 
 
 def main(method: str, runs: int) -> None:
@@ -120,7 +52,7 @@ def main(method: str, runs: int) -> None:
             plain, ours, *firsts = race(method, Path(folder), plain_first=run % 2 == 0)
         cells = []
         for costs, first in zip((plain, ours), firsts, strict=True):
-            wall, cpu = (mean(cost) for cost in zip(*costs, strict=True))
+            wall, cpu, _ = (mean(cost) for cost in zip(*costs, strict=True))
             cells.append((wall, cpu, first))
         print(
             f"| {run + 1} | {' | '.join('{:.3f} / {:.3f} / {:.1f}'.format(*c) for c in cells)} |",
