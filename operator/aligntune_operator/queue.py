@@ -20,6 +20,8 @@ class KeyedQueue(Generic[K]):
     Args:
         rng: Spreads retries.
         comes_first: Whether a key that is added goes before those that are not.
+        others_at_once: Most keys that do not come first and are worked on at the same time; None:
+            as many as there are workers.
         first_retry_seconds: Wait before the first retry of a key; it doubles each time.
         longest_retry_seconds: Upper bound of that wait.
     """
@@ -29,6 +31,7 @@ class KeyedQueue(Generic[K]):
         rng: random.Random,
         *,
         comes_first: Callable[[K], bool] = lambda _: False,
+        others_at_once: int | None = None,
         first_retry_seconds: float = 0.2,
         longest_retry_seconds: float = 60.0,
     ) -> None:
@@ -36,6 +39,11 @@ class KeyedQueue(Generic[K]):
         self._lane: deque[K] = deque()
         self._in_a_row = 0
         self._ready = asyncio.Semaphore(0)
+        """Counts keys that may be taken: all that come first, and of the others `_released`."""
+        self._released = 0
+        self._others: set[K] = set()
+        """Keys of `_lane` that are worked on."""
+        self._others_at_once = others_at_once
         self._comes_first = comes_first
         self._waiting: set[K] = set()
         self._working: dict[K, float] = {}
@@ -65,9 +73,12 @@ class KeyedQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            lane = self._first_lane if self._comes_first(key) else self._lane
-            lane.append(key)
-            self._ready.release()
+            if self._comes_first(key):
+                self._first_lane.append(key)
+                self._ready.release()
+            else:
+                self._lane.append(key)
+                self._release()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Queues a key after `seconds`, unless an earlier time is already set."""
@@ -96,7 +107,7 @@ class KeyedQueue(Generic[K]):
     async def get(self) -> K:
         """Waits for a key and takes it; `done` must follow."""
         await self._ready.acquire()
-        key = self._next_lane().popleft()
+        key = self._next()
         self._waiting.discard(key)
         self._working[key] = asyncio.get_running_loop().time()
         return key
@@ -104,18 +115,33 @@ class KeyedQueue(Generic[K]):
     def done(self, key: K, *, failed: bool = False) -> None:
         """Gives a key back; it is queued again if it was added meanwhile."""
         self._working.pop(key, None)
+        if key in self._others:
+            self._others.discard(key)
+            self._release()
         if not failed:
             self._failures.pop(key, None)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
 
-    def _next_lane(self) -> deque[K]:
-        if self._first_lane and (self._in_a_row < FIRST_IN_A_ROW or not self._lane):
+    def _release(self) -> None:
+        """Lets one more of those be taken that do not come first, if there is one and it may."""
+        free = self._others_at_once is None or (
+            self._released + len(self._others) < self._others_at_once
+        )
+        if free and self._released < len(self._lane):
+            self._released += 1
+            self._ready.release()
+
+    def _next(self) -> K:
+        if self._first_lane and (self._in_a_row < FIRST_IN_A_ROW or not self._released):
             self._in_a_row += 1
-            return self._first_lane
+            return self._first_lane.popleft()
         self._in_a_row = 0
-        return self._lane
+        self._released -= 1
+        key = self._lane.popleft()
+        self._others.add(key)
+        return key
 
     def _fire(self, key: K) -> None:
         self._timers.pop(key, None)

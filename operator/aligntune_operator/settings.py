@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     """Let a service mesh put its sidecar into training pods that do not say otherwise by a label or
     annotation of their own. A sidecar that is a plain container keeps a Job from ending."""
     workers: Annotated[int, Field(ge=1, le=256)] = 16
-    """Jobs reconciled at the same time. 16: the API server is the limit long before."""
+    """Jobs reconciled at the same time; an eighth of them may be such that have begun already. 16:
+    the API server is the limit long before."""
     poll_interval_seconds: Annotated[float, Field(ge=1, le=3600)] = 10.0
     """Seconds between two looks at a running job's progress, and so between its status writes."""
     poll_concurrency: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -65,3 +65,21 @@ async def test_keys_that_come_first_are_taken_first_and_others_do_not_wait_for_e
         keys.add(key)
     assert len(keys) == 11
     assert [await keys.get() for _ in range(11)] == list("ABCDEFGaHIb")
+
+
+async def test_those_that_do_not_come_first_leave_workers_free_for_those_that_do() -> None:
+    keys = KeyedQueue(random.Random(0), comes_first=str.isupper, others_at_once=2)
+    for key in "abcd":
+        keys.add(key)
+    assert [await keys.get(), await keys.get()] == ["a", "b"]
+    waiting = asyncio.ensure_future(keys.get())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "two others are worked on"
+    keys.add("A")
+    assert await waiting == "A"
+    keys.add("a")
+    keys.done("a")
+    assert [await keys.get(), len(keys)] == ["c", 2]
+    keys.done("c")
+    keys.done("b")
+    assert [await keys.get(), await keys.get()] == ["d", "a"]
