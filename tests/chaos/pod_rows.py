@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -81,8 +82,7 @@ def rank_terminated(scene: Scene) -> None:
 
 def checkpoint_truncated(scene: Scene) -> None:
     deleted_by_force(scene)
-    complete = [path.parent for path in scene.folder.glob("checkpoint-*/complete.json")]
-    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+    newest = max(complete_checkpoints(scene), key=lambda path: int(path.name.rpartition("-")[2]))
     weights = newest / "adapter_model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
 
@@ -95,11 +95,23 @@ def node_lost(scene: Scene) -> None:
 
 
 def rank_0_hung(scene: Scene) -> None:
+    until_checkpoint(scene)
     scene.in_rank(STOP_RANK)
 
 
 def peer_hung(scene: Scene) -> None:
+    until_checkpoint(scene)
     scene.in_rank(STOP_RANK, scene.pod_of(1))
+
+
+def until_checkpoint(scene: Scene) -> None:
+    """Until the next one is complete: whoever is stopped in the middle of one does not hang."""
+    known = complete_checkpoints(scene)
+    wait_until("it saves", lambda: bool(complete_checkpoints(scene) - known), SOON_SECONDS)
+
+
+def complete_checkpoints(scene: Scene) -> set[Path]:
+    return {path.parent for path in scene.folder.glob("checkpoint-*/complete.json")}
 
 
 def scratch_overfilled(scene: Scene) -> None:
