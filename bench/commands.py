@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from methods import METHODS, MODEL, ROLES, config, trl_arguments, write_run
+from methods import METHODS, MODEL, ROLES, asked, config, trl_arguments, write_run
 
 BENCH = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -56,6 +57,21 @@ def trl_options(method: str, config: dict[str, Any], folder: Path) -> list[str]:
     if method == "grpo":
         settings["reward_funcs"] = "plain_trl.length"
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+def asked_beside_trl() -> tuple[str, int | None]:
+    """`methods.asked`, without what the command line cannot do alike."""
+    method, rounds = asked()
+    if method == "reward":
+        sys.exit("not for reward: the trl command line has other settings for it")
+    return method, rounds
+
+
+def in_turn(number: int, of: Mapping[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """The order of a round: each begins with another."""
+    named = list(of.items())
+    first = number % len(named)
+    return named[first:] + named[:first]
 
 
 def environment(*paths: str, **variables: str) -> dict[str, str]:

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from commands import BENCH, commands, environment
+from commands import BENCH, asked_beside_trl, commands, environment, in_turn
 from intervals import ratio, spread
-from methods import asked, prepare
+from methods import prepare
 
 LONGEST = 600
 """Seconds that a first step may take."""
@@ -44,8 +44,7 @@ def main(method: str, runs: int) -> None:
     taken: dict[str, list[float]] = {}
     for number in range(runs + 1):  # the first round warms the caches up
         with tempfile.TemporaryDirectory() as folder:
-            named = list(commands(method, 2, Path(folder)).items())
-            for name, command in named[number % 3 :] + named[: number % 3]:
+            for name, command in in_turn(number, commands(method, 2, Path(folder))):
                 seconds = seconds_to_first_step(command, Path(folder))
                 if number:
                     taken.setdefault(name, []).append(seconds)
@@ -56,7 +55,5 @@ def main(method: str, runs: int) -> None:
 
 
 if __name__ == "__main__":
-    named_method, rounds = asked()
-    if named_method == "reward":
-        sys.exit("not for reward: the trl command line has other settings for it")
+    named_method, rounds = asked_beside_trl()
     main(named_method, rounds or 5)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from commands import commands, environment
+from commands import asked_beside_trl, commands, environment, in_turn
 from intervals import ratio, spread
-from methods import asked, prepare
+from methods import prepare
 
 STEPS = 3
 INTERVAL_SECONDS = 0.1
@@ -72,8 +72,7 @@ def main(method: str, runs: int) -> None:
     load = os.getloadavg()[0]
     for number in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            named = list(commands(method, STEPS, Path(folder)).items())
-            for name, command in named[number % 3 :] + named[: number % 3]:
+            for name, command in in_turn(number, commands(method, STEPS, Path(folder))):
                 peaks = peak(command, Path(folder))
                 print(method, name, peaks, file=sys.stderr, flush=True)
                 found.setdefault(name, []).append(peaks)
@@ -87,7 +86,5 @@ def main(method: str, runs: int) -> None:
 
 
 if __name__ == "__main__":
-    named_method, rounds = asked()
-    if named_method == "reward":
-        sys.exit("not for reward: the trl command line has other settings for it")
+    named_method, rounds = asked_beside_trl()
     main(named_method, rounds or 3)

@@ -43,14 +43,13 @@ class Store(Generic[State]):
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
 
     def seen(self, key: Key, state: State) -> bool:
-        """Takes in a state, also where it now belongs to another AlignTuneJob.
+        """Takes in a state that `knows` has denied, also where it now belongs to another
+        AlignTuneJob.
 
         Returns:
             Whether anything that decisions depend on is new.
         """
         known = self._by_uid.get(state.uid)
-        if known is not None and known[1].resource_version > state.resource_version:
-            return False
         self.gone(state.uid)
         self._by_uid[state.uid] = (key, state)
         self._uids[key].add(state.uid)
@@ -166,9 +165,9 @@ class Cache:
 
     def object_written(self, body: Object) -> None:
         """Takes in the answer to a write, unless the object was deleted before it came."""
-        state = align_tune_job_state(body)
-        if any(known.uid == state.uid for known in self.objects.of(state.key)):
-            self.objects.seen(state.key, state)
+        uid = body["metadata"]["uid"]
+        if any(known.uid == uid for known in self.objects.of(key_of(body))):
+            self.object_seen(body)
 
     def polled(self, key: Key, poll: Poll) -> None:
         """Takes in what a progress endpoint said, and since when it says nothing."""

@@ -117,7 +117,8 @@ class Controller:
             # The status says what is in the way.
             await self._write_status(key, now)
             raise
-        if actions == [CreateJob(1)] and waits == [None] and self._others_first():
+        has_begun = actions == [CreateJob(1)] and waits == [None]
+        if has_begun and self._others_first():
             # Whoever creates many jobs waits for their pods first; what is told of this one by its
             # next turn is one write less.
             return timedelta(0)

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     """Least severe log record that is written."""
 
     @property
+    def others_at_once(self) -> int:
+        """Jobs that have begun already and are reconciled at the same time, at the most."""
+        return max(self.workers // 8, 1)
+
+    @property
     def estimates(self) -> Literal["off", "warn", "refuse"]:
         """What an estimate leads to; without a hub there is none."""
         return self.memory_estimate if self.hub_endpoint else "off"

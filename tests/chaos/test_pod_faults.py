@@ -21,13 +21,14 @@ from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import wait_until
 from tests.cluster.queues import LOCAL_QUEUES, local_queue
 from tests.e2e.conftest import (  # noqa: F401 - fixtures
+    FINISH_SECONDS,
     NAMESPACE,
     Tenant,
     cluster,
     operator_process,
     tenant,
 )
-from tests.e2e.test_interruptions import FINISH_SECONDS, finish, job, wait_for_step
+from tests.e2e.test_interruptions import finish, job, wait_for_step
 from tests.hub.hub import WRITER, Hub
 
 RUNS = int(os.environ.get("RUNS", "1"))

@@ -17,7 +17,7 @@ from tests.cluster import cache, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.helm import BUILT_IMAGES, CHART, RELEASE, helm, sets
 from tests.cluster.helm import NAMESPACE as OPERATORS
-from tests.cluster.processes import REPOSITORY
+from tests.cluster.processes import REPOSITORY, wait_until
 from tests.cluster.volumes import (
     PACKAGES,
     SOURCE,
@@ -27,6 +27,10 @@ from tests.cluster.volumes import (
     volume_mounts,
 )
 
+FINISH_SECONDS = 900
+"""How long a job may take on a busy machine; nothing here measures time."""
+PAUSE_SECONDS = 1.0
+"""Between two looks by kubectl, which would take a core from the training that is waited for."""
 STATE = REPOSITORY / ".cache" / "e2e"
 NAMESPACE = "research"
 ENVIRONMENT = (SOURCE, PACKAGES, UNSLOTH)
@@ -58,6 +62,17 @@ class Tenant:
     def status(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("get", "atj", name, "-o", "json"))
         return found.get("status", {})
+
+    def until_succeeded(self, name: str) -> dict[str, Any]:
+        """Waits until a job is over; its status."""
+
+        def ended() -> bool:
+            return self.status(name).get("phase") in ("Succeeded", "Failed")
+
+        wait_until(f"{name} has ended", ended, FINISH_SECONDS, pause_seconds=PAUSE_SECONDS)
+        status = self.status(name)
+        assert status["phase"] == "Succeeded", status.get("failure")
+        return status
 
     def pod(self, name: str) -> str:
         return self("get", "pods", "-l", f"aligntune.io/job-name={name}", "-o", "name").strip()

@@ -7,13 +7,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.processes import wait_until
-from tests.e2e.conftest import NAMESPACE, Tenant, example
+from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, PAUSE_SECONDS, Tenant, example
 
-FINISH_SECONDS = 900
-"""How long a job may take on a busy machine; nothing here measures time."""
 STEPS = 16
-PAUSE_SECONDS = 1.0
-"""Between two looks by kubectl, which would take a core from the training that is waited for."""
 
 
 def job(name: str, save_every: int, **spec: Any) -> dict[str, Any]:
@@ -40,13 +36,7 @@ def wait_for_step(tenant: Tenant, name: str, step: int) -> None:
 
 def finish(tenant: Tenant, name: str) -> dict[str, Any]:
     """The attempts of a job that has succeeded, with every step of its loss curve made once."""
-
-    def ended() -> bool:
-        return tenant.status(name).get("phase") in ("Succeeded", "Failed")
-
-    wait_until(f"{name} has ended", ended, FINISH_SECONDS, pause_seconds=PAUSE_SECONDS)
-    status = tenant.status(name)
-    assert status["phase"] == "Succeeded", status.get("failure")
+    status = tenant.until_succeeded(name)
     folder = (tenant.models / status["model"]["path"]).parent
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))

@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.processes import wait_until
 from tests.e2e.conftest import Tenant, example
-
-FINISH_SECONDS = 900
-"""How long a job may take on a busy machine; nothing here measures time."""
 
 SHORT: dict[str, dict[str, Any]] = {
     "classification-topics": {"train": {"maxSteps": 2}},
@@ -47,13 +43,7 @@ class TestMethods:
         for part, values in SHORT[name].items():
             section[part] = section.get(part, {}) | values
         tenant.apply(manifest)
-
-        def ended() -> bool:
-            return tenant.status(name).get("phase") in ("Succeeded", "Failed")
-
-        wait_until(f"{name} has ended", ended, FINISH_SECONDS)
-        status = tenant.status(name)
-        assert status["phase"] == "Succeeded", status.get("failure")
+        status = tenant.until_succeeded(name)
         assert (status["progress"]["step"], status["progress"]["totalSteps"]) == (2, 2)
         assert TOLD[name] in status["metrics"]
         assert (tenant.models / status["model"]["path"] / "adapter_config.json").is_file()

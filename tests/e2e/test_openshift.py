@@ -18,9 +18,6 @@ IDS = {OPERATORS: 1_000_650_000, NAMESPACE: 1_000_660_000}
 """The first user, and group, of each namespace's range."""
 RANGES = ("openshift.io/sa.scc.uid-range", "openshift.io/sa.scc.supplemental-groups")
 
-FINISH_SECONDS = 900
-"""How long a job may take on a busy machine; nothing here measures time."""
-
 
 @pytest.fixture(scope="class")
 def assigned_ids(cluster: Cluster, tenant: Tenant) -> Iterator[None]:
@@ -91,13 +88,7 @@ class TestAssignedIds:
         sft.pop("evaluation", None)
         sft["train"]["maxSteps"] = 2
         tenant.apply(manifest)
-
-        def ended() -> bool:
-            return tenant.status(name).get("phase") in ("Succeeded", "Failed")
-
-        wait_until(f"{name} has ended", ended, FINISH_SECONDS)
-        status = tenant.status(name)
-        assert status["phase"] == "Succeeded", status.get("failure")
+        status = tenant.until_succeeded(name)
         saved = (tenant.models / status["model"]["path"] / "adapter_config.json").stat()
         assert (saved.st_uid, saved.st_gid) == (IDS[NAMESPACE], 0)
         tenant("delete", "atj", name)

@@ -3,10 +3,8 @@
 import pytest
 import yaml
 
-from tests.cluster.processes import REPOSITORY, wait_until
+from tests.cluster.processes import REPOSITORY
 from tests.e2e.conftest import Tenant
-
-FINISH_SECONDS = 900
 
 
 @pytest.mark.timeout(1800)
@@ -19,12 +17,7 @@ def test_dpo_starts_from_the_model_that_sft_leaves(tenant: Tenant) -> None:
     for manifest in (dpo, sft):
         tenant.apply(manifest)
 
-    def ended() -> bool:
-        return tenant.status("better-answers").get("phase") in ("Succeeded", "Failed")
-
-    wait_until("both stages have ended", ended, FINISH_SECONDS)
-    status = tenant.status("better-answers")
-    assert status["phase"] == "Succeeded", status.get("failure")
+    status = tenant.until_succeeded("better-answers")
     [source] = status["lineage"]
     assert source["path"] == tenant.status("answers")["model"]["path"]
     model = tenant.models / status["model"]["path"]

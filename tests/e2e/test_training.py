@@ -16,10 +16,7 @@ from tests.cluster.helm import NAMESPACE as OPERATORS
 from tests.cluster.helm import RELEASE
 from tests.cluster.processes import wait_until
 from tests.cluster.prometheus import Target, scraping
-from tests.e2e.conftest import NAMESPACE, Tenant, api_server, example
-
-FINISH_SECONDS = 900
-"""How long a job may take on a busy machine; nothing here measures time."""
+from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, Tenant, api_server, example
 
 
 class PhaseWatch:

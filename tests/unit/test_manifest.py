@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.manifest import ManifestError, read_manifests, read_run_config
 
 GOOD = """\
@@ -133,3 +134,13 @@ def test_a_run_config_is_one_document(tmp_path: Path) -> None:
     file.write_text("---\n---\n")
     with pytest.raises(ManifestError, match="one document expected, found 2"):
         read_run_config(file)
+
+
+def test_a_document_is_validated_once_but_a_long_one_is_not_kept() -> None:
+    short = {"sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]}}
+    storage = {"claimName": "models"}
+    read = AlignTuneJobSpec.parse(short | {"storage": storage})
+    assert AlignTuneJobSpec.parse(short | {"storage": storage}) is read
+    env = [{"name": f"V{number}", "value": "x" * 32} for number in range(100)]
+    long = short | {"storage": storage, "runtime": {"env": env}}
+    assert AlignTuneJobSpec.parse(long) is not AlignTuneJobSpec.parse(long)

@@ -12,6 +12,10 @@ EXACT = 2**53
 """Up to here a float tells every integer from the next."""
 
 
+LONGEST_REMEMBERED = 4096
+"""Characters of a document that is validated once: 2,048 of them take 100 MiB at the most."""
+
+
 class Section(BaseModel):
     """A closed, immutable part of a config.
 
@@ -44,12 +48,14 @@ class Section(BaseModel):
         except RecursionError:
             mistake: InitErrorDetails = {"type": broken(TOO_DEEP), "input": None}
             raise ValidationError.from_exception_data(cls.__name__, [mistake]) from None
-        section: Self = _validated(cls, text)
+        if len(text) > LONGEST_REMEMBERED:
+            return cls.model_validate_json(text, strict=True)
+        section: Self = _remembered(cls, text)
         return section
 
 
 @lru_cache(maxsize=2048)
-def _validated(section: type[Section], text: str) -> Any:  # noqa: ANN401 - a section of that type
+def _remembered(section: type[Section], text: str) -> Any:  # noqa: ANN401 - a section of that type
     """Sections are immutable, and an operator reads each again at every step of a job."""
     return section.model_validate_json(text, strict=True)
 
