@@ -100,11 +100,10 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for a soak. Needs root.
 	RUNS=$(or $(RUNS),1) $(BIN)/pytest tests/chaos
 
-bench: setup ## Measure the operator at scale beside Kubeflow Trainer and bare writes; PARTS="burst-1000 growth" RUNS=3.
+bench: setup ## Measure the operator at scale beside Kubeflow Trainer and bare writes; PARTS="burst-1000 growth" RUNS=3. Needs root.
 	$(BIN)/python -m bench.scale $(PARTS) --runs $(or $(RUNS),3)
 
-bench-steps: setup ## Measure a failover, what we add to a step, and runs beside TRL: time, memory, checkpoints.
-	$(BIN)/python bench/failover.py
+bench-steps: setup ## Measure what we add to a step, and runs beside TRL: time, memory, checkpoints.
 	$(BIN)/python bench/hooks.py
 	$(BIN)/python bench/steps.py
 	$(BIN)/python bench/first_step.py

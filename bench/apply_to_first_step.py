@@ -25,12 +25,11 @@ sys.path.insert(0, str(ROOT))
 
 from aligntune.api import env  # noqa: E402 - the tests are no package of ours
 from aligntune.api.labels import JOB_NAME  # noqa: E402
-from tests.cluster import cache, packages  # noqa: E402
+from tests.cluster import packages  # noqa: E402
 from tests.cluster.cluster import Cluster  # noqa: E402
-from tests.cluster.helm import NAMESPACE as OPERATORS  # noqa: E402
 from tests.cluster.processes import wait_until  # noqa: E402
-from tests.cluster.volumes import MOUNT_PATHS, PACKAGES, SOURCE, environment_volumes  # noqa: E402
-from tests.e2e.conftest import NAMESPACE, Chart, Tenant, example  # noqa: E402
+from tests.cluster.volumes import MOUNT_PATHS, PACKAGES, SOURCE  # noqa: E402
+from tests.e2e.conftest import NAMESPACE, Chart, Tenant, example, new_tenant  # noqa: E402
 
 PATIENCE_SECONDS = 300
 PARTS = (
@@ -53,7 +52,7 @@ Marks = dict[str, float]
 def main(runs: int) -> None:
     packages.require()
     with Cluster(ROOT / ".cache" / "bench-apply") as cluster:
-        tenant = made(cluster)
+        tenant = new_tenant(cluster, ROOT / ".cache" / "bench-apply" / "models")
         chart = Chart(cluster)
         chart.install()
         first_step(cluster, tenant, "warm")
@@ -65,17 +64,6 @@ def main(runs: int) -> None:
         told = f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         print(f"| {part} | {told} |")
     print(f"load {psutil.getloadavg()}")
-
-
-def made(cluster: Cluster) -> Tenant:
-    """A namespace with what a job needs."""
-    models = ROOT / ".cache" / "bench-apply" / "models"
-    for namespace in (NAMESPACE, OPERATORS):
-        cluster.kubectl("create", "namespace", namespace)
-    tenant = Tenant(cluster, models)
-    volumes = environment_volumes(NAMESPACE, models, cache.folder().parent)
-    tenant("apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": volumes})
-    return tenant
 
 
 def first_step(cluster: Cluster, tenant: Tenant, name: str) -> dict[str, float]:

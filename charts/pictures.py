@@ -1,108 +1,163 @@
-"""Draws the job dashboard's queries over a real run: `python charts/pictures.py`.
+"""Draws the dashboards' queries over real jobs: `python charts/pictures.py`, as root.
 
-Trains examples/sft-chat.yaml on this machine, lets a real Prometheus scrape it, asks that one for
-every query of the dashboard, and draws what it answers into docs/pictures/. Queries of the
-operator's metrics find nothing, since no operator runs; those panels are left out, and named.
+On the test cluster with the chart's two replicas: a chat model, a model that learns sums by reward,
+and a job whose model is missing. In between a training pod and the operator that leads are deleted.
+A real Prometheus scrapes all pods and is asked for every query; docs/pictures/ shows its answers.
+Queries that find nothing, as those of GPUs do here, are left out and named.
 """
 
 import json
-import os
-import subprocess
+import re
 import sys
 import tempfile
 import time
-import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the tests' Prometheus is Debian's, fetched once per machine
+sys.path.insert(0, str(ROOT))  # the tests' cluster, and Debian's Prometheus
 
+from tests.cluster import packages  # noqa: E402
+from tests.cluster.cluster import Cluster  # noqa: E402
+from tests.cluster.helm import NAMESPACE as OPERATORS  # noqa: E402
+from tests.cluster.helm import RELEASE  # noqa: E402
 from tests.cluster.processes import wait_until  # noqa: E402
-from tests.cluster.prometheus import Prometheus, Target, scraping  # noqa: E402
+from tests.cluster.prometheus import Prometheus, scraping  # noqa: E402
+from tests.e2e.conftest import (  # noqa: E402
+    NAMESPACE,
+    Chart,
+    Tenant,
+    example,
+    monitoring,
+    new_tenant,
+)
 
-PICTURE = ROOT / "docs" / "pictures" / "job.png"
-JOB, NAMESPACE = "sft-chat", "default"
-STEPS = 24
-START_SECONDS, RUN_SECONDS = 300, 3600
+PICTURES = ROOT / "docs" / "pictures"
+STATE = ROOT / ".cache" / "pictures"
+CHAT, SUMS, WRONG = "sft-chat", "grpo-sums", "no-model"
+STEPS = {CHAT: 48, SUMS: 24}
+PARTS = 3
+"""An evaluation and a checkpoint at each of so many parts of a run."""
+HELD_OUT = {CHAT: "chatterbot", SUMS: "sums"}
+DISTURBED_AT = STEPS[CHAT] // 2 + 2
+"""A step between two checkpoints: it is seen what is done again."""
+PATIENCE_SECONDS = 1800
+PAUSE_SECONDS = 2.0
+SCRAPED_SECONDS = 60
 RESOLUTION_SECONDS = 2
-YAML_FILE = YAML(typ="safe")
 
-Panels = dict[str, dict[str, list[tuple[float, float]]]]
-"""Panel -> line -> its points: seconds since the run began, and the value."""
-
-
-def manifest(folder: Path) -> Path:
-    """The example with an evaluation and a checkpoint at each third of a short run."""
-    job = YAML_FILE.load(ROOT / "examples" / f"{JOB}.yaml")
-    sft = job["spec"]["sft"]
-    held_out = {"name": "/cache/data/chatterbot/test.jsonl", "maxSamples": 16}
-    sft["train"]["maxSteps"] = STEPS
-    sft["evaluation"] = {"datasets": [held_out], "everySteps": STEPS // 3}
-    sft["checkpoint"] = {"everySteps": STEPS // 3}
-    path = folder / "job.json"
-    path.write_text(json.dumps(job))
-    return path
+Panels = dict[tuple[str, str], dict[str, list[tuple[float, float]]]]
+"""Title and unit of a panel -> line -> its points: seconds since the beginning, and the value."""
 
 
-def answers(prometheus: Prometheus, began: float) -> Panels:
-    """What the dashboard's queries find since the run began."""
+def manifests() -> list[dict[str, Any]]:
+    """Two examples, short and with evaluations, and one that cannot succeed."""
+    jobs = [example(CHAT), example(SUMS), example(CHAT)]
+    for job in jobs[:2]:
+        spec, name = job["spec"], job["metadata"]["name"]
+        section = spec.get("sft") or spec["rl"]
+        every = {"everySteps": STEPS[name] // PARTS}
+        data = {"name": f"/cache/data/{HELD_OUT[name]}/test.jsonl", "maxSamples": 16}
+        section["train"]["maxSteps"] = STEPS[name]
+        section |= {"evaluation": {"datasets": [data], **every}, "checkpoint": every}
+    jobs[2]["metadata"]["name"] = WRONG
+    jobs[2]["spec"]["sft"]["model"]["name"] = "/cache/models/none"
+    return jobs
+
+
+def train(cluster: Cluster, tenant: Tenant, prometheus: Prometheus) -> None:
+    """Runs the jobs to their end, disturbed half-way, until that is scraped."""
+    for manifest in manifests():
+        tenant.apply(manifest)
+
+    def step() -> int:
+        return int(tenant.status(CHAT).get("progress", {}).get("step", 0))
+
+    wait_until(
+        f"step {DISTURBED_AT}",
+        lambda: step() >= DISTURBED_AT,
+        PATIENCE_SECONDS,
+        pause_seconds=PAUSE_SECONDS,
+    )
+    tenant("delete", tenant.pod(CHAT), "--grace-period=0", "--force")
+    lease = json.loads(cluster.kubectl("-n", OPERATORS, "get", "lease", RELEASE, "-o", "json"))
+    leader = lease["spec"]["holderIdentity"].partition("_")[0]
+    cluster.kubectl("-n", OPERATORS, "delete", "pod", leader)
+    for name in (CHAT, SUMS):
+        wait_until(
+            f"{name} has ended",
+            lambda name=name: tenant.status(name).get("phase") in ("Succeeded", "Failed"),
+            PATIENCE_SECONDS,
+            pause_seconds=PAUSE_SECONDS,
+        )
+    over = f'max(aligntune_jobs{{phase="Succeeded"}}) == {len(STEPS)}'
+    wait_until("the end is scraped", lambda: bool(prometheus.query(over)), SCRAPED_SECONDS)
+
+
+def answers(prometheus: Prometheus, dashboard: str, job: str, began: float) -> Panels:
+    """What a dashboard's queries find since the beginning."""
     found: Panels = {}
-    for panel in YAML_FILE.load(ROOT / "charts" / "dashboards.yaml")["job"]["panels"]:
+    source = YAML(typ="safe").load(ROOT / "charts" / "dashboards.yaml")[dashboard]
+    for panel in source["panels"]:
         for legend, query in panel["queries"].items():
-            expression = query.replace("$namespace", NAMESPACE).replace("$job", JOB)
+            expression = query.replace("$namespace", NAMESPACE).replace("$job", job)
             series = prometheus.over(expression, began, time.time(), RESOLUTION_SECONDS)
-            points = [
-                (float(at) - began, float(value)) for each in series for at, value in each["values"]
-            ]
-            if points:
-                found.setdefault(panel["title"], {})[legend] = points
-            else:
-                print(f"no data: {panel['title']}: {legend}")
+            if not series:
+                print(f"no data: {dashboard} {job}: {panel['title']}: {legend}")
+            for each in series:
+                points = [(float(at) - began, float(value)) for at, value in each["values"]]
+                lines = found.setdefault((panel["title"], panel["unit"]), {})
+                lines[_filled_in(legend, each["metric"])] = points
     return found
 
 
-def draw(panels: Panels) -> None:
+def _filled_in(legend: str, labels: Mapping[str, str]) -> str:
+    return re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), legend)
+
+
+def draw(panels: Panels, file: Path) -> None:
     """One small plot per panel."""
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     rows = -(-len(panels) // 2)
     figure, plots = plt.subplots(rows, 2, figsize=(10, 2.4 * rows), layout="constrained")
-    for plot, (title, lines) in zip(plots.flat, panels.items(), strict=False):
-        for legend, points in lines.items():
+    for plot, ((title, unit), lines) in zip(plots.flat, panels.items(), strict=False):
+        for legend, points in sorted(lines.items()):
             plot.plot(*zip(*points, strict=True), label=legend)
         plot.xaxis.set_major_formatter("{x:.0f} s")
-        plot.set_title(title, fontsize=9)
+        if unit == "percentunit":
+            plot.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+        plot.set_title(f"{title} (s)" if unit == "s" else title, fontsize=9)
         plot.tick_params(labelsize=7)
-        plot.legend(fontsize=7)
+        plot.legend(fontsize=6)
     for plot in plots.flat[len(panels) :]:
         plot.axis("off")
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE)
+    figure.savefig(file)
+    plt.close(figure)
 
 
 def main() -> None:
     """Runs, scrapes, asks, draws."""
-    subprocess.run([sys.executable, ROOT / "examples" / "prepare.py"], check=True)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
-    with tempfile.TemporaryDirectory() as name:
+    packages.require()
+    with tempfile.TemporaryDirectory() as name, Cluster(STATE) as cluster:
         folder = Path(name)
-        began = time.time()
-        run = subprocess.Popen(
-            [Path(sys.executable).with_name("aligntune"), "run", manifest(folder),
-             "--output", folder / "runs", "--volume", f"cache={cache}"],
-        )  # fmt: skip
-        endpoint = folder / "runs" / JOB / "attempt-1" / "endpoint.json"
-        wait_until("the endpoint answers", endpoint.exists, START_SECONDS)
-        address = urllib.parse.urlsplit(json.loads(endpoint.read_text())["url"]).netloc
-        labels = {"namespace": NAMESPACE, "aligntune_io_job_name": JOB}
-        with scraping(folder, Target("trainer", address, labels=labels)) as prometheus:
-            if code := run.wait(RUN_SECONDS):
-                sys.exit(f"the run has failed: exit code {code}")
-            draw(answers(prometheus, began))
+        tenant = new_tenant(cluster, STATE / "models")
+        Chart(cluster).install()
+        with scraping(folder, *monitoring(cluster, tenant, folder)) as prometheus:
+            began = time.time()
+            train(cluster, tenant, prometheus)
+            for dashboard, job, file in (
+                ("fleet", "", "fleet"),
+                ("job", CHAT, "job"),
+                ("job", SUMS, "job-with-rewards"),
+                ("operator", "", "operator"),
+            ):
+                draw(answers(prometheus, dashboard, job, began), PICTURES / f"{file}.png")
 
 
 if __name__ == "__main__":

@@ -3,21 +3,25 @@
     python -m bench.scale [PART ...] [--runs 3] [--share 1.0] [--folder runs/bench/scale]
 
 Parts: burst-200, burst-1000, steady, single, and requests, which has the API server write down who
-asks for what, and so runs once and is not timed; growth takes longer and runs where it is named;
-report draws the report from the raw data alone. Each run has a cluster, processes and data of its
-own; the sides take turns. Trainer's controllers have a /tmp of their own, which takes root, or user
-namespaces. `--share 0.1` makes a tenth of the objects.
+asks for what, and so runs once and is not timed; of the operator alone reporting, failover, and
+growth, which takes longer and runs where it is named; report draws the report from the raw data.
+Each run has a cluster, processes and data of its own; the sides take turns. Reporting takes root;
+so does Trainer, whose controllers have a /tmp of their own, or user namespaces. `--share 0.1` makes
+a tenth of the objects.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.scale.failover import failovers
 from bench.scale.measure import (
     BARE,
     CREATING,
@@ -52,7 +56,27 @@ PARTS = {
     "single": Part(20, tuple(contest._replace(create=one_by_one) for contest in (OPERATED, PEER))),
     "requests": Part(50, (OPERATED, BARE, PEER), audited=True),
 }
-GROWTH = (100, 1000, 5000)
+REPORTING_SECONDS = 120
+
+
+async def reported(count: int) -> Record:
+    """So many running jobs that all report, in network and mount namespaces of their own."""
+    inside = ("unshare", "--net", "--mount", sys.executable, "-m", "bench.scale.reporting")
+    process = await asyncio.create_subprocess_exec(
+        *inside, str(count), str(REPORTING_SECONDS), stdout=subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    record: Record = json.loads(told)
+    return record
+
+
+ALONE = {
+    "reporting": ((1000,), reported),
+    "failover": ((200,), failovers),
+    "growth": ((100, 1000, 5000), grown),
+}
+"""What is measured of the operator alone: with how many jobs, and how."""
+LONG = ("growth",)
 
 Measurement = tuple[str, Callable[[], Coroutine[None, None, Record]]]
 
@@ -61,10 +85,11 @@ def measurements(parts: list[str], runs: int, share: float) -> Iterator[Measurem
     """What to run, by the name of its raw data."""
     for number in range(runs):
         for part in parts:
-            if part == "growth":
-                for count in GROWTH:
+            if part in ALONE:
+                counts, measure = ALONE[part]
+                for count in counts:
                     there = max(int(count * share), 1)
-                    yield f"growth-{count}.AlignTuneJob.{number}", partial(grown, there)
+                    yield f"{part}-{count}.AlignTuneJob.{number}", partial(measure, there)
             elif part in PARTS and not (PARTS[part].audited and number):
                 count, contests, audited = PARTS[part]
                 there = max(int(count * share), 1)
@@ -77,14 +102,15 @@ def measurements(parts: list[str], runs: int, share: float) -> Iterator[Measurem
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.scale", description="Measures the operator.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, "growth", "report", []])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, *ALONE, "report", []])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/scale"))
     given = parser.parse_args()
     raw = given.folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for name, measure in measurements(given.parts or list(PARTS), given.runs, given.share):
+    parts = given.parts or [part for part in (*PARTS, *ALONE) if part not in LONG]
+    for name, measure in measurements(parts, given.runs, given.share):
         record = asyncio.run(measure())
         (raw / f"{name}.json").write_text(json.dumps(record))
         print(f"{name}: {record['seconds']:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)

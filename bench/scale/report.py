@@ -29,15 +29,21 @@ def write_report(folder: Path) -> Path:
         parts[part][side].append(json.loads(file.read_text()))
     texts = [_head(parts)]
     audited = parts.pop("requests", None)
+    alone = {name: parts.pop(name)["AlignTuneJob"] for name in [*parts] if _kind(name) in ALONE}
     for part, runs in parts.items():
         texts.append(_part(part, runs, folder))
     if audited:
         texts.append(_clients({side: record for side, [record] in audited.items()}))
+    texts += [ALONE[_kind(name)](records) for name, records in alone.items()]
     if growth := {name: sides["AlignTuneJob"] for name, sides in parts.items() if "growth" in name}:
         texts.append(_growth(growth))
     report = folder / "report.md"
     report.write_text("\n\n".join(texts) + "\n")
     return report
+
+
+def _kind(part: str) -> str:
+    return part.split("-", maxsplit=1)[0]
 
 
 def _head(parts: Mapping[str, Runs]) -> str:
@@ -206,6 +212,45 @@ def _is_own_write(kind: str) -> bool:
     """Of requests that are named `client: verb resource`."""
     client, _, what = kind.partition(": ")
     return client in OWN and what.split(" ")[0] in WRITES
+
+
+def _reporting(records: Sequence[Record]) -> str:
+    ages = " / ".join(
+        _over(records, lambda record, mark=mark: record["age_seconds"][mark], 1)
+        for mark in ("p50", "p99", "max")
+    )
+    rows = [
+        f"## {records[0]['count']} running jobs that all report",
+        "",
+        f"{len(records)} runs, {_over(records, lambda r: r['failed_polls'])} polls failed.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| age of a status, p50 / p99 / max | {ages} s |",
+        f"| CPU of the operator | {_over(records, lambda r: r['cores'], 2)} of a core |",
+        f"| resident at its most | {_over(records, lambda r: r['peak_mib'])} MiB |",
+        f"| status writes per job in 10 s | {_over(records, lambda r: r['writes_in_10_s'], 2)} |",
+    ]
+    return "\n".join(rows)
+
+
+def _failover(records: Sequence[Record]) -> str:
+    rows = [
+        f"## Failover with {records[0]['count']} jobs",
+        "",
+        f"{len(records)} runs. From the signal to the leader until a new AlignTuneJob has its Job.",
+        "",
+        "| signal | s |",
+        "|---|---|",
+    ]
+    for name in records[0]["failover_seconds"]:
+        took = _over(records, lambda record, name=name: record["failover_seconds"][name], 1)
+        rows.append(f"| {name} | {took} |")
+    return "\n".join(rows)
+
+
+ALONE = {"reporting": _reporting, "failover": _failover}
+"""Sections about the operator alone, by the kind of their part."""
 
 
 def _growth(parts: Mapping[str, Sequence[Record]]) -> str:

@@ -85,6 +85,13 @@ class World:
             await watcher.wait()
 
 
+def prepare(cluster: ControlPlane) -> None:
+    """The CRD and a namespace; this process becomes the administrator."""
+    cluster.install(CRD)
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+
+
 @contextmanager
 def world(*, audited: bool = False) -> Iterator[World]:
     """An empty cluster, with the CRD and a namespace.
@@ -100,9 +107,7 @@ def world(*, audited: bool = False) -> Iterator[World]:
         with ControlPlane(
             folder / "state", fake_nodes=FAKE_NODES, api_server_flags=flags if audited else ()
         ) as cluster:
-            cluster.install(CRD)
-            cluster.kubectl("create", "namespace", NAMESPACE)
-            os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+            prepare(cluster)
             connection = connect(kopf_settings())
             connection.session.headers["User-Agent"] = requests.CLIENT
             yield World(cluster, connection, folder, audit if audited else None)

@@ -32,8 +32,8 @@ def start(processes: Processes, kubeconfig: Path, count: int, pods: Sequence[Pat
         f"--kubeconfig={kubeconfig}",
         "--manage-all-nodes=true",
         "--cidr=10.128.0.0/14",
-        # Renewed every quarter of it. Without a lease a node is taken for lost and found again, over
-        # and over, and each time all its pods are written.
+        # Renewed every quarter of it. A node without a lease is taken for lost and found again,
+        # over and over, and each time all its pods are written.
         "--node-lease-duration-seconds=20",
         *(f"--config={file}" for file in stages),
     )

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from tests.cluster import cache
 from tests.cluster.processes import wait_until
 
@@ -34,15 +32,78 @@ def program(name: str) -> Path:
     return cache.once(f"prometheus/{name}", fetch)
 
 
-class Target(NamedTuple):
-    """Something with metrics."""
+Scrape = dict[str, Any]
+"""An entry of `scrape_configs`, in Prometheus' words."""
 
-    name: str
-    address: str
-    path: str = "/metrics"
-    labels: dict[str, str] | None = None
-    secured: dict[str, Any] | None = None
-    """How it is reached by TLS, in Prometheus' words; None: it is plain HTTP."""
+
+def at(name: str, address: str) -> Scrape:
+    """One endpoint, over plain HTTP."""
+    return {"job_name": name, "static_configs": [{"targets": [address]}]}
+
+
+class Access(NamedTuple):
+    """To an API server."""
+
+    server: str
+    """Its URL."""
+    authority: str
+    """File with the certificate of its authority."""
+    token: str
+    """Of an account that may list and watch pods, and get pods/proxy."""
+
+
+def pods(name: str, access: Access, selector: str, *, honor_labels: bool = False) -> Scrape:
+    """The port `metrics` of all pods with a label, found and asked through the API server.
+
+    They are labelled as by a PodMonitor or ServiceMonitor of the chart.
+    """
+    meta = "__meta_kubernetes_"
+    pod = [f"{meta}namespace", f"{meta}pod_name", f"{meta}pod_container_port_number"]
+    proxy = "/api/v1/namespaces/${1}/pods/${2}:${3}/proxy/metrics"
+    asks = {
+        "authorization": {"credentials": access.token},
+        "tls_config": {"ca_file": access.authority},
+    }
+    return {
+        "job_name": name,
+        "scheme": "https",
+        "honor_labels": honor_labels,
+        **asks,
+        "kubernetes_sd_configs": [
+            {
+                "role": "pod",
+                "api_server": access.server,
+                "selectors": [{"role": "pod", "label": selector}],
+                **asks,
+            }
+        ],
+        "relabel_configs": [
+            {
+                "action": "keep",
+                "source_labels": [f"{meta}pod_container_port_name"],
+                "regex": "metrics",
+            },
+            {
+                "source_labels": pod,
+                "regex": "(.+);(.+);(.+)",
+                "target_label": "__metrics_path__",
+                "replacement": proxy,
+            },
+            {
+                "target_label": "__address__",
+                "replacement": urllib.parse.urlsplit(access.server).netloc,
+            },
+            *(
+                {"source_labels": [f"{meta}{source}"], "target_label": target}
+                for source, target in (
+                    ("namespace", "namespace"),
+                    ("pod_name", "pod"),
+                    ("pod_name", "instance"),
+                    ("pod_label_aligntune_io_job_name", "aligntune_io_job_name"),
+                )
+            ),
+        ],
+    }
 
 
 class Prometheus:
@@ -74,24 +135,13 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(folder: Path, *targets: Target) -> Iterator[Prometheus]:
+def scraping(folder: Path, *scrapes: Scrape) -> Iterator[Prometheus]:
     """Scrapes every second."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    config = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [
-            {
-                "job_name": target.name,
-                "metrics_path": target.path,
-                "static_configs": [{"targets": [target.address], "labels": target.labels or {}}],
-                **(target.secured or {}),
-            }
-            for target in targets
-        ],
-    }
+    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": scrapes}
     file = folder / "prometheus.yml"
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(json.dumps(config))
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [

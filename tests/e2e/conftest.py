@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from aligntune.api.labels import JOB_NAME
 from tests.cluster import cache, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.helm import BUILT_IMAGES, CHART, RELEASE, helm, sets
 from tests.cluster.helm import NAMESPACE as OPERATORS
 from tests.cluster.processes import REPOSITORY, wait_until
+from tests.cluster.prometheus import Access, Scrape, pods
 from tests.cluster.volumes import (
     PACKAGES,
     SOURCE,
@@ -90,10 +92,9 @@ def cluster() -> Iterator[Cluster]:
         running.stop()
 
 
-@pytest.fixture(scope="session")
-def tenant(cluster: Cluster) -> Tenant:
+def new_tenant(cluster: Cluster, models: Path) -> Tenant:
+    """Makes a tenant's namespace, with claims, and the operator's."""
     subprocess.run([sys.executable, REPOSITORY / "examples" / "prepare.py"], check=True)
-    models = STATE / "models"
     for namespace in (NAMESPACE, OPERATORS):
         cluster.kubectl("create", "namespace", namespace)
         cluster.kubectl(
@@ -103,6 +104,11 @@ def tenant(cluster: Cluster) -> Tenant:
     items = {"apiVersion": "v1", "kind": "List", "items": volumes}
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(items))
     return Tenant(cluster, models)
+
+
+@pytest.fixture(scope="session")
+def tenant(cluster: Cluster) -> Tenant:
+    return new_tenant(cluster, STATE / "models")
 
 
 class Chart:
@@ -180,10 +186,23 @@ def example(name: str) -> dict[str, Any]:
     return found
 
 
-def api_server(cluster: Cluster, folder: Path) -> tuple[str, str]:
-    """URL of the API server, and a file with the certificate of its authority."""
+def monitoring(cluster: Cluster, tenant: Tenant, folder: Path) -> tuple[Scrape, Scrape]:
+    """How Prometheus finds and asks every pod of the trainer and of the operator."""
+    tenant("create", "serviceaccount", "monitoring")
+    for name, verbs, resource in (
+        ("monitoring", "get,list,watch", "pods"),
+        ("monitoring-asks", "get", "pods/proxy"),
+    ):
+        tenant("create", "clusterrole", name, f"--verb={verbs}", f"--resource={resource}")
+        tenant("create", "clusterrolebinding", name, f"--clusterrole={name}",
+               f"--serviceaccount={NAMESPACE}:monitoring")  # fmt: skip
     kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
     [entry] = kubeconfig["clusters"]
     authority = folder / "ca.crt"
     authority.write_bytes(base64.b64decode(entry["cluster"]["certificate-authority-data"]))
-    return entry["cluster"]["server"], str(authority)
+    token = tenant("create", "token", "monitoring", "--duration=24h").strip()
+    access = Access(entry["cluster"]["server"], str(authority), token)
+    return (
+        pods("trainer", access, JOB_NAME),
+        pods("operator", access, f"app.kubernetes.io/instance={RELEASE}", honor_labels=True),
+    )

@@ -14,7 +14,7 @@ from aligntune.pod.endpoint import LOOPBACK, Endpoint
 from docs.metrics import GPU, SNAPSHOT, exposed_name, of_the_operator, of_the_trainer
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.processes import wait_until
-from tests.cluster.prometheus import Prometheus, Target, program, scraping
+from tests.cluster.prometheus import Prometheus, at, program, scraping
 from tests.integration.conftest import CRD, Operator, align_tune_job
 
 SCRAPED_SECONDS = 120
@@ -72,8 +72,8 @@ def test_prometheus_finds_all_that_the_reference_lists(tmp_path: Path) -> None:
             ) as endpoint,
             scraping(
                 tmp_path,
-                Target("operator", operator.address),
-                Target("trainer", f"{LOOPBACK}:{endpoint.port}"),
+                at("operator", operator.address),
+                at("trainer", f"{LOOPBACK}:{endpoint.port}"),
             ) as prometheus,
         ):
             check_found(prometheus, "trainer", of_the_trainer())

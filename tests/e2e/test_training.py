@@ -3,7 +3,6 @@
 import json
 import subprocess
 import threading
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ import pytest
 from tests.cluster import cache
 from tests.cluster.binaries import binary
 from tests.cluster.cluster import Cluster
-from tests.cluster.helm import NAMESPACE as OPERATORS
-from tests.cluster.helm import RELEASE
 from tests.cluster.processes import wait_until
-from tests.cluster.prometheus import Target, scraping
-from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, Tenant, api_server, example
+from tests.cluster.prometheus import scraping
+from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, Tenant, example, monitoring
 
 
 class PhaseWatch:
@@ -100,36 +97,13 @@ def check_loads(folder: Path) -> None:
 
 
 def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
-    """A real Prometheus finds the trainer's numbers at its pod, the operator's at its Service."""
-    tenant("create", "serviceaccount", "monitoring")
-    tenant("create", "clusterrole", "monitoring", "--verb=get",
-           "--resource=pods/proxy,services/proxy")  # fmt: skip
-    tenant("create", "clusterrolebinding", "monitoring", "--clusterrole=monitoring",
-           f"--serviceaccount={NAMESPACE}:monitoring")  # fmt: skip
-    token = tenant("create", "token", "monitoring").strip()
-    server, authority = api_server(cluster, folder)
-    pod = tenant.pod("sft-chat").removeprefix("pod/")
-    address = urllib.parse.urlsplit(server).netloc
-    secured = {
-        "scheme": "https",
-        "authorization": {"credentials": token},
-        "tls_config": {"ca_file": authority},
-    }
-
-    def proxied(name: str, namespace: str, backend: str) -> Target:
-        path = f"/api/v1/namespaces/{namespace}/{backend}/proxy/metrics"
-        return Target(name, address, path, secured=secured)
-
-    with scraping(
-        folder,
-        proxied("trainer", NAMESPACE, f"pods/{pod}:9400"),
-        proxied("operator", OPERATORS, f"services/{RELEASE}:metrics"),
-    ) as prometheus:
+    """A real Prometheus finds the trainer's numbers at its pod, the operator's at its own."""
+    with scraping(folder, *monitoring(cluster, tenant, folder)) as prometheus:
         for metric in (
-            "aligntune_train_step",
+            'aligntune_train_step{aligntune_io_job_name="sft-chat"}',
             "aligntune_train_loss",
             "aligntune_train_step_seconds_sum",
-            'aligntune_job_step{aligntunejob="sft-chat"}',
+            f'max(aligntune_job_step{{namespace="{NAMESPACE}", aligntunejob="sft-chat"}})',
             "count(aligntune_operator_leader)",
         ):
             wait_until(f"{metric} is scraped", lambda m=metric: bool(prometheus.query(m)), 60)

@@ -1,6 +1,6 @@
 """How old a status is while many jobs report at once, and what following them costs the operator.
 
-    python bench/reporting.py [JOBS] [SECONDS]      # 1000 and 120; as root
+    unshare --net --mount python -m bench.scale.reporting JOBS SECONDS      # as root; prints JSON
 
 A real API server, Job controller and operator; the operator runs as in a pod, and asks the pods
 straight. What stands in: a kubelet that says that pods run, and one server behind the loopback
@@ -13,7 +13,6 @@ import json
 import os
 import random
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,33 +33,18 @@ from aligntune.api.env import PROGRESS_PORT
 from aligntune.api.labels import JOB_NAME
 from aligntune_operator.handlers import kopf_settings
 from aligntune_operator.session import TOKEN_FILE, Connection, connect
+from bench.scale.figures import cuts
+from bench.scale.sides import NAMESPACE, OURS, PODS, align_tune_job
+from bench.scale.world import prepare
+from tests.cluster.control_plane import ControlPlane
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
-
-from reconcile import ALIGN_TUNE_JOBS, NAMESPACE, prepare  # noqa: E402
-
-from tests.cluster.control_plane import ControlPlane  # noqa: E402 - the tests are no package of ours
-from tests.integration.conftest import align_tune_job  # noqa: E402
-
-INSIDE = "ALIGNTUNE_BENCH_INSIDE"
-"""Set in the namespaces."""
 NODE = "bench"
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 CONNECTIONS = 16
 LOOKS = 20
 """Jobs whose status is read in each second."""
 PATIENCE_SECONDS = 600
 METRICS = "http://127.0.0.1:8080/metrics"
 MERGE = "application/merge-patch+json"
-
-
-def enter_namespaces() -> None:
-    """Goes on in this script, in network and mount namespaces of its own, unless it is there."""
-    if INSIDE not in os.environ:
-        command = ["unshare", "--net", "--mount", sys.executable, *sys.argv]
-        os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def become_a_pod(cluster: ControlPlane, folder: Path) -> None:
@@ -148,14 +132,14 @@ class Cluster:
         """One request; errors are raised."""
         headers = {"Content-Type": kind or "application/json"}
         data = None if body is None else json.dumps(body)
-        url = self._server + path
+        url = f"{self._server}/{path}"
         async with self._session.request(verb, url, data=data, headers=headers) as answer:
             answer.raise_for_status()
             return await answer.json()
 
     async def age(self, job: int) -> float:
         """Seconds since the trainer said what the status of a job says; inf if it says nothing."""
-        found = await self.ask("GET", f"{ALIGN_TUNE_JOBS}/job-{job}")
+        found = await self.ask("GET", f"{OURS.path}/job-{job}")
         told = found.get("status", {}).get("progress", {}).get("updatedAt")
         return (datetime.now(UTC) - datetime.fromisoformat(told)).total_seconds() if told else inf
 
@@ -165,7 +149,7 @@ class Cluster:
             now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             ready = {"type": "Ready", "status": "True", "reason": "Bench", "lastHeartbeatTime": now}
             body = {"status": {"conditions": [ready]}}
-            await self.ask("PATCH", f"/api/v1/nodes/{NODE}/status", body, MERGE)
+            await self.ask("PATCH", f"api/v1/nodes/{NODE}/status", body, MERGE)
             await asyncio.sleep(5)
 
     async def run_pods(self, trainers: Trainers, wanted: int) -> None:
@@ -205,7 +189,7 @@ class Cluster:
 
         async def one(number: int) -> None:
             async with slots:
-                await self.ask("POST", ALIGN_TUNE_JOBS, align_tune_job(f"job-{number}"))
+                await self.ask("POST", OURS.path, align_tune_job(f"job-{number}"))
 
         await asyncio.gather(*map(one, range(wanted)))
 
@@ -228,11 +212,13 @@ def peak_mebibytes(pid: int) -> float:
     return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
 
-async def measure(operator: psutil.Process, jobs: int, seconds: int) -> None:
+async def measure(operator: psutil.Process, jobs: int, seconds: int) -> dict[str, Any]:
+    """The figures of one run, by their names in the report."""
     connection, trainers = connect(kopf_settings()), Trainers()
     cluster = Cluster(connection)
+    load = os.getloadavg()[0]
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
-    await cluster.ask("POST", "/api/v1/nodes", node)
+    await cluster.ask("POST", "api/v1/nodes", node)
     async with trainers.serving(), asyncio.TaskGroup() as group:
         beating = group.create_task(cluster.beat())
         group.create_task(cluster.create(jobs))
@@ -256,19 +242,17 @@ async def measure(operator: psutil.Process, jobs: int, seconds: int) -> None:
     def grew(name: str) -> float:
         return counted(after, name) - counted(before, name)
 
-    used = sum(cpu_after[:2]) - sum(cpu[:2])
     replaced = 'aligntune_operator_api_requests_total{code="200",resource="aligntunejobs/status"'
-    writes = grew(replaced) / jobs / took * 10
-    cuts = statistics.quantiles(ages, n=100)
-    peak = peak_mebibytes(operator.pid)
-    failed = grew('aligntune_operator_progress_polls_total{result="error"}')
-    age = " / ".join(f"{value:.1f}" for value in (cuts[49], cuts[98], max(ages)))
-    print(f"{jobs} jobs, {took:.0f} s, load {os.getloadavg()[0]:.1f}, {failed:.0f} polls failed\n")
-    print("| | |\n|---|---|")
-    print(f"| age of a status, p50 / p99 / max | {age} s |")
-    print(f"| CPU of the operator | {used / took:.2f} of a core |")
-    print(f"| resident at its most | {peak:.0f} MiB |")
-    print(f"| status writes per job in 10 s | {writes:.2f} |")
+    return {
+        "count": jobs,
+        "seconds": took,
+        "load": [load, os.getloadavg()[0]],
+        "age_seconds": cuts(ages),
+        "cores": (sum(cpu_after[:2]) - sum(cpu[:2])) / took,
+        "peak_mib": peak_mebibytes(operator.pid),
+        "writes_in_10_s": grew(replaced) / jobs / took * 10,
+        "failed_polls": grew('aligntune_operator_progress_polls_total{result="error"}'),
+    }
 
 
 @contextmanager
@@ -284,13 +268,13 @@ def operator_in_a_pod() -> Iterator[psutil.Process]:
 
 
 def main() -> None:
-    enter_namespaces()
-    jobs, seconds = map(int, sys.argv[1:] or ("1000", "120"))
+    jobs, seconds = map(int, sys.argv[1:])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory() as name, ControlPlane(Path(name) / "state") as cluster:
         prepare(cluster)
         become_a_pod(cluster, Path(name))
         with operator_in_a_pod() as operator:
-            asyncio.run(measure(operator, jobs, seconds))
+            print(json.dumps(asyncio.run(measure(operator, jobs, seconds))))
 
 
 if __name__ == "__main__":
