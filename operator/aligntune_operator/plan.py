@@ -95,7 +95,7 @@ def _run(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterator[
 def _next_attempt(observed: Observed, attempts: Attempts, now: datetime) -> Iterator[Action]:
     """The next attempt, once its time has come and no pod is left that could write beside it."""
     if writers := observed.writers(now):
-        yield from _await_end(writers)
+        yield from _await_end(writers, now)
     elif attempts.next_start is not None and attempts.next_start > now:
         yield Wait(attempts.next_start)
     else:
@@ -105,7 +105,7 @@ def _next_attempt(observed: Observed, attempts: Attempts, now: datetime) -> Iter
 def _follow(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterator[Action]:
     """What is due for the attempt under way, besides its own end."""
     job, pods = observed.job, observed.current_pods
-    yield from _await_end(observed.pods)
+    yield from _await_end(observed.pods, now)
     if job is None or job.deleting or job.suspended or job.active_since is None:
         return
     for due in (start_due(observed), deadline_due(observed)):
@@ -118,10 +118,10 @@ def _follow(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterat
         yield Wait(again) if again > now else Explain((job.uid, *(pod.uid for pod in silent)))
 
 
-def _await_end(pods: Iterable[PodState]) -> Iterator[Action]:
+def _await_end(pods: Iterable[PodState], now: datetime) -> Iterator[Action]:
     """A pod that is being deleted ends by itself, unless its node is gone."""
     for pod in pods:
-        if pod.lost_at is not None and not pod.ended:
+        if pod.lost_at is not None and pod.lost_at > now and not pod.ended:
             yield Wait(pod.lost_at)
 
 

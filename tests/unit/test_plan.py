@@ -151,6 +151,16 @@ def test_a_plan_that_was_carried_out_plans_nothing_new(observed: Observed, now: 
 
 
 @given(observations(), times)
+def test_once_a_status_is_written_nothing_is_waited_for_that_has_passed(
+    observed: Observed, now: datetime
+) -> None:
+    written = replace(observed.object, status=reduce_status(observed, now))
+    observed = replace(observed, object=written)
+    waits = [action.until for action in plan(observed, now) if isinstance(action, Wait)]
+    assert all(until >= now for until in waits)
+
+
+@given(observations(), times)
 def test_no_second_attempt_starts_while_one_is_there(observed: Observed, now: datetime) -> None:
     if observed.jobs:
         assert not any(isinstance(action, CreateJob) for action in plan(observed, now))
