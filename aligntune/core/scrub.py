@@ -1,4 +1,4 @@
-"""Taking secrets out of text that leaves the pod: log tails and messages."""
+"""Taking secrets out of text that people are shown: log tails and messages."""
 
 import re
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from aligntune.pod.scrub import scrub
+from aligntune.core.scrub import scrub
 
 KEPT_BYTES = 16_384
 """How much of the end is remembered. 16 KiB: a traceback through TRL and torch fits."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.progress import Outcome, Snapshot
+from aligntune.core.scrub import scrub
 from aligntune.pod.diagnosis import diagnose
-from aligntune.pod.scrub import scrub
 
 LONGEST_TEXT = 2048
 """Characters of a message and of a log tail, as Outcome allows."""

@@ -1,6 +1,6 @@
 import pytest
 
-from aligntune.pod.scrub import scrub
+from aligntune.core.scrub import scrub
 
 SECRET = "Zq81xY7pLm42Kd93Vb56Nc"
 

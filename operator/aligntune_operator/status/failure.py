@@ -7,6 +7,7 @@ from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.progress import Outcome
 from aligntune.api.status import Failure
+from aligntune.core.scrub import scrub
 from aligntune_operator.observe import Explanation, JobState, PodState
 
 SIGKILL_EXIT = 137
@@ -155,12 +156,15 @@ def failed(
     exit_code: int | None = None,
     log_tail: str = "",
 ) -> Failure:
-    """A failure, its texts as long as a status may hold."""
+    """A failure: its texts as long as a status may hold, and scrubbed.
+
+    A launcher that was killed has scrubbed nothing: the kubelet tells the end of the raw log then.
+    """
     return Failure(
         reason=cause,
-        message=message[:LONGEST_LOG],
+        message=scrub(message)[:LONGEST_LOG],
         pod=pod,
         exit_code=exit_code,
         retryable=RETRY[cause] is not Retry.NEVER,
-        log_tail=log_tail[-LONGEST_LOG:],
+        log_tail=scrub(log_tail)[-LONGEST_LOG:],
     )
