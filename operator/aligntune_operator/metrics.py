@@ -61,7 +61,7 @@ class Metrics:
         )
         Gauge(
             "aligntune_operator_queue_length", "Jobs that wait for a worker.", registry=registry
-        ).set_function(queue_length)
+        ).set_function(lambda: queue_length() if leading() else 0.0)
         Gauge(
             "aligntune_operator_leader", "1 while this replica leads.", registry=registry
         ).set_function(lambda: float(leading()))
