@@ -66,7 +66,7 @@ verify: setup ## Lint, types, contracts; regenerate everything and see that noth
 		     echo "generated files are not committed: git add them" >&2; exit 1; }
 
 docs: setup ## Write the pages as a site, in site/; a link that leads nowhere is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 generate: setup ## Regenerate the CRD, the reference pages, and the chart's schema and README.
 	$(BIN)/python -m aligntune.api.crd > crds/aligntune.io_aligntunejobs.yaml
