@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ from tests.cluster.prometheus import Prometheus, scraping  # noqa: E402
 from tests.e2e.conftest import (  # noqa: E402
     NAMESPACE,
     Chart,
+    Monitoring,
     Tenant,
     example,
-    monitoring,
     new_tenant,
 )
 
@@ -69,30 +69,32 @@ def manifests() -> list[dict[str, Any]]:
     return jobs
 
 
-def train(cluster: Cluster, tenant: Tenant, prometheus: Prometheus) -> None:
+def train(cluster: Cluster, tenant: Tenant, monitoring: Monitoring, prometheus: Prometheus) -> None:
     """Runs the jobs to their end, disturbed half-way, until that is scraped."""
     for manifest in manifests():
         tenant.apply(manifest)
 
-    def step() -> int:
-        return int(tenant.status(CHAT).get("progress", {}).get("step", 0))
+    def until(what: str, condition: Callable[[dict[str, Any]], bool], name: str) -> None:
+        def holds() -> bool:
+            monitoring.look()
+            return condition(tenant.status(name))
 
-    wait_until(
+        wait_until(what, holds, PATIENCE_SECONDS, pause_seconds=PAUSE_SECONDS)
+
+    until(
         f"step {DISTURBED_AT}",
-        lambda: step() >= DISTURBED_AT,
-        PATIENCE_SECONDS,
-        pause_seconds=PAUSE_SECONDS,
+        lambda status: status.get("progress", {}).get("step", 0) >= DISTURBED_AT,
+        CHAT,
     )
     tenant("delete", tenant.pod(CHAT), "--grace-period=0", "--force")
     lease = json.loads(cluster.kubectl("-n", OPERATORS, "get", "lease", RELEASE, "-o", "json"))
     leader = lease["spec"]["holderIdentity"].partition("_")[0]
     cluster.kubectl("-n", OPERATORS, "delete", "pod", leader)
     for name in (CHAT, SUMS):
-        wait_until(
+        until(
             f"{name} has ended",
-            lambda name=name: tenant.status(name).get("phase") in ("Succeeded", "Failed"),
-            PATIENCE_SECONDS,
-            pause_seconds=PAUSE_SECONDS,
+            lambda status: status.get("phase") in ("Succeeded", "Failed"),
+            name,
         )
     over = f'max(aligntune_jobs{{phase="Succeeded"}}) == {len(STEPS)}'
     wait_until("the end is scraped", lambda: bool(prometheus.query(over)), SCRAPED_SECONDS)
@@ -148,9 +150,10 @@ def main() -> None:
         folder = Path(name)
         tenant = new_tenant(cluster, STATE / "models")
         Chart(cluster).install()
-        with scraping(folder, *monitoring(cluster, tenant, folder)) as prometheus:
+        monitoring = Monitoring(cluster, tenant, folder)
+        with scraping(folder, *monitoring.scrapes) as prometheus:
             began = time.time()
-            train(cluster, tenant, prometheus)
+            train(cluster, tenant, monitoring, prometheus)
             for dashboard, job, file in (
                 ("fleet", "", "fleet"),
                 ("job", CHAT, "job"),

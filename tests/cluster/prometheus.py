@@ -6,11 +6,12 @@ import subprocess
 import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aligntune.api.labels import JOB_NAME
 from tests.cluster import cache
 from tests.cluster.processes import wait_until
 
@@ -49,61 +50,34 @@ class Access(NamedTuple):
     authority: str
     """File with the certificate of its authority."""
     token: str
-    """Of an account that may list and watch pods, and get pods/proxy."""
+    """Of an account that may get pods/proxy."""
 
 
-def pods(name: str, access: Access, selector: str, *, honor_labels: bool = False) -> Scrape:
-    """The port `metrics` of all pods with a label, found and asked through the API server.
-
-    They are labelled as by a PodMonitor or ServiceMonitor of the chart.
-    """
-    meta = "__meta_kubernetes_"
-    pod = [f"{meta}namespace", f"{meta}pod_name", f"{meta}pod_container_port_number"]
-    proxy = "/api/v1/namespaces/${1}/pods/${2}:${3}/proxy/metrics"
-    asks = {
-        "authorization": {"credentials": access.token},
-        "tls_config": {"ca_file": access.authority},
-    }
+def proxied(name: str, access: Access, targets: Path, *, honor_labels: bool = False) -> Scrape:
+    """Pods, asked through the API server; which, says a file that is read again as it changes."""
     return {
         "job_name": name,
         "scheme": "https",
         "honor_labels": honor_labels,
-        **asks,
-        "kubernetes_sd_configs": [
-            {
-                "role": "pod",
-                "api_server": access.server,
-                "selectors": [{"role": "pod", "label": selector}],
-                **asks,
-            }
-        ],
-        "relabel_configs": [
-            {
-                "action": "keep",
-                "source_labels": [f"{meta}pod_container_port_name"],
-                "regex": "metrics",
-            },
-            {
-                "source_labels": pod,
-                "regex": "(.+);(.+);(.+)",
-                "target_label": "__metrics_path__",
-                "replacement": proxy,
-            },
-            {
-                "target_label": "__address__",
-                "replacement": urllib.parse.urlsplit(access.server).netloc,
-            },
-            *(
-                {"source_labels": [f"{meta}{source}"], "target_label": target}
-                for source, target in (
-                    ("namespace", "namespace"),
-                    ("pod_name", "pod"),
-                    ("pod_name", "instance"),
-                    ("pod_label_aligntune_io_job_name", "aligntune_io_job_name"),
-                )
-            ),
-        ],
+        "authorization": {"credentials": access.token},
+        "tls_config": {"ca_file": access.authority},
+        "file_sd_configs": [{"files": [str(targets)]}],
     }
+
+
+def target(access: Access, pod: Mapping[str, Any], port: int) -> dict[str, Any]:
+    """A pod in such a file, with the labels that a monitor of the chart would give it."""
+    meta = pod["metadata"]
+    name, namespace = meta["name"], meta["namespace"]
+    labels = {
+        "__metrics_path__": f"/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/metrics",
+        "namespace": namespace,
+        "pod": name,
+        "instance": name,
+    }
+    if job := meta["labels"].get(JOB_NAME):
+        labels["aligntune_io_job_name"] = job
+    return {"targets": [urllib.parse.urlsplit(access.server).netloc], "labels": labels}
 
 
 class Prometheus:

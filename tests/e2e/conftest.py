@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from aligntune.api.env import PROGRESS_PORT
 from aligntune.api.labels import JOB_NAME
 from tests.cluster import cache, packages
 from tests.cluster.cluster import Cluster
 from tests.cluster.helm import BUILT_IMAGES, CHART, RELEASE, helm, sets
 from tests.cluster.helm import NAMESPACE as OPERATORS
 from tests.cluster.processes import REPOSITORY, wait_until
-from tests.cluster.prometheus import Access, Scrape, pods
+from tests.cluster.prometheus import Access, proxied, target
 from tests.cluster.volumes import (
     PACKAGES,
     SOURCE,
@@ -35,6 +36,7 @@ PAUSE_SECONDS = 1.0
 """Between two looks by kubectl, which would take a core from the training that is waited for."""
 STATE = REPOSITORY / ".cache" / "e2e"
 NAMESPACE = "research"
+OPERATORS_PORT = 8080
 ENVIRONMENT = (SOURCE, PACKAGES, UNSLOTH)
 """Claims that hold what full trainer images would: the test images are small, see volumes.py."""
 
@@ -186,23 +188,40 @@ def example(name: str) -> dict[str, Any]:
     return found
 
 
-def monitoring(cluster: Cluster, tenant: Tenant, folder: Path) -> tuple[Scrape, Scrape]:
-    """How Prometheus finds and asks every pod of the trainer and of the operator."""
-    tenant("create", "serviceaccount", "monitoring")
-    for name, verbs, resource in (
-        ("monitoring", "get,list,watch", "pods"),
-        ("monitoring-asks", "get", "pods/proxy"),
-    ):
-        tenant("create", "clusterrole", name, f"--verb={verbs}", f"--resource={resource}")
-        tenant("create", "clusterrolebinding", name, f"--clusterrole={name}",
+class Monitoring:
+    """What finds pods for Prometheus; Debian's is built without Kubernetes' discovery."""
+
+    def __init__(self, cluster: Cluster, tenant: Tenant, folder: Path) -> None:
+        tenant("create", "serviceaccount", "monitoring")
+        tenant("create", "clusterrole", "monitoring", "--verb=get", "--resource=pods/proxy")
+        tenant("create", "clusterrolebinding", "monitoring", "--clusterrole=monitoring",
                f"--serviceaccount={NAMESPACE}:monitoring")  # fmt: skip
-    kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
-    [entry] = kubeconfig["clusters"]
-    authority = folder / "ca.crt"
-    authority.write_bytes(base64.b64decode(entry["cluster"]["certificate-authority-data"]))
-    token = tenant("create", "token", "monitoring", "--duration=24h").strip()
-    access = Access(entry["cluster"]["server"], str(authority), token)
-    return (
-        pods("trainer", access, JOB_NAME),
-        pods("operator", access, f"app.kubernetes.io/instance={RELEASE}", honor_labels=True),
-    )
+        kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
+        [entry] = kubeconfig["clusters"]
+        authority = folder / "ca.crt"
+        authority.write_bytes(base64.b64decode(entry["cluster"]["certificate-authority-data"]))
+        token = tenant("create", "token", "monitoring", "--duration=24h").strip()
+        self._access = Access(entry["cluster"]["server"], str(authority), token)
+        self._cluster = cluster
+        self._trainers, self._operators = folder / "trainers.json", folder / "operators.json"
+        self.scrapes = (
+            proxied("trainer", self._access, self._trainers),
+            proxied("operator", self._access, self._operators, honor_labels=True),
+        )
+        self.look()
+
+    def look(self) -> None:
+        """Tells Prometheus of the pods that there are now."""
+        operators = f"app.kubernetes.io/instance={RELEASE}"
+        for file, selector, port in (
+            (self._trainers, JOB_NAME, PROGRESS_PORT),
+            (self._operators, operators, OPERATORS_PORT),
+        ):
+            found = json.loads(
+                self._cluster.kubectl("get", "pods", "-A", "-l", selector, "-o", "json")
+            )
+            targets = [target(self._access, pod, port) for pod in found["items"]]
+            # Prometheus may read it at any moment.
+            new = file.with_suffix(".new")
+            new.write_text(json.dumps(targets))
+            new.replace(file)

@@ -13,7 +13,7 @@ from tests.cluster.binaries import binary
 from tests.cluster.cluster import Cluster
 from tests.cluster.processes import wait_until
 from tests.cluster.prometheus import scraping
-from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, Tenant, example, monitoring
+from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, Monitoring, Tenant, example
 
 
 class PhaseWatch:
@@ -98,7 +98,7 @@ def check_loads(folder: Path) -> None:
 
 def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
     """A real Prometheus finds the trainer's numbers at its pod, the operator's at its own."""
-    with scraping(folder, *monitoring(cluster, tenant, folder)) as prometheus:
+    with scraping(folder, *Monitoring(cluster, tenant, folder).scrapes) as prometheus:
         for metric in (
             'aligntune_train_step{aligntune_io_job_name="sft-chat"}',
             "aligntune_train_loss",
