@@ -39,8 +39,11 @@ def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
         end = job.ended or now
         return Ending(SUCCEEDED, end) if job.complete else _failed(classify(job, pods), end)
     lost = next((pod for pod in pods if pod.lost(now)), None)
-    if job is None or lost is not None:
+    if job is None or (lost is not None and entry.reason == SUSPENDED):
         return None if observed.writers(now) else _gone(entry, lost, now)
+    if lost is not None:
+        # The rest of a gang waits for it, and holds GPUs, for as long as nobody lets go of them.
+        return _gone(entry, lost, now)
     if (due := deadline_due(observed)) is not None and now >= due:
         return _failed(deadline_exceeded(), now)
     if (due := start_due(observed)) is not None and now >= due:
