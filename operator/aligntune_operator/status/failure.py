@@ -56,8 +56,8 @@ def classify(job: JobState, pods: Iterable[PodState]) -> Failure:
 
 def _witnesses(job: JobState, pods: Iterable[PodState]) -> Iterator[Failure]:
     """What happened inside is said by the launcher's outcome, what happened to a pod by the kubelet
-    and the controllers; then come the symptoms of a lost peer, bare exit codes, and at last the
-    Job's own condition, which outlives its pods.
+    and the controllers; then come a queue that took the Job back, the symptoms of a lost peer, bare
+    exit codes, and at last the Job's own condition, which outlives its pods.
     """
     ended = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.phase == "Failed"]
     told = [(pod, pod.outcome) for pod in ended]
@@ -66,6 +66,9 @@ def _witnesses(job: JobState, pods: Iterable[PodState]) -> Iterator[Failure]:
     if job.failed_reason == "DeadlineExceeded":
         yield deadline_exceeded()
     yield from (_seen(cause, pod) for pod in ended if (cause := _cause_from_outside(pod)))
+    if job.suspended:
+        # Its pods are stopped: SIGKILL after a checkpoint that took too long, or before any start.
+        yield failed(Cause.PREEMPTED, "its queue took back what it had let the job have")
     yield from (failure for failure in inside if failure.reason != Cause.PREEMPTED)
     yield from inside
     for pod in ended:
