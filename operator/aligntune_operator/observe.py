@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from aligntune.api import labels
+from aligntune.api.conditions import Phase
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Outcome, Snapshot
 from aligntune.api.status import AlignTuneJobStatus
@@ -246,6 +247,20 @@ class Observed:
         # A queue that lets a Job go again gives it new pods, beside what is left of the old.
         newest = {pod.index: pod for pod in sorted(pods, key=_age)}
         return tuple(newest[index] for index in sorted(newest))
+
+    @property
+    def all_started(self) -> bool:
+        """Whether every pod of the newest attempt runs or has run, since a queue let it go.
+
+        A pod may be gone before its Job has failed: the phase remembers that it ran.
+        """
+        status, job = self.object.status, self.job
+        if job is None or self.spec is None:
+            return False
+        same = job.active_since is not None and job.active_since == status.attempts.active_since
+        if same and status.phase == Phase.RUNNING:
+            return True
+        return sum(pod.started for pod in self.current_pods) == self.spec.runtime.nodes
 
     @property
     def current_poll(self) -> Poll | None:

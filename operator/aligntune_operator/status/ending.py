@@ -39,11 +39,10 @@ def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
         end = job.ended or now
         return Ending(SUCCEEDED, end) if job.complete else _failed(classify(job, pods), end)
     lost = next((pod for pod in pods if pod.lost(now)), None)
-    if job is None or (lost is not None and entry.reason == SUSPENDED):
-        return None if observed.writers(now) else _gone(entry, lost, now)
-    if lost is not None:
-        # The rest of a gang waits for it, and holds GPUs, for as long as nobody lets go of them.
-        return _gone(entry, lost, now)
+    if job is None or lost is not None:
+        # The rest of a gang that has lost a pod waits for it, and holds GPUs until it is let go of.
+        ends_by_itself = lost is None or entry.reason == SUSPENDED
+        return None if ends_by_itself and observed.writers(now) else _gone(entry, lost, now)
     if (due := deadline_due(observed)) is not None and now >= due:
         return _failed(deadline_exceeded(), now)
     if (due := start_due(observed)) is not None and now >= due:
@@ -69,7 +68,7 @@ def awaits_witnesses(observed: Observed, now: datetime) -> bool:
 
 
 def start_due(observed: Observed) -> datetime | None:
-    """When every pod must run; None where there is no limit, or they do.
+    """When every pod must run; None where there is no limit, or they do, or did.
 
     Time in a queue does not count: a Job's start time is set anew when it is let go.
     """
@@ -77,8 +76,7 @@ def start_due(observed: Observed) -> datetime | None:
     if job is None or job.deleting or job.active_since is None or spec is None:
         return None
     limit = spec.policy.start_timeout_seconds
-    started = sum(pod.started for pod in observed.current_pods)
-    if limit is None or started == spec.runtime.nodes:
+    if limit is None or observed.all_started:
         return None
     return job.active_since + timedelta(seconds=limit)
 

@@ -137,8 +137,7 @@ def _phase(observed: Observed, attempts: Attempts, end: Ending | None, now: date
         return before if before in UNDER_WAY else Phase.STARTING
     if job.suspended:
         return Phase.QUEUED
-    started = sum(pod.started for pod in observed.current_pods)
-    return Phase.RUNNING if started == spec.runtime.nodes else Phase.STARTING
+    return Phase.RUNNING if observed.all_started else Phase.STARTING
 
 
 def _between(attempts: Attempts, spec: AlignTuneJobSpec) -> Phase:

@@ -97,12 +97,11 @@ def _reconciling(
 def _running(observed: Observed, phase: Phase) -> Verdict:
     if observed.job is None or observed.spec is None:
         return False, reasons.NOT_STARTED
-    total = observed.spec.runtime.nodes
+    total, pods = observed.spec.runtime.nodes, observed.current_pods
     match phase:
-        case Phase.RUNNING:
+        case Phase.RUNNING if sum(pod.started for pod in pods) == total:
             return True, reasons.PODS_RUNNING(total=total)
-        case Phase.STARTING:
-            pods = observed.current_pods
+        case Phase.STARTING | Phase.RUNNING:
             waiting = obstacle(pods, observed.explanation) or "Nothing is known to be in the way."
             ready = sum(pod.running for pod in pods)
             return False, reasons.PODS_PENDING(ready=ready, total=total, detail=waiting)
