@@ -99,9 +99,10 @@ def _running(observed: Observed, phase: Phase) -> Verdict:
         return False, reasons.NOT_STARTED
     total, pods = observed.spec.runtime.nodes, observed.current_pods
     match phase:
-        case Phase.RUNNING if sum(pod.started for pod in pods) == total:
-            return True, reasons.PODS_RUNNING(total=total)
-        case Phase.STARTING | Phase.RUNNING:
+        case Phase.RUNNING:
+            started = sum(pod.started for pod in pods)
+            return True, reasons.PODS_RUNNING(started=started, total=total)
+        case Phase.STARTING:
             waiting = obstacle(pods, observed.explanation) or "Nothing is known to be in the way."
             ready = sum(pod.running for pod in pods)
             return False, reasons.PODS_PENDING(ready=ready, total=total, detail=waiting)
