@@ -14,8 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,6 +35,7 @@ from bench.scale.measure import (
     steadily,
 )
 from bench.scale.report import write_report
+from bench.scale.reporting import reported
 
 
 class Part(NamedTuple):
@@ -56,20 +55,6 @@ PARTS = {
     "single": Part(20, tuple(contest._replace(create=one_by_one) for contest in (OPERATED, PEER))),
     "requests": Part(50, (OPERATED, BARE, PEER), audited=True),
 }
-REPORTING_SECONDS = 120
-
-
-async def reported(count: int) -> Record:
-    """So many running jobs that all report, in network and mount namespaces of their own."""
-    inside = ("unshare", "--net", "--mount", sys.executable, "-m", "bench.scale.reporting")
-    process = await asyncio.create_subprocess_exec(
-        *inside, str(count), str(REPORTING_SECONDS), stdout=subprocess.PIPE
-    )
-    told, _ = await process.communicate()
-    record: Record = json.loads(told)
-    return record
-
-
 ALONE = {
     "reporting": ((1000,), reported),
     "failover": ((200,), failovers),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from aligntune.api.labels import JOB_NAME
 from aligntune_operator.handlers import kopf_settings
 from aligntune_operator.session import Connection, connect
 from bench.scale.sides import JOBS, NAMESPACE, OURS
@@ -37,8 +38,9 @@ async def failovers(jobs: int) -> dict[str, Any]:
             replica.start()
         try:
             await Client(connection).at_once(OURS, [f"there-{number}" for number in range(jobs)])
-            while await jobs_of(connection, "aligntune.io/job-name") < jobs:
-                await asyncio.sleep(0.5)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await jobs_of(connection, JOB_NAME) < jobs:
+                    await asyncio.sleep(0.5)
             found = {each.name: await failover(connection, replicas, each) for each in SIGNALS}
         finally:
             for replica in replicas:
@@ -64,7 +66,7 @@ async def failover(
     leader.send(number)
     began = time.monotonic()
     await Client(connection).create(OURS, name)
-    while not await jobs_of(connection, f"aligntune.io/job-name={name}"):
+    while not await jobs_of(connection, f"{JOB_NAME}={name}"):
         await asyncio.sleep(0.02)
     took = time.monotonic() - began
     leader.wait()

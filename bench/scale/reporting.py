@@ -1,11 +1,9 @@
 """How old a status is while many jobs report at once, and what following them costs the operator.
 
-    unshare --net --mount python -m bench.scale.reporting JOBS SECONDS      # as root; prints JSON
-
 A real API server, Job controller and operator; the operator runs as in a pod, and asks the pods
 straight. What stands in: a kubelet that says that pods run, and one server behind the loopback
 addresses of all of them, whose every answer is new. All of it lives in network and mount namespaces
-of its own, where the API server has the address that pods know, and shares the machine's cores.
+of its own, which takes root, where the API server has the address that pods know.
 """
 
 import asyncio
@@ -38,6 +36,7 @@ from bench.scale.sides import NAMESPACE, OURS, PODS, align_tune_job
 from bench.scale.world import prepare
 from tests.cluster.control_plane import ControlPlane
 
+SECONDS = 120
 NODE = "bench"
 CONNECTIONS = 16
 LOOKS = 20
@@ -45,6 +44,18 @@ LOOKS = 20
 PATIENCE_SECONDS = 600
 METRICS = "http://127.0.0.1:8080/metrics"
 MERGE = "application/merge-patch+json"
+
+
+async def reported(jobs: int) -> dict[str, Any]:
+    """The figures of one run with so many jobs: this module, as a program in its namespaces."""
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--net", "--mount", sys.executable, "-m", "bench.scale.reporting", str(jobs)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, "see above"
+    found: dict[str, Any] = json.loads(told)
+    return found
 
 
 def become_a_pod(cluster: ControlPlane, folder: Path) -> None:
@@ -212,7 +223,7 @@ def peak_mebibytes(pid: int) -> float:
     return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
 
-async def measure(operator: psutil.Process, jobs: int, seconds: int) -> dict[str, Any]:
+async def measure(operator: psutil.Process, jobs: int) -> dict[str, Any]:
     """The figures of one run, by their names in the report."""
     connection, trainers = connect(kopf_settings()), Trainers()
     cluster = Cluster(connection)
@@ -231,7 +242,7 @@ async def measure(operator: psutil.Process, jobs: int, seconds: int) -> dict[str
 
         ages, rng = list[float](), random.Random(0)
         before, cpu, began = await asyncio.to_thread(scrape), operator.cpu_times(), time.monotonic()
-        while (took := time.monotonic() - began) < seconds:
+        while (took := time.monotonic() - began) < SECONDS:
             looks = rng.sample(range(jobs), min(jobs, LOOKS))
             ages += await asyncio.gather(*map(cluster.age, looks))
             await asyncio.sleep(1)
@@ -268,13 +279,13 @@ def operator_in_a_pod() -> Iterator[psutil.Process]:
 
 
 def main() -> None:
-    jobs, seconds = map(int, sys.argv[1:])
+    jobs = int(sys.argv[1])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with tempfile.TemporaryDirectory() as name, ControlPlane(Path(name) / "state") as cluster:
         prepare(cluster)
         become_a_pod(cluster, Path(name))
         with operator_in_a_pod() as operator:
-            print(json.dumps(asyncio.run(measure(operator, jobs, seconds))))
+            print(json.dumps(asyncio.run(measure(operator, jobs))))
 
 
 if __name__ == "__main__":

@@ -249,6 +249,11 @@ class Observed:
         return tuple(newest[index] for index in sorted(newest))
 
     @property
+    def started(self) -> int:
+        """How many pods of the newest attempt run or have run."""
+        return sum(pod.started for pod in self.current_pods)
+
+    @property
     def all_started(self) -> bool:
         """Whether every pod of the newest attempt runs or has run, since a queue let it go.
 
@@ -260,7 +265,7 @@ class Observed:
         same = job.active_since is not None and job.active_since == status.attempts.active_since
         if same and status.phase == Phase.RUNNING:
             return True
-        return sum(pod.started for pod in self.current_pods) == self.spec.runtime.nodes
+        return self.started == self.spec.runtime.nodes
 
     @property
     def current_poll(self) -> Poll | None:

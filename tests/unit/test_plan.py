@@ -88,7 +88,14 @@ def observations(draw: st.DrawFn, status: AlignTuneJobStatus | None = None) -> O
         ended=NOW if end else None,
     )
     how = st.sampled_from(["pending", "running", "succeeded", "failed"])
-    pods = [pod(job, i, draw(how), draw(outcomes)) for i in range(draw(st.integers(0, 2)))]
+    lost = st.none() | st.sampled_from([NOW, NOW + timedelta(seconds=30)])
+    pods = [
+        replace(pod(job, i, draw(how), draw(outcomes)), lost_at=draw(lost))
+        for i in range(draw(st.integers(0, 2)))
+    ]
+    if draw(st.booleans()):
+        earlier = pod(job, 0, draw(how), draw(outcomes))
+        pods.append(replace(earlier, uid="old", job_uid="earlier", lost_at=draw(lost)))
     poll = draw(st.none() | st.builds(Poll, st.just("job-uid-0"), st.just(NOW), snapshots))
     return observe(state, (job,), tuple(pods), poll=poll)
 
@@ -158,6 +165,14 @@ def test_once_a_status_is_written_nothing_is_waited_for_that_has_passed(
     observed = replace(observed, object=written)
     waits = [action.until for action in plan(observed, now) if isinstance(action, Wait)]
     assert all(until >= now for until in waits)
+
+
+def test_a_pod_that_is_lost_beside_the_next_attempt_is_not_waited_for() -> None:
+    state = AlignTuneJobState(Key("ns", "job"), "uid", 1, 1, NOW, False, SPEC, AlignTuneJobStatus())
+    job = JobState("job-2", "second", 1, owner_uid="uid", attempt=2, created=NOW)
+    runs = pod(job, 0, "running", "")
+    lost = replace(runs, uid="old", job_uid="first", lost_at=NOW)
+    assert plan(observe(state, (job,), (runs, lost)), NOW + timedelta(seconds=1)) == []
 
 
 @given(observations(), times)

@@ -100,8 +100,7 @@ def _running(observed: Observed, phase: Phase) -> Verdict:
     total, pods = observed.spec.runtime.nodes, observed.current_pods
     match phase:
         case Phase.RUNNING:
-            started = sum(pod.started for pod in pods)
-            return True, reasons.PODS_RUNNING(started=started, total=total)
+            return True, reasons.PODS_RUNNING(started=observed.started, total=total)
         case Phase.STARTING:
             waiting = obstacle(pods, observed.explanation) or "Nothing is known to be in the way."
             ready = sum(pod.running for pod in pods)
