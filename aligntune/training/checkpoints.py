@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +18,16 @@ from aligntune.core.config.base import Section
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import SAMPLING, UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
-from aligntune.training.files import replace_file, settle
+from aligntune.training.files import replace_file, replace_folder, settle
 
 MANIFEST = "complete.json"
 """Written last; a checkpoint without it is not one."""
 
 NOT_PART_OF_A_RUN = {"output_dir", "checkpoint", "logging"}
 """What may change between attempts: where files go and how often, not what is computed."""
+
+UNFINISHED = ".unfinished-"
+"""Begins the name of the folder that an attempt writes its checkpoints in, until one is whole."""
 
 ROWS = "perDeviceBatchSize x gradientAccumulationSteps"
 
@@ -76,16 +80,24 @@ class Checkpoints:
         world_size: int,
         check_owner: Callable[[], None] = lambda: None,
     ) -> None:
-        self._check_owner = check_owner
+        self.check_owner = check_owner
         self.folder = Path(config.output_dir)
+        self.unfinished = self.folder / f"{UNFINISHED}{secrets.token_hex(8)}"
+        """Where checkpoints are written: no other process's folder, so that a pod that was thought
+        dead and wakes in the middle of one spoils nothing of its successor's. All processes of a
+        run must use that of the first."""
         self._policy = config.checkpoint
         self.strategy = config.distributed.strategy
         self._world_size = world_size
         self._config = identity(config)
 
     def path(self, step: int) -> Path:
-        """The folder of the checkpoint at `step`, where transformers puts it."""
+        """The folder of the checkpoint at `step`."""
         return self.folder / f"checkpoint-{step}"
+
+    def unfinished_path(self, step: int) -> Path:
+        """The same while it is written; transformers gives it its name."""
+        return self.unfinished / f"checkpoint-{step}"
 
     def to_resume(self) -> Path | None:
         """The newest complete checkpoint, as far as `checkpoint.resume` wants one.
@@ -131,7 +143,7 @@ class Checkpoints:
         tokens: int,
         training_seconds: float = 0.0,
     ) -> Path:
-        """Declare the checkpoint at `step` complete, and remove those that are too many.
+        """Complete the checkpoint at `step`, put it in its place, and remove those too many.
 
         Every process must have written its part. `best` is kept whatever its age.
 
@@ -139,8 +151,8 @@ class Checkpoints:
             SupersededError: The folder is another attempt's by now.
             OSError: The disk is full.
         """
-        self._check_owner()
-        path = self.path(step)
+        self.check_owner()
+        path = self.unfinished_path(step)
         settle(path)
         manifest = Manifest(
             step=step,
@@ -155,13 +167,14 @@ class Checkpoints:
             versions=installed(),
         )
         replace_file(path / MANIFEST, manifest.model_dump_json(indent=2))
+        replace_folder(path, self.path(step))
+        self.unfinished.rmdir()
         self._prune(best)
-        return path
+        return self.path(step)
 
-    def discard(self, step: int) -> None:
-        """Remove a checkpoint that could not be finished; another process may have done so."""
-        if broken(self.path(step)):
-            _remove(self.path(step))
+    def discard(self) -> None:
+        """Remove what could not be finished; another process may have done so."""
+        shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def clean(self, kept: Path | None) -> None:
         """Before the first step: remove what is incomplete, and what lies beyond `kept`.
@@ -173,6 +186,8 @@ class Checkpoints:
         for found in self._all():
             if found.step > step or broken(found.path):
                 _remove(found.path)
+        for unfinished in self.folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def _all(self) -> Iterator[Found]:
         for path in self.folder.glob("checkpoint-*"):

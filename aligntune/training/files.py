@@ -44,7 +44,6 @@ def publish(folder: Path, write: Callable[[Path], None]) -> Path:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
@@ -53,13 +52,19 @@ def publish(folder: Path, write: Callable[[Path], None]) -> Path:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    replace_folder(unfinished, folder)
+    return folder
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the complete folder `new` where `folder` is, or is to be, on the same volume."""
+    replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
-    unfinished.rename(folder)
+    new.rename(folder)
     sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-    return folder
 
 
 def settle(folder: Path) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from aligntune.core.config.training import EvaluationConfig
 from aligntune.training._compat import LoadsOptimizerOnCPU, ShardsOnCPU
@@ -56,6 +58,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         """The first step is next; how many there are, and how many are done, is known now."""
         check_shared(self._checkpoints.strategy, self.model_wrapped, self.args.world_size)
         self._recorded_step = self.state.global_step
+        [self._checkpoints.unfinished] = broadcast_object_list([self._checkpoints.unfinished])
         if self._resumed_from is not None:
             self.load_more(self._resumed_from)
             for line in self.state.log_history:
@@ -196,18 +199,32 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return self.accelerator.get_state_dict(self.model_wrapped) or {}
         return None
 
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401, ARG002
+        """Where transformers writes `checkpoint-N`."""
+        return str(self._checkpoints.unfinished)
+
+    def _point_at_best(self) -> None:
+        """Say where the best checkpoint will be; transformers names where it is written."""
+        step = self.state.best_global_step
+        if step and (step == self.state.global_step or self._checkpoints.path(step).exists()):
+            self.state.best_model_checkpoint = str(self._checkpoints.path(step))
+            if self.args.should_save:
+                folder = self._checkpoints.unfinished_path(self.state.global_step)
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
     def save_checkpoint(self) -> Path:
         """Write a complete checkpoint now; returns its folder."""
         self._save_checkpoint(self.model, trial=None)
         return self._checkpoints.path(self.state.global_step)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
-        """Write a checkpoint and, once every process has written its part, its manifest."""
+        """Write a checkpoint; once every process has written its part, it is put in its place."""
         step = self.state.global_step
         with self.progress.doing("checkpointing"):
             try:
                 super()._save_checkpoint(model, trial)
-                self.save_more(self._checkpoints.path(step))
+                self._point_at_best()
+                self.save_more(self._checkpoints.unfinished_path(step))
                 self.accelerator.wait_for_everyone()
                 if self.is_world_process_zero():
                     best = self.state.best_model_checkpoint
@@ -218,8 +235,10 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                         tokens=self.progress.tokens,
                         training_seconds=self.progress.training_seconds,
                     )
+                self.accelerator.wait_for_everyone()
             except BaseException:
-                self._checkpoints.discard(step)
+                self._checkpoints.discard()
+                self._checkpoints.check_owner()  # an OSError, where the new owner cleaned up here
                 raise
         self.progress.saved(self._checkpoints.path(step))
 
