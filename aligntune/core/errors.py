@@ -50,5 +50,9 @@ class HubPushError(RunError):
     """The model is saved, but could not be uploaded."""
 
 
+class PreemptedError(RunError):
+    """A measurement was cut short, since this process or a peer of it was asked to stop."""
+
+
 class SupersededError(RunError):
     """Another process has taken over the output folder."""

@@ -94,7 +94,14 @@ def launch(
                 ) as gang,
             ):
                 watch = StallWatch(config.stall_timeout_seconds, config.on_stall != "Report")
-                supervision = _Supervision(gang, endpoint, watch, clock, end_grace_seconds)
+                supervision = _Supervision(
+                    gang,
+                    endpoint,
+                    watch,
+                    clock,
+                    end_grace_seconds,
+                    shows_progress=node == 0,
+                )
                 outcome = supervision.run(signal_fd)
         except CannotStartError as error:
             outcome = failure(error.cause, str(error))
@@ -114,12 +121,16 @@ class _Supervision:
         watch: StallWatch,
         clock: Callable[[], float],
         end_grace_seconds: float,
+        *,
+        shows_progress: bool,
     ) -> None:
+        """Every pod looks for hangs; one alone shows where the run stands, which counts once."""
         self._gang = gang
         self._endpoint = endpoint
         self._watch = watch
         self._clock = clock
         self._end_grace_seconds = end_grace_seconds
+        self._shows_progress = shows_progress
         self._began = clock()
         self._seen: Snapshot | None = None
         self._stop_requested = False
@@ -163,12 +174,15 @@ class _Supervision:
             self._seen = newest
         if self._kill_at is None and not self._stop_requested:
             self._act_on_stall(now)
-        self._endpoint.snapshot = (self._seen or Snapshot()).model_copy(
+        shown, stalled = Snapshot(), None
+        if self._shows_progress:
+            shown, stalled = self._seen or shown, self._watch.seconds_stalled(now)
+        self._endpoint.snapshot = shown.model_copy(
             update={
                 "attempt": self._endpoint.snapshot.attempt,
                 "pod_uid": self._endpoint.snapshot.pod_uid,
                 "attempt_seconds": now - self._began,
-                "stalled_seconds": self._watch.seconds_stalled(now),
+                "stalled_seconds": stalled,
             }
         )
 

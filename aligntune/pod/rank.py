@@ -19,7 +19,7 @@ from aligntune.api.manifest import read_run_config
 from aligntune.api.progress import Outcome, Progress, Snapshot
 from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
-from aligntune.core.errors import ConfigError
+from aligntune.core.errors import ConfigError, PreemptedError
 from aligntune.pod.failure import classify
 from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
@@ -74,7 +74,10 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
             message = f"stopped on request; step {result.step} is in {result.checkpoint_path}"
             return progress.outcome("Preempted", Cause.PREEMPTED, message)
         if run.method.evaluation.split_ratio or run.method.evaluation.datasets:
-            trainer.evaluate()
+            try:
+                trainer.evaluate()
+            except PreemptedError as stopped:
+                return progress.outcome("Preempted", Cause.PREEMPTED, str(stopped))
         progress.model = trainer.save_model()
         url = publish(progress.model, run.push) if run.push and rank() == 0 else None
         return progress.outcome("Succeeded", url=url)

@@ -9,6 +9,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from aligntune.core.config.training import EvaluationConfig
+from aligntune.core.errors import PreemptedError
 from aligntune.training._compat import LoadsOptimizerOnCPU, ShardsOnCPU
 from aligntune.training.checkpoints import Checkpoints
 from aligntune.training.context import world_size
@@ -139,10 +140,14 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             ),
         )
         if stop and self.state.global_step < self.state.max_steps:
-            self.preempted = True
-            self.control.should_save = True
-            self.control.should_evaluate = False
-            self.control.should_training_stop = True
+            self._stop()
+
+    def _stop(self) -> None:
+        """Save, and do nothing more."""
+        self.preempted = True
+        self.control.should_save = True
+        self.control.should_evaluate = False
+        self.control.should_training_stop = True
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass on what the algorithm itself measures."""
@@ -150,10 +155,40 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         if self.model.training and "train_runtime" not in logs:
             self.progress.logged(metrics_of(logs))
 
+    def check_preemption(self) -> None:
+        """To be called by all processes before each batch of an evaluation, of which the whole may
+        take longer than a pod's grace period.
+
+        Raises:
+            PreemptedError: One of them was asked to stop.
+        """
+        asked = torch.tensor(float(self._preemption.requested), device=self.args.device)
+        if self.accelerator.reduce(asked, "sum"):
+            raise PreemptedError(
+                f"stopped on request in the evaluation at step {self.state.global_step}"
+            )
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Measure a batch."""
+        self.check_preemption()
+        return super().prediction_step(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+        """Measure between two steps; nothing where that is cut short."""
+        try:
+            metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
+        except PreemptedError:
+            self._stop()
+            return {}
+        return metrics
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
         """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
 
         It is passed over, so a trainer that measures in its own way overrides `evaluation_loop`.
+
+        Raises:
+            PreemptedError: A process was asked to stop meanwhile.
         """
         with self.progress.doing("evaluating"):
             metrics: dict[str, float] = Trainer.evaluate(self, *args, **kwargs)
@@ -167,6 +202,8 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
         """Save where the best model has to be kept, and stop where it does not get better."""
+        if self.preempted:
+            return False
         best = bool(super()._determine_best_metric(metrics=metrics, trial=trial))
         if best and self._evaluation.keep_best:
             self.control.should_save = True

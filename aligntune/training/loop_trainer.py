@@ -203,7 +203,11 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         )
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
-        """Measure on the held-out rows, on `dataset`, or else on some of the training rows."""
+        """Measure on the held-out rows, on `dataset`, or else on some of the training rows.
+
+        Raises:
+            PreemptedError: A process was asked to stop meanwhile.
+        """
         loop = self.need_loop()
         prefix = "eval"
         rows: Any = loop.eval_dataset
@@ -225,10 +229,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
         self.need_model()
         folder = Path(path) if path is not None else Path(self.config.output_dir) / "model"
-        weights = self.loop.whole_weights() if self.loop else None
-        if self.arguments.process_index == 0:
-            self.context.check_owner()
-            with self.progress.doing("saving"):
+        with self.progress.doing("saving"):
+            weights = self.loop.whole_weights() if self.loop else None
+            if self.arguments.process_index == 0:
+                self.context.check_owner()
                 model = self.model
                 adapted = isinstance(model, PeftModel)
                 if merges := adapted and (merge or self._saves_whole):
@@ -237,8 +241,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                     weights = None
                 card = self._card(whole_weights=merges or not adapted)
                 save(model, weights, self.tokenizer, card, folder)
-        if self.loop is not None:
-            self.loop.accelerator.wait_for_everyone()
+            if self.loop is not None:
+                self.loop.accelerator.wait_for_everyone()
         return folder
 
     def save_checkpoint(self) -> Path:

@@ -64,7 +64,8 @@ class StepTotals:
 class RunProgress:
     """Keeps `TrainingState` up to date and tells everybody who wants to know.
 
-    Every process has one, since the state is everybody's; only the first writes and reports.
+    Every process has one, since the state is everybody's, and reports to its pod's launcher, which
+    looks for hangs; only the first writes.
     """
 
     def __init__(
@@ -274,9 +275,8 @@ class RunProgress:
         return Checkpoint(step=step, path=str(path), saved_at=datetime.fromtimestamp(saved, tz=UTC))
 
     def _tell(self) -> None:
-        if self._first_process:
-            self._reported = self._clock()
-            self._report(self.snapshot())
+        self._reported = self._clock()
+        self._report(self.snapshot())
 
     def _seconds_per_step(self) -> float | None:
         steps = len(self._pace) - 1

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from aligntune.api.progress import Snapshot
+from aligntune.training.context import RunContext
+from aligntune.training.preemption import Preemption
+
 
 class BreakAt(TrainerCallback):
     """Weights that are trained are no numbers any more, from the beginning of a step on."""
@@ -30,3 +34,14 @@ class StopAt(TrainerCallback):
     def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         if state.global_step == self.step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def asked_to_stop_in_evaluation() -> RunContext:
+    """Surroundings that ask a run to stop as soon as it evaluates."""
+    preemption = Preemption()
+
+    def report(snapshot: Snapshot) -> None:
+        if snapshot.progress.activity == "evaluating":
+            preemption.request()
+
+    return RunContext(report=report, preemption=preemption)

@@ -34,7 +34,7 @@ from aligntune.data.classes import CLASSES, Labelled, discover
 from aligntune.data.shapes import recognise
 from aligntune.data.split import stratified
 from aligntune.training.class_report import class_report
-from tests.trainers.callbacks import StopAt
+from tests.trainers.callbacks import StopAt, asked_to_stop_in_evaluation
 from tests.trainers.tiny import (
     MakeConfig,
     curve,
@@ -257,6 +257,12 @@ def test_a_run_stopped_by_sigterm_goes_on_exactly_with_head_and_adapters(
     assert ClassificationTrainer(parts, callbacks=[StopAt(7)]).train().preempted
     assert ClassificationTrainer(parts).train().step == 10
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
+
+
+def test_a_run_asked_to_stop_while_it_evaluates_stops_there(classify: MakeConfig) -> None:
+    settings = classify(evaluation={"split_ratio": 0.2, "every_steps": 4})
+    stopped = ClassificationTrainer(settings, asked_to_stop_in_evaluation()).train()
+    assert (stopped.preempted, stopped.step) == (True, 4)
 
 
 def test_a_checkpoint_of_other_classes_is_refused(classify: MakeConfig, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from aligntune.core.errors import (
 )
 from aligntune.core.rl.config import GenerationConfig, UnifiedConfig
 from aligntune.training.checkpoints import MANIFEST
-from tests.trainers.callbacks import BreakAt
+from tests.trainers.callbacks import BreakAt, asked_to_stop_in_evaluation
 from tests.trainers.rollouts import train_recorded
 from tests.trainers.tiny import (
     MakeRLConfig,
@@ -245,6 +245,14 @@ def test_a_request_to_stop_during_a_rollout_ends_the_step_and_loses_nothing(
     assert (result.preempted, result.step) == (True, 1)
     assert TRLGRPOTrainer(parts).train().step == 6
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
+
+
+def test_a_run_asked_to_stop_while_it_evaluates_stops_there(
+    grpo: MakeRLConfig, questions: Path
+) -> None:
+    settings = grpo(evaluation={"datasets": [{"name": str(questions)}], "every_steps": 2})
+    stopped = TRLGRPOTrainer(settings, asked_to_stop_in_evaluation()).train()
+    assert (stopped.preempted, stopped.step) == (True, 2)
 
 
 def test_two_ranks_stop_together_inside_a_rollout_and_resume_exactly(

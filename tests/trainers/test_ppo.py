@@ -27,7 +27,7 @@ from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import ConfigError, LossDivergedError
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.training.checkpoints import MANIFEST
-from tests.trainers.callbacks import BreakAt, StopAt
+from tests.trainers.callbacks import BreakAt, StopAt, asked_to_stop_in_evaluation
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
 
 MakePPO = Callable[..., UnifiedConfig]
@@ -200,6 +200,26 @@ def test_two_ranks_one_of_them_stopped_during_a_rollout_repeat_the_uninterrupted
     assert len(curve(Path(parts.output_dir))) == 5  # the first step after the second rollout
     assert [rank.wait() for rank in launch(run, tmp_path, 2)] == [0, 0]
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
+
+
+def test_a_run_asked_to_stop_while_it_evaluates_stops_there(ppo: MakePPO, questions: Path) -> None:
+    settings = ppo(evaluation={"datasets": [{"name": str(questions)}], "every_steps": 2})
+    stopped = TRLPPOTrainer(settings, asked_to_stop_in_evaluation()).train()
+    assert (stopped.preempted, stopped.step) == (True, 2)
+
+
+def test_two_ranks_evaluate_a_number_of_prompts_that_does_not_divide_by_two(
+    ppo: MakePPO, tmp_path: Path
+) -> None:
+    """Of 5 prompts one rank has 3, so a batch more; before each they ask whether to stop."""
+    rows = [{"prompt": row["prompt"], "answer": row["completion"]} for row in sums(5)]
+    held_out = str(write_jsonl(tmp_path / "held-out.jsonl", rows))
+    settings = ppo(
+        train={"max_steps": 4},
+        evaluation={"datasets": [{"name": held_out}], "per_device_batch_size": 1},
+    )
+    run = write_run(tmp_path / "run.json", settings, processesPerNode=2)
+    assert [rank.wait() for rank in launch(run, tmp_path, 2)] == [0, 0]
 
 
 def test_two_ranks_and_smaller_passes_train_as_one_process_with_the_same_answers(

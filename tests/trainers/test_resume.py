@@ -13,6 +13,7 @@ from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
 from aligntune.core.sft.config import SFTConfig, SFTTrainConfig
 from aligntune.training.checkpoints import MANIFEST, Checkpoints
+from tests.trainers.callbacks import asked_to_stop_in_evaluation
 from tests.trainers.tiny import (
     MakeConfig,
     curve,
@@ -164,6 +165,20 @@ def test_only_the_newest_checkpoints_are_kept(config: MakeConfig) -> None:
     settings = config(checkpoint={"every_steps": 2, "keep": 2})
     TRLSFTTrainer(settings).train()
     assert _steps(settings) == [8, 10]
+
+
+def test_a_run_asked_to_stop_while_it_evaluates_stops_there_and_resumes_exactly(
+    config: MakeConfig,
+) -> None:
+    settings = config(evaluation={"split_ratio": 0.2, "every_steps": 4, "keep_best": True})
+    TRLSFTTrainer(settings).train()
+    parts = settings.model_copy(update={"output_dir": f"{settings.output_dir}-parts"})
+    stopped = TRLSFTTrainer(parts, asked_to_stop_in_evaluation()).train()
+    assert (stopped.preempted, stopped.step) == (True, 4)
+    assert "eval_loss" not in stopped.metrics
+    assert _steps(parts) == [4]
+    assert TRLSFTTrainer(parts).train().step == 10
+    assert curve(Path(parts.output_dir)) == curve(Path(settings.output_dir))
 
 
 def test_two_ranks_stop_together_and_resume_exactly(config: MakeConfig, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aligntune.api.progress import Snapshot
 from aligntune.core.training_state import TrainingState
 from aligntune.training.progress import RunProgress, StepTotals
 
@@ -54,3 +55,20 @@ def test_what_is_measured_after_a_checkpoint_is_forgotten_when_it_is_gone_back_t
     again.end()
     measured = [(line["step"], line["rewardMean"]) for line in lines(tmp_path / "measured.jsonl")]
     assert measured == [(1, 0.1), (2, 0.2), (3, 0.5)]
+
+
+def test_a_later_rank_reports_its_steps_to_its_own_launcher_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
+    """A launcher finds a hang by them, and each pod of a gang has one."""
+    seen: list[Snapshot] = []
+    progress = RunProgress(
+        TrainingState(), seen.append, first_process=False, log_every_steps=1, clock=lambda: 0.0
+    )
+    progress.begin(tmp_path, 0, 4, None)
+    progress.stepped(1, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
+    assert [(one.progress.activity, one.progress.step) for one in seen] == [
+        ("training", 0),
+        ("training", 1),
+    ]
+    assert list(tmp_path.iterdir()) == []

@@ -345,6 +345,25 @@ in_the_collective()
         assert "in in_the_collective" in run.log(rank)
 
 
+def test_a_later_pod_of_a_gang_finds_the_hang_too_but_shows_no_progress(run: Run) -> None:
+    """The first pod shows it: a second would count every step twice in Prometheus."""
+    shown: dict[str, Any] = {}
+
+    def look() -> None:
+        eventually(lambda: "Current thread" in run.log(1))
+        shown.update(json.loads(run.get("/progress")))
+
+    script = "faulthandler.register(signal.SIGUSR1)\ntraining(6)\nignore_sigterm()"
+    config = {"nodes": 2, "stallTimeoutSeconds": 20, "onStall": "Restart"}
+    config |= {"masterAddress": "127.0.0.1"}
+    code = run(
+        script, config=config, env={NODE_RANK: "1"}, meanwhile=look, clock=twenty_times_faster
+    )
+    assert code == 75
+    assert shown["progress"]["step"] == 0
+    assert "stalledSeconds" not in shown
+
+
 def test_a_hang_that_is_only_reported_shows_in_progress_and_goes_on(run: Run) -> None:
     script = """
 faulthandler.register(signal.SIGUSR1)

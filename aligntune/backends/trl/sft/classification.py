@@ -124,6 +124,7 @@ class _Loop(RunLoop, transformers.Trainer):  # type: ignore[misc]  # transformer
         ignore_keys: list[str] | None = None,  # noqa: ARG002
     ) -> tuple[None, torch.Tensor, torch.Tensor]:
         """Logits and labels; the loss is made of those of all rows, as batches weigh unlike."""
+        self.check_preemption()
         inputs = self._prepare_inputs(inputs)
         label_B = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -236,6 +236,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         with torch.random.fork_rng(devices=[self.args.device] if gpu else []):
             torch.manual_seed(self.args.seed + rank)
             for start in range(0, share, size):
+                self.check_preemption()
                 mine = [turn * world + rank for turn in range(start, min(start + size, share))]
                 asked = [rows[index % len(rows)] for index in mine]
                 sums += self._measured(asked, sum(index < len(rows) for index in mine))

@@ -5,7 +5,7 @@ the first pass a new rollout is made; every pass learns from the rows that its n
 Optimizer, schedule, accumulation, DDP, callbacks and checkpoints are the Trainer's own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -172,11 +172,16 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         self._next_rollout = number + 1
         return list(islice(self._prompts, prompts))[self.args.process_index :: processes]
 
-    def _sample(self, rows: Sequence[Row], batch_size: int) -> Answers:
+    def _sample(
+        self,
+        rows: Sequence[Row],
+        batch_size: int,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> Answers:
         self.model.eval()
         prompts = [row["prompt_ids"] for row in rows]
         with self.accelerator.autocast():
-            return self.sampler.sample(self.model.policy, prompts, batch_size)
+            return self.sampler.sample(self.model.policy, prompts, batch_size, before_batch)
 
     def _read(self, answers: Answers) -> tuple[Predictions, Tensor]:
         """What policy, value model and reference say of the answers' tokens, all N x T."""
@@ -265,8 +270,12 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         between two evaluations is the policy.
         """
         rows: list[Row] = [row for batch in dataloader for row in batch]
+        own = torch.tensor([len(dataloader)], device=self.args.device)
+        batches = self.accelerator.gather(own)
         with torch.no_grad(), seeded(self.args.device, *self._key(EVALUATIONS, 0)):
-            answers = self._sample(rows, self.args.eval_batch_size)
+            answers = self._sample(rows, self.args.eval_batch_size, self.check_preemption)
+            for _ in range(int(batches.max()) - len(dataloader)):
+                self.check_preemption()  # together with those that have a batch more
         scores = score(self.rewards, said(rows, answers, self.processing_class))
         told = described(scores, answers, [reward.name for reward in self.rewards], self._total)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}

@@ -4,7 +4,7 @@ Dimensions: N = answers of this process, S = tokens of prompt and answer, T = to
 answer, E = passes over a rollout.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -95,13 +95,20 @@ class Sampler:
             remove_invalid_values=True,  # a broken policy is told from its log-probabilities
         )
 
-    def sample(self, policy: Any, prompts: Sequence[Sequence[int]], batch_size: int) -> Answers:  # noqa: ANN401
+    def sample(
+        self,
+        policy: Any,  # noqa: ANN401
+        prompts: Sequence[Sequence[int]],
+        batch_size: int,
+        before_batch: Callable[[], None] = lambda: None,
+    ) -> Answers:
         """One answer for each prompt, as token ids.
 
         Args:
             policy: A causal language model in evaluation mode.
             prompts: Token ids; there may be none, where held-out rows are fewer than processes.
             batch_size: Prompts that are answered at the same time.
+            before_batch: Called before each batch; what it raises ends the sampling.
         """
         if not prompts:
             nothing = torch.zeros(0, 1, dtype=torch.long, device=policy.device)
@@ -111,14 +118,13 @@ class Sampler:
         there_NP = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
         prompt_NP, there_NP = prompt_NP.to(policy.device), there_NP.to(policy.device)
         with _generation_config(policy, self._config):
-            parts = [
-                policy.generate(input_ids=ids, attention_mask=there)[:, longest:]
-                for ids, there in zip(
-                    torch.split(prompt_NP, batch_size),
-                    torch.split(there_NP, batch_size),
-                    strict=True,
-                )
-            ]
+            parts = []
+            for ids, there in zip(
+                torch.split(prompt_NP, batch_size), torch.split(there_NP, batch_size), strict=True
+            ):
+                before_batch()
+                answer = policy.generate(input_ids=ids, attention_mask=there)
+                parts.append(answer[:, longest:])
         width = max(part.shape[1] for part in parts)
         answer_NT = torch.cat(
             [pad(part, (0, width - part.shape[1]), value=self._pad) for part in parts]
