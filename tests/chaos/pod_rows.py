@@ -33,6 +33,14 @@ SOON_SECONDS = 300
 """How long one event may take on a busy machine."""
 STALL_SECONDS = 300
 """Steps take one second; on a busy machine one took two minutes, which is no hang."""
+GANG_THAT_HANGS = {
+    "runtime": {"nodes": 2},
+    "policy": {"stallTimeoutSeconds": STALL_SECONDS, "terminationGracePeriodSeconds": 20},
+}
+COUNTED = ("HubPushFailed", "OutOfMemory", "Stalled", "Unknown")
+"""Reasons that cost a restart."""
+FREE = ("NodeLost", "Preempted")
+"""Reasons that count as a preemption."""
 TOKEN_SECRET = "hub"
 PUSHED = f"{OWNER}/pushed"
 
@@ -96,7 +104,13 @@ def node_lost(scene: Scene) -> None:
 
 def rank_0_hung(scene: Scene) -> None:
     until_checkpoint(scene)
-    scene.in_rank(STOP_RANK)
+    scene.in_rank(STOP_RANK, scene.pod_of(0))
+    log = scene.folder / "attempt-1" / "rank-1.log"
+    wait_until(
+        "the other pod's rank tells where it waits",
+        lambda: "most recent call first" in log.read_text(),
+        STALL_SECONDS + SOON_SECONDS,
+    )
 
 
 def peer_hung(scene: Scene) -> None:
@@ -202,7 +216,7 @@ def standing_still_while_saving(scene: Scene) -> Iterator[None]:
 
 def stands_still_while_saving(scene: Scene, rank: psutil.Process) -> bool:
     rank.suspend()
-    if any(not (path / "complete.json").exists() for path in scene.folder.glob("checkpoint-*")):
+    if any(scene.folder.glob(".unfinished-*/checkpoint-*")):
         return True
     rank.resume()
     return False
@@ -261,19 +275,16 @@ ROWS = (
     PodRow(
         "rank-0-hung",
         rank_0_hung,
-        "rank 0 is stopped (SIGSTOP), while its pod goes on answering",
+        "of two pods the first's rank is stopped (SIGSTOP), while its pod goes on answering",
         ("Stalled",),
-        spec={"policy": {"stallTimeoutSeconds": STALL_SECONDS}},
+        spec=GANG_THAT_HANGS,
     ),
     PodRow(
         "peer-hung",
         peer_hung,
         "of two pods the second's rank is stopped (SIGSTOP), and rank 0 hangs in a collective",
         ("Stalled",),
-        spec={
-            "runtime": {"nodes": 2},
-            "policy": {"stallTimeoutSeconds": STALL_SECONDS, "terminationGracePeriodSeconds": 20},
-        },
+        spec=GANG_THAT_HANGS,
     ),
     PodRow(
         "scratch-overfilled",

@@ -13,7 +13,7 @@ import pytest
 
 from aligntune.api import labels
 from tests.chaos.invariants import attempts_of, doubled
-from tests.chaos.pod_rows import ROWS, SCRATCH, TOKEN_SECRET, PodRow
+from tests.chaos.pod_rows import COUNTED, FREE, ROWS, SCRATCH, TOKEN_SECRET, PodRow
 from tests.chaos.scene import Scene, make_small_disk
 from tests.chaos.together import go_through, rounds
 from tests.cluster.cluster import Cluster
@@ -111,11 +111,16 @@ def check(row: PodRow, scene: Scene) -> None:
     if row.recovers:
         attempts = finish(scene.tenant, scene.name)
         assert len(attempts["history"]) == row.attempts, attempts
+        assert attempts["history"][-1].get("fromStep", 0) >= row.at_step - row.save_every, attempts
     else:
         wait_until("it has failed", lambda: phase(scene) == "Failed", FINISH_SECONDS)
         attempts = scene.tenant.status(scene.name)["attempts"]
         scene.tenant("delete", "atj", scene.name)
-    assert attempts["history"][0]["reason"] in row.reasons, attempts
+    reason = attempts["history"][0]["reason"]
+    assert reason in row.reasons, attempts
+    if row.recovers:
+        counted = attempts["restarts"], attempts["preemptions"]
+        assert counted == (int(reason in COUNTED), int(reason in FREE)), attempts
     assert list(doubled(attempts_of(audit_log(scene.cluster.state), NAMESPACE))) == []
     for kind in ("pods", "jobs", "services"):
         children = ("get", kind, "-l", f"aligntune.io/job-name={scene.name}", "-o", "name")

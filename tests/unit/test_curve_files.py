@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from aligntune.api.progress import Snapshot
 from aligntune.core.training_state import TrainingState
 from aligntune.training.progress import RunProgress, StepTotals
 
@@ -61,7 +60,7 @@ def test_a_later_rank_reports_its_steps_to_its_own_launcher_and_writes_nothing(
     tmp_path: Path,
 ) -> None:
     """A launcher finds a hang by them, and each pod of a gang has one."""
-    seen: list[Snapshot] = []
+    seen: list[Any] = []
     progress = RunProgress(
         TrainingState(), seen.append, first_process=False, log_every_steps=1, clock=lambda: 0.0
     )
