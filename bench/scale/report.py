@@ -255,13 +255,23 @@ ALONE = {"reporting": _reporting, "failover": _failover}
 
 def _growth(parts: Mapping[str, Sequence[Record]]) -> str:
     figures: dict[str, tuple[Callable[[Record], float], int]] = {
+        "Jobs a second": (_job_rate, 1),
+        "creation to Succeeded in its status, the last, s": (lambda r: r["seconds"], 0),
+        "CPU ms of all processes for each job": (_all_cpu_ms, 0),
+        "CPU ms of the API server for each job": (lambda r: _cpu_ms(r, "kube-apiserver"), 0),
         "CPU ms of the operator for each job": (lambda record: _cpu_ms(record, "operator"), 1),
+        "MiB of the API server at the most": (lambda r: _peak_mib(r, "kube-apiserver"), 0),
+        "MiB of etcd at the most": (lambda record: _peak_mib(record, "etcd"), 0),
         "MiB resident": (lambda record: record["resident_mib"], 0),
         "CPU of the operator while idle, % of a core": (
             lambda record: (
                 100 * record["idle"]["operator"]["cpu_seconds"] / record["idle"]["seconds"]
             ),
             2,
+        ),
+        "kB in etcd for each job: AlignTuneJob, Job and pod": (
+            lambda r: sum(r["stored_bytes"][of] for of in ("aligntunejobs", "jobs", "pods")) / 1000,
+            1,
         ),
         "creation to Job of 5 a second on top, p50 ms": (lambda r: _on_top(r, 50), 0),
         "the same, p99 ms": (lambda record: _on_top(record, 99), 0),

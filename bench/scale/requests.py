@@ -1,4 +1,6 @@
-"""What the API server was asked, as its own metrics count it; by whom, as its audit log says."""
+"""What the API server was asked and keeps, as its own metrics count it; by whom it was asked, as
+its audit log says.
+"""
 
 import json
 import re
@@ -7,6 +9,10 @@ from collections import Counter
 SERIES = re.compile(r"^apiserver_request_total\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE)
 WEBHOOKS = re.compile(
     r"^apiserver_admission_webhook_request_total\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE
+)
+STORED = re.compile(
+    r"^apiserver_resource_(?P<what>objects|size_estimate_bytes)\{(?P<labels>.*)\} (?P<value>\S+)$",
+    re.MULTILINE,
 )
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 LASTING = ("WATCH", "CONNECT")
@@ -41,6 +47,19 @@ def counted(metrics: str) -> Counter[str]:
         labels = dict(LABEL.findall(series["labels"]))
         found[f"webhook {labels['name']}"] += int(float(series["value"]))
     return found
+
+
+def stored(metrics: str) -> dict[str, float]:
+    """Bytes that an object takes in etcd, by resource, as the API server estimates now and then."""
+    found: dict[str, dict[str, float]] = {}
+    for series in STORED.finditer(metrics):
+        resource = dict(LABEL.findall(series["labels"]))["resource"]
+        found.setdefault(resource, {})[series["what"]] = float(series["value"])
+    return {
+        resource: sizes["size_estimate_bytes"] / sizes["objects"]
+        for resource, sizes in found.items()
+        if sizes.get("objects") and "size_estimate_bytes" in sizes
+    }
 
 
 def by_client(audit: str) -> Counter[str]:

@@ -59,7 +59,14 @@ class World:
 
     def requests(self) -> Counter[str]:
         """What the API server was asked until now."""
-        return requests.counted(self.cluster.kubectl("get", "--raw", "/metrics"))
+        return requests.counted(self._api_metrics())
+
+    def stored(self) -> dict[str, float]:
+        """Bytes that an object takes in etcd, by resource."""
+        return requests.stored(self._api_metrics())
+
+    def _api_metrics(self) -> str:
+        return self.cluster.kubectl("get", "--raw", "/metrics")
 
     def asked(self) -> Counter[str]:
         """What each client asked of the API server until now, if that is written down."""

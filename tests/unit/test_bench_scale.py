@@ -41,6 +41,17 @@ def test_calls_of_webhooks_are_told_by_name_whatever_became_of_them() -> None:
     assert requests.counted(called) == {"webhook pod.example": 9}
 
 
+def test_what_an_object_takes_in_etcd_is_told_of_resources_that_have_any() -> None:
+    series = "apiserver_resource"
+    told = f"""
+{series}_objects{{group="batch",resource="jobs"}} 5
+{series}_objects{{group="batch",resource="cronjobs"}} 0
+{series}_size_estimate_bytes{{group="batch",resource="cronjobs"}} 0
+{series}_size_estimate_bytes{{group="batch",resource="jobs"}} 1.1e+04
+"""
+    assert requests.stored(told) == {"jobs": 2200}
+
+
 def test_the_audit_log_tells_who_asked_for_what_without_what_goes_with_time() -> None:
     def asked(agent: str, verb: str, resource: str, subresource: str = "") -> str:
         reference = {"resource": resource} | ({"subresource": subresource} if subresource else {})
