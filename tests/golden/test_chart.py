@@ -83,6 +83,7 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("crd.install=maybe", "at '/crd/install': got string, want boolean"),
         ("settings.memoryEstimate=maybe", "at '/settings/memoryEstimate': value must be one of"),
         ("settings.hubEndpoint=hub", "at '/settings/hubEndpoint': 'hub' does not match"),
+        ("metrics.prometheusRule.runbooks=docs", "at '/metrics/prometheusRule/runbooks': 'docs'"),
         ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does"),
     ],
 )
@@ -192,6 +193,12 @@ def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() 
     assert progress["ports"] == [{"port": env.PROGRESS_PORT}]
     assert progress["to"][0]["podSelector"] == pods
     assert one(objects, "PodMonitor")["spec"]["selector"] == pods
+
+
+def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:
+    rules = one(render("--set", "metrics.prometheusRule.enabled=true"), "PrometheusRule")["spec"]
+    annotations = [rule["annotations"] for group in rules["groups"] for rule in group["rules"]]
+    assert all(annotation.keys() == {"summary"} for annotation in annotations)
 
 
 def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:

@@ -58,10 +58,10 @@ def test_the_cache_is_one_claim_mounted_once(job: AlignTuneJobSpec, claim: str) 
 
 
 def test_a_cache_that_is_missing_is_told_unless_the_job_has_its_own() -> None:
-    told = [need.missing for need in needs(spec(), (), {}, SETTINGS) if need.name == "cache"]
-    assert told == [
+    [told] = [need.missing for need in needs(spec(), (), {}, SETTINGS) if need.name == "cache"]
+    assert told == (
         "the operator's setting modelCache: there is no PersistentVolumeClaim cache in this"
         " namespace; create it or name another."
-    ]
+    )
     own = needs(spec(mounting("own-cache", MODEL_CACHE_DIR)), (), {}, SETTINGS)
     assert "cache" not in {need.name for need in own}

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from mkdocs.config import load_config
+from mkdocs.structure.files import File
 from ruamel.yaml import YAML
 
 from docs.metrics import exposed_name, of_the_operator, of_the_trainer
@@ -19,10 +21,21 @@ OF_THE_KUBELET = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_leads_to_a_page_that_says_what_to_do(alert: str) -> None:
-    assert ALERTS[alert]["annotations"]["runbook_url"] == f"RUNBOOKS/{alert}.md"
     page = (RUNBOOKS / f"{alert}.md").read_text()
     for part in ("Meaning", "Impact", "Diagnosis", "Mitigation"):
         assert f"**{part}.**" in page
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_the_link_of_an_alert_is_the_address_of_its_page_on_the_site(alert: str) -> None:
+    site = load_config(str(ROOT / "mkdocs.yml"))
+    page = File(
+        f"runbooks/{alert}.md",
+        site.docs_dir,
+        site.site_dir,
+        use_directory_urls=site.use_directory_urls,
+    )
+    assert ALERTS[alert]["annotations"]["runbook_url"] == page.url.replace("runbooks", "RUNBOOKS")
 
 
 def test_every_page_has_an_alert() -> None:
