@@ -72,6 +72,16 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("namespaces=research", "at '/namespaces': got string, want array"),
         ("namespaces[0]=Research", "at '/namespaces/0': 'Research' does not match"),
         ("image.digest=abc", "at '/image/digest': 'abc' does not match"),
+        ("image.tag=1:2", "at '/image/tag': '1:2' does not match"),
+        ("image.repository=A b", "at '/image/repository': 'A b' does not match"),
+        ("trainer.trlImage=a b", "at '/trainer/trlImage': 'a b' does not match"),
+        ("imagePullSecrets[0].name=A", "at '/imagePullSecrets/0/name': 'A' does not match"),
+        ("resources.limits.memory=1GB", "at '/resources/limits/memory': '1GB' does not match"),
+        ("resources.requests.cpu=-1", "at '/resources/requests/cpu': minimum: got -1, want 0"),
+        ("resources.limits.ram=1Gi", "at '/resources/limits': additional properties 'ram' not"),
+        ("maxUnavailable=half", "at '/maxUnavailable': 'half' does not match"),
+        ("maxUnavailable=101%", "at '/maxUnavailable': '101%' does not match"),
+        ("priorityClassName=High", "at '/priorityClassName': 'High' does not match"),
         ("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"),
         ("imageRegistry=example.com/", "at '/imageRegistry': 'example.com/' does not match"),
         ("trainer.fsGroup=root", "at '/trainer/fsGroup': got string, want null or integer"),
@@ -91,6 +101,25 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         render("--set", value)
     assert told in caught.value.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "image.tag=v1.0_rc-1",
+        "image.repository=ml/aligntune.operator",
+        "trainer.trlImage=ml/Trainer:1@sha256:0f",
+        "imagePullSecrets[0].name=registry.example",
+        "resources.limits.memory=1.5Gi",
+        "resources.requests.cpu=0.5",
+        r"resources.limits.example\.com/device=1",
+        "maxUnavailable=2",
+        "maxUnavailable=50%",
+        "priorityClassName=system-cluster-critical",
+    ],
+)
+def test_what_kubernetes_takes_is_not_refused(value: str) -> None:
+    assert render("--set", value)
 
 
 def test_who_may_not_list_nodes_cannot_refuse_jobs_by_their_memory() -> None:
