@@ -93,6 +93,10 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("crd.install=maybe", "at '/crd/install': got string, want boolean"),
         ("settings.memoryEstimate=maybe", "at '/settings/memoryEstimate': value must be one of"),
         ("settings.hubEndpoint=hub", "at '/settings/hubEndpoint': 'hub' does not match"),
+        (
+            "networkPolicy.apiServerCidrs={10.0.0.1}",
+            "at '/networkPolicy/apiServerCidrs/0': '10.0.0.1'",
+        ),
         ("metrics.prometheusRule.runbooks=docs", "at '/metrics/prometheusRule/runbooks': 'docs'"),
         ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does"),
     ],
@@ -222,6 +226,40 @@ def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() 
     assert progress["ports"] == [{"port": env.PROGRESS_PORT}]
     assert progress["to"][0]["podSelector"] == pods
     assert one(objects, "PodMonitor")["spec"]["selector"] == pods
+
+
+def test_helm_test_may_ask_an_operator_that_only_prometheus_may_ask() -> None:
+    only = "networkPolicy.metricsFromNamespaces.name=monitoring"
+    objects = render("--set", f"networkPolicy.enabled=true,{only}")
+    [rule] = one(objects, "NetworkPolicy")["spec"]["ingress"]
+    selectors = [p["podSelector"]["matchLabels"] for p in rule["from"] if "podSelector" in p]
+    test, operator = one(objects, "Pod"), one(objects, "Deployment")["spec"]["template"]
+    for pod, is_let_in in ((test, True), (operator, False)):
+        labels_of_it = pod["metadata"]["labels"].items()
+        assert any(s.items() <= labels_of_it for s in selectors) == is_let_in
+
+
+def test_helm_test_runs_where_the_operator_does_and_within_its_resources() -> None:
+    objects = render("-f", Path(__file__).parent / "chart" / "placed" / "values.yaml")
+    test, operator = one(objects, "Pod"), one(objects, "Deployment")["spec"]["template"]
+    placement = ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations")
+    assert [test["spec"][name] for name in placement] == [
+        operator["spec"][name] for name in placement
+    ]
+    assert (
+        test["spec"]["containers"][0]["resources"] == operator["spec"]["containers"][0]["resources"]
+    )
+
+
+def test_the_operator_may_be_kept_from_all_hosts_but_the_api_server() -> None:
+    cidrs = "networkPolicy.apiServerCidrs={10.96.0.1/32,172.18.0.0/28}"
+    api_server, *_ = one(render("--set", f"networkPolicy.enabled=true,{cidrs}"), "NetworkPolicy")[
+        "spec"
+    ]["egress"]
+    assert [peer["ipBlock"]["cidr"] for peer in api_server["to"]] == [
+        "10.96.0.1/32",
+        "172.18.0.0/28",
+    ]
 
 
 def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:
