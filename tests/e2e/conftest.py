@@ -206,7 +206,7 @@ class Monitoring:
         self._trainers, self._operators = folder / "trainers.json", folder / "operators.json"
         self.scrapes = (
             proxied("trainer", self._access, self._trainers),
-            proxied("operator", self._access, self._operators, honor_labels=True),
+            proxied(RELEASE, self._access, self._operators, honor_labels=True),
         )
         self.look()
 

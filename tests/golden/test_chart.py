@@ -268,6 +268,18 @@ def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:
     assert all(annotation.keys() == {"summary"} for annotation in annotations)
 
 
+def test_alerts_about_an_operator_are_about_the_one_that_they_come_with() -> None:
+    objects = render("--set", "metrics.prometheusRule.enabled=true")
+    rules = [
+        rule
+        for group in one(objects, "PrometheusRule")["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+    asked = re.findall(r'job="(.*?)"', " ".join(rule["expr"] for rule in rules))
+    # Prometheus' operator takes the Service's name for the label.
+    assert set(asked) == {one(objects, "Service")["metadata"]["name"]}
+
+
 def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:
     objects = render("--set", "jobNetworkPolicies.enabled=true")
     template = one(objects, "Deployment")["spec"]["template"]

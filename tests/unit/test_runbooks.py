@@ -65,6 +65,13 @@ def test_dashboards_ask_for_metrics_that_there_are(name: str, exported: set[str]
         assert names <= exported, names - exported
 
 
+def test_the_operators_dashboard_shows_one_release_at_a_time() -> None:
+    dashboard = json.loads((CHART / "files" / "dashboards" / "operator.json").read_text())
+    for query in (target["expr"] for panel in dashboard["panels"] for target in panel["targets"]):
+        assert query.count("aligntune_operator_") == query.count('{job="$release"}')
+    assert "release" in {variable["name"] for variable in dashboard["templating"]["list"]}
+
+
 @pytest.mark.parametrize("page", [*ROOT.glob("docs/**/*.md")], ids=lambda page: page.stem)
 def test_pages_speak_of_metrics_that_there_are(page: Path, exported: set[str]) -> None:
     told = re.findall(r"\baligntune_(?:job|operator|train)s?_\w+", page.read_text())
