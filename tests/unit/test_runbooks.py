@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown.extensions.toc import slugify
 from mkdocs.config import load_config
 from mkdocs.structure.files import File
 from ruamel.yaml import YAML
@@ -16,6 +17,7 @@ CHART = ROOT / "charts" / "aligntune-operator"
 RULES = YAML(typ="safe").load(CHART / "files" / "alerts.yaml")
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 RUNBOOKS = ROOT / "docs" / "runbooks"
+ABOUT_STORAGE = {"AlignTuneVolumeNearlyFull"}
 OF_THE_KUBELET = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
 
 
@@ -36,6 +38,16 @@ def test_the_link_of_an_alert_is_the_address_of_its_page_on_the_site(alert: str)
         use_directory_urls=site.use_directory_urls,
     )
     assert ALERTS[alert]["annotations"]["runbook_url"] == page.url.replace("runbooks", "RUNBOOKS")
+
+
+@pytest.mark.parametrize("alert", sorted({*ALERTS} - ABOUT_STORAGE))
+def test_a_page_about_the_operators_work_tells_how_to_find_the_log_of_its_leader(
+    alert: str,
+) -> None:
+    page, _, heading = "../operations.md#the-leaders-log".partition("#")
+    assert f"({page}#{heading})" in (RUNBOOKS / f"{alert}.md").read_text()
+    headings = re.findall(r"^## (.*)$", (RUNBOOKS / page).read_text(), re.MULTILINE)
+    assert heading in [slugify(text, "-") for text in headings]
 
 
 def test_every_page_has_an_alert() -> None:
