@@ -19,6 +19,7 @@ from aligntune_operator.settings import ENV_PREFIX, Settings
 from tests.cluster.helm import CHART, NAMESPACE, RELEASE, helm
 from tests.cluster.processes import REPOSITORY
 
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("chart/*/values.yaml"))
 CRD = "CustomResourceDefinition"
 
@@ -124,6 +125,33 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
 )
 def test_what_kubernetes_takes_is_not_refused(value: str) -> None:
     assert render("--set", value)
+
+
+def values_in(manifest: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """What a manifest hands to the chart: as values alone, or as a GitOps tool's object."""
+    match manifest:
+        case {"kind": "Application", "spec": {"source": {"helm": {"valuesObject": values}}}}:
+            return dict(values)
+        case {"kind": "HelmRelease", "spec": {"values": values}}:
+            return dict(values)
+    return manifest if manifest.keys() <= names else {}
+
+
+def test_the_chart_takes_all_values_that_the_pages_tell(tmp_path: Path) -> None:
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    names = set(YAML(typ="safe").load(CHART / "values.yaml"))
+    manifests = [manifest for block in blocks for manifest in documents(block)]
+    told = [values for manifest in manifests if (values := values_in(manifest, names))]
+    # Of Argo CD and Flux, the air-gapped cluster, and the limits on jobs.
+    assert len(told) >= 4
+    for number, values in enumerate(told):
+        file = tmp_path / f"{number}.yaml"
+        YAML().dump(values, file)
+        render("-f", file)
 
 
 def test_who_may_not_list_nodes_cannot_refuse_jobs_by_their_memory() -> None:
