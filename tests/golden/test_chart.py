@@ -88,6 +88,7 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("trainer.fsGroup=root", "at '/trainer/fsGroup': got string, want null or integer"),
         ("settings.logLevel=LOUD", "at '/settings/logLevel': value must be one of 'DEBUG'"),
         ("limits.images[0]=a*", "at '/limits/images/0': 'a*' does not match"),
+        ("limits.devices[0]=memory", "at '/limits/devices/0': 'memory' does not match"),
         ("limits.secrets=some", "at '/limits/secrets': value must be one of 'any'"),
         ("limits.gpus=8", "at '/limits': additional properties 'gpus' not allowed"),
         ("tolerations[0].keyy=gpu", "at '/tolerations/0': additional properties 'keyy'"),

@@ -82,6 +82,16 @@ linkerd.io/inject: disabled
 {{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}
 {{- end -}}
 
+{{- /* CEL for being in a list, where `*` at an end stands for any rest: (dict "name" NAME "list" LIST). */ -}}
+{{- define "listed" -}}
+{{- $name := .name -}}
+{{- $is := list -}}
+{{- range .list -}}
+{{- $is = append $is (hasSuffix "*" . | ternary (printf "%s.startsWith('%s')" $name (trimSuffix "*" .)) (printf "%s == '%s'" $name .)) -}}
+{{- end -}}
+{{ join " || " $is }}
+{{- end -}}
+
 {{- define "operator.image" -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
 {{- $version := .Values.image.digest | empty | ternary (printf ":%s" $tag) (printf "@%s" .Values.image.digest) -}}
