@@ -119,9 +119,9 @@ class Chart:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def install(self, *options: str) -> None:
+    def install(self, *options: str, chart: Path = CHART) -> None:
         """Returns when every replica is ready."""
-        self._helm("install", RELEASE, CHART, "--wait", *self._options(), *options)
+        self._helm("install", RELEASE, chart, "--wait", *self._options(), *options)
 
     def upgrade(self, *options: str) -> None:
         """Returns when every replica of the new revision is ready."""
