@@ -82,11 +82,15 @@ golden: setup ## Rewrite the golden files; review the diff.
 images: setup ## Build the operator's image and the bare trainer images; print their archives.
 	$(BIN)/python -m tests.cluster images
 
-sbom: setup ## List the Python packages of the operator's image in dist/, as CycloneDX.
-	$(BIN)/uv venv -q --clear dist/operator
-	$(BIN)/uv pip install -q --python dist/operator/bin/python -c constraints.txt '.[operator]'
-	$(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment dist/operator \
-		--pyproject pyproject.toml --output-file dist/operator.cdx.json
+sbom: setup ## List the Python packages of each image in dist/, as CycloneDX.
+	@set -e; for image in operator trl unsloth; do \
+		install="$(BIN)/uv pip install -q --python dist/$$image/bin/python -c constraints.txt"; \
+		$(BIN)/uv venv -q --clear dist/$$image; \
+		$$install ".[$${image/unsloth/trl}]"; \
+		[ $$image != unsloth ] || $$install --no-deps bitsandbytes unsloth unsloth-zoo; \
+		$(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment dist/$$image \
+			--pyproject pyproject.toml --output-file dist/$$image.cdx.json; \
+	done
 
 cluster: setup ## Start a real Kubernetes on this machine; kubeconfig in .cluster/kubeconfig.
 	$(BIN)/python -m tests.cluster up

@@ -104,9 +104,12 @@ def answers(prometheus: Prometheus, dashboard: str, job: str, began: float) -> P
     """What a dashboard's queries find since the beginning."""
     found: Panels = {}
     source = YAML(typ="safe").load(ROOT / "charts" / "dashboards.yaml")[dashboard]
+    chosen = {"$namespace": NAMESPACE, "$job": job, "$release": RELEASE}
     for panel in source["panels"]:
         for legend, query in panel["queries"].items():
-            expression = query.replace("$namespace", NAMESPACE).replace("$job", job)
+            expression = query
+            for variable, value in chosen.items():
+                expression = expression.replace(variable, value)
             series = prometheus.over(expression, began, time.time(), RESOLUTION_SECONDS)
             if not series:
                 print(f"no data: {dashboard} {job}: {panel['title']}: {legend}")

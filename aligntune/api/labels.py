@@ -33,12 +33,14 @@ TRAINER_CONTAINER = "trainer"
 
 CONFIG_VOLUME = "aligntune-config"
 CACHE_VOLUME = "aligntune-cache"
+MODEL_CACHE_VOLUME = "aligntune-model-cache"
 STORAGE_VOLUME = "storage"
 TMP_VOLUME = "tmp"
 SHM_VOLUME = "shared-memory"
 SOURCE_VOLUMES = ("aligntune-source-0", "aligntune-source-1", "aligntune-source-2")
 """Volumes of other jobs' models: at most a policy's, a reference's and a reward model's."""
 RESERVED_VOLUMES = (
-    CONFIG_VOLUME, CACHE_VOLUME, STORAGE_VOLUME, TMP_VOLUME, SHM_VOLUME, *SOURCE_VOLUMES,
+    CONFIG_VOLUME, CACHE_VOLUME, MODEL_CACHE_VOLUME, STORAGE_VOLUME, TMP_VOLUME, SHM_VOLUME,
+    *SOURCE_VOLUMES,
 )  # fmt: skip
-"""Volumes that every pod has from the operator; a job's own have other names."""
+"""Volumes that a pod has from the operator; a job's own have other names."""

@@ -88,8 +88,8 @@ def submit(
     if output is not None:
         _print([body for _, body in applied], output)
     if watch and not dry_run:
-        for there, body in applied:
-            _follow(there, body["metadata"]["name"])
+        codes = [_watched(there, body["metadata"]["name"]) for there, body in applied]
+        raise typer.Exit(next(filter(None, codes), 0))
 
 
 @on_cluster
@@ -142,7 +142,7 @@ def watch(
     ] = None,
 ) -> None:
     """Follow jobs: a live table with the losses seen since; one job to its end."""
-    _follow(target.connect(), name or "")
+    raise typer.Exit(_follow(target.connect(), name or ""))
 
 
 @on_cluster
@@ -262,14 +262,26 @@ def _suspend(target: Target, names: list[str], output: Output | None, *, suspend
         _print(bodies, output)
 
 
-def _follow(cluster: Any, name: str) -> None:  # noqa: ANN401 - its class is imported late
-    """Shows jobs until the named one is over; ends with its exit code."""
+def _watched(cluster: Any, name: str) -> int:  # noqa: ANN401 - its class is imported late
+    """Like `_follow`, but what cannot be followed is only told: others are to be watched, too."""
+    from aligntune.cluster.errors import ClusterError
+
+    try:
+        return _follow(cluster, name)
+    except ClusterError as error:
+        _tell(str(error))
+        return error.exit_code
+
+
+def _follow(cluster: Any, name: str) -> int:  # noqa: ANN401 - its class is imported late
+    """Shows jobs until the named one is over; its exit code."""
     from aligntune.cluster.live import follow
 
     job = follow(cluster.changes(name), name, now, _console())
-    if job.status.failure and job.status.phase is Phase.FAILED:
-        _tell(f"{job.status.failure.reason}: {job.status.failure.message}")
-        raise typer.Exit(job.status.failure.exit_code or ExitCode.SOFTWARE)
+    if job.status.failure is None or job.status.phase is not Phase.FAILED:
+        return ExitCode.DONE
+    _tell(f"{job.name}: {job.status.failure.reason}: {job.status.failure.message}")
+    return job.status.failure.exit_code or ExitCode.SOFTWARE
 
 
 def _submitted(body: dict[str, Any], *, dry_run: bool) -> str:

@@ -198,7 +198,7 @@ class Controller:
         """A sentence for each thing that the job names and that is not there."""
         namespace, now, sentences = state.key.namespace, self._clock(), []
         self._seen = {need: at for need, at in self._seen.items() if now - at < SEEN_FOR}
-        for need in needs(spec, state.status.lineage, state.queue_labels):
+        for need in needs(spec, state.status.lineage, state.queue_labels, self._settings):
             if (namespace, need) in self._seen:
                 continue
             if await self._cluster.exists(namespace, need.api, need.plural, need.name):

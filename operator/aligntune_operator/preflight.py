@@ -6,6 +6,8 @@ from typing import NamedTuple
 from aligntune.api import labels
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.status import Source
+from aligntune_operator.render.pod import model_cache
+from aligntune_operator.settings import Settings
 
 
 class Need(NamedTuple):
@@ -28,15 +30,21 @@ class Need(NamedTuple):
 
 
 def needs(
-    spec: AlignTuneJobSpec, lineage: Sequence[Source], queue_labels: Mapping[str, str]
+    spec: AlignTuneJobSpec,
+    lineage: Sequence[Source],
+    queue_labels: Mapping[str, str],
+    settings: Settings,
 ) -> list[Need]:
     """What must be there, each once; Secrets are never read, their absence shows in the pod."""
-    found = {(need.kind, need.name): need for need in _needs(spec, lineage, queue_labels)}
+    found = {(need.kind, need.name): need for need in _needs(spec, lineage, queue_labels, settings)}
     return list(found.values())
 
 
 def _needs(
-    spec: AlignTuneJobSpec, lineage: Sequence[Source], queue_labels: Mapping[str, str]
+    spec: AlignTuneJobSpec,
+    lineage: Sequence[Source],
+    queue_labels: Mapping[str, str],
+    settings: Settings,
 ) -> Iterator[Need]:
     for index, volume in enumerate(spec.runtime.volumes):
         if volume.persistent_volume_claim:
@@ -47,6 +55,8 @@ def _needs(
             yield _claim(source.claim_name, f"the model of AlignTuneJob {source.job}")
     if spec.storage and spec.storage.claim_name:
         yield _claim(spec.storage.claim_name, "spec.storage.claimName")
+    if cache := model_cache(spec.runtime, settings):
+        yield _claim(cache, "the operator's setting modelCache")
     if account := spec.runtime.service_account_name:
         field = "spec.runtime.serviceAccountName"
         yield Need(

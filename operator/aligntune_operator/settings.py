@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 from aligntune.api.run import Backend
+from aligntune.api.runtime import EnvVar
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError
 
@@ -45,6 +46,12 @@ class Settings(BaseSettings):
     mesh_sidecar: bool = False
     """Let a service mesh put its sidecar into training pods that do not say otherwise by a label or
     annotation of their own. A sidecar that is a plain container keeps a Job from ending."""
+    trainer_env: tuple[EnvVar, ...] = ()
+    """Environment variables of every training pod, as JSON: a list of name and value. A job's own
+    of the same name wins."""
+    model_cache: Annotated[str, Field(max_length=253)] = ""
+    """A claim with a cache of the hub's models and data, which all training pods share in place of
+    an empty one each. Each namespace with jobs needs a claim of this name. Empty: none."""
     workers: Annotated[int, Field(ge=1, le=256)] = 16
     """Jobs reconciled at the same time; an eighth of them may be such that have begun already. 16:
     the API server is the limit long before."""

@@ -119,9 +119,9 @@ class Chart:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
-    def install(self, *options: str) -> None:
+    def install(self, *options: str, chart: Path = CHART) -> None:
         """Returns when every replica is ready."""
-        self._helm("install", RELEASE, CHART, "--wait", *self._options(), *options)
+        self._helm("install", RELEASE, chart, "--wait", *self._options(), *options)
 
     def upgrade(self, *options: str) -> None:
         """Returns when every replica of the new revision is ready."""
@@ -206,7 +206,7 @@ class Monitoring:
         self._trainers, self._operators = folder / "trainers.json", folder / "operators.json"
         self.scrapes = (
             proxied("trainer", self._access, self._trainers),
-            proxied("operator", self._access, self._operators, honor_labels=True),
+            proxied(RELEASE, self._access, self._operators, honor_labels=True),
         )
         self.look()
 

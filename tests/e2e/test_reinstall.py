@@ -1,12 +1,13 @@
 """The chart on a real kubelet: installed, upgraded, uninstalled and installed again."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.helm import NAMESPACE as OPERATORS
-from tests.cluster.helm import RELEASE
+from tests.cluster.helm import RELEASE, chart_before
 from tests.cluster.processes import wait_until
 from tests.e2e.conftest import Chart, Tenant
 from tests.e2e.test_interruptions import finish, job, wait_for_step
@@ -14,9 +15,9 @@ from tests.e2e.test_interruptions import finish, job, wait_for_step
 
 @pytest.mark.timeout(2400)
 def test_a_running_job_outlives_upgrade_uninstall_and_reinstall(
-    cluster: Cluster, tenant: Tenant, chart: Chart
+    cluster: Cluster, tenant: Tenant, chart: Chart, tmp_path: Path
 ) -> None:
-    chart.install("--take-ownership")
+    chart.install("--take-ownership", chart=chart_before(tmp_path))
     chart.test()
     deployment = json.loads(
         cluster.kubectl("-n", OPERATORS, "get", "deployment", RELEASE, "-o", "json")

@@ -19,6 +19,7 @@ from aligntune_operator.settings import ENV_PREFIX, Settings
 from tests.cluster.helm import CHART, NAMESPACE, RELEASE, helm
 from tests.cluster.processes import REPOSITORY
 
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("chart/*/values.yaml"))
 CRD = "CustomResourceDefinition"
 
@@ -72,17 +73,33 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("namespaces=research", "at '/namespaces': got string, want array"),
         ("namespaces[0]=Research", "at '/namespaces/0': 'Research' does not match"),
         ("image.digest=abc", "at '/image/digest': 'abc' does not match"),
+        ("image.tag=1:2", "at '/image/tag': '1:2' does not match"),
+        ("image.repository=A b", "at '/image/repository': 'A b' does not match"),
+        ("trainer.trlImage=a b", "at '/trainer/trlImage': 'a b' does not match"),
+        ("imagePullSecrets[0].name=A", "at '/imagePullSecrets/0/name': 'A' does not match"),
+        ("resources.limits.memory=1GB", "at '/resources/limits/memory': '1GB' does not match"),
+        ("resources.requests.cpu=-1", "at '/resources/requests/cpu': minimum: got -1, want 0"),
+        ("resources.limits.ram=1Gi", "at '/resources/limits': additional properties 'ram' not"),
+        ("maxUnavailable=half", "at '/maxUnavailable': 'half' does not match"),
+        ("maxUnavailable=101%", "at '/maxUnavailable': '101%' does not match"),
+        ("priorityClassName=High", "at '/priorityClassName': 'High' does not match"),
         ("image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"),
         ("imageRegistry=example.com/", "at '/imageRegistry': 'example.com/' does not match"),
         ("trainer.fsGroup=root", "at '/trainer/fsGroup': got string, want null or integer"),
         ("settings.logLevel=LOUD", "at '/settings/logLevel': value must be one of 'DEBUG'"),
         ("limits.images[0]=a*", "at '/limits/images/0': 'a*' does not match"),
+        ("limits.devices[0]=memory", "at '/limits/devices/0': 'memory' does not match"),
         ("limits.secrets=some", "at '/limits/secrets': value must be one of 'any'"),
         ("limits.gpus=8", "at '/limits': additional properties 'gpus' not allowed"),
         ("tolerations[0].keyy=gpu", "at '/tolerations/0': additional properties 'keyy'"),
         ("crd.install=maybe", "at '/crd/install': got string, want boolean"),
         ("settings.memoryEstimate=maybe", "at '/settings/memoryEstimate': value must be one of"),
         ("settings.hubEndpoint=hub", "at '/settings/hubEndpoint': 'hub' does not match"),
+        (
+            "networkPolicy.apiServerCidrs={10.0.0.1}",
+            "at '/networkPolicy/apiServerCidrs/0': '10.0.0.1'",
+        ),
+        ("metrics.prometheusRule.runbooks=docs", "at '/metrics/prometheusRule/runbooks': 'docs'"),
         ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does"),
     ],
 )
@@ -90,6 +107,52 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         render("--set", value)
     assert told in caught.value.stderr
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "image.tag=v1.0_rc-1",
+        "image.repository=ml/aligntune.operator",
+        "trainer.trlImage=ml/Trainer:1@sha256:0f",
+        "imagePullSecrets[0].name=registry.example",
+        "resources.limits.memory=1.5Gi",
+        "resources.requests.cpu=0.5",
+        r"resources.limits.example\.com/device=1",
+        "maxUnavailable=2",
+        "maxUnavailable=50%",
+        "priorityClassName=system-cluster-critical",
+    ],
+)
+def test_what_kubernetes_takes_is_not_refused(value: str) -> None:
+    assert render("--set", value)
+
+
+def values_in(manifest: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """What a manifest hands to the chart: as values alone, or as a GitOps tool's object."""
+    match manifest:
+        case {"kind": "Application", "spec": {"source": {"helm": {"valuesObject": values}}}}:
+            return dict(values)
+        case {"kind": "HelmRelease", "spec": {"values": values}}:
+            return dict(values)
+    return manifest if manifest.keys() <= names else {}
+
+
+def test_the_chart_takes_all_values_that_the_pages_tell(tmp_path: Path) -> None:
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    names = set(YAML(typ="safe").load(CHART / "values.yaml"))
+    manifests = [manifest for block in blocks for manifest in documents(block)]
+    told = [values for manifest in manifests if (values := values_in(manifest, names))]
+    # Of Argo CD and Flux, the air-gapped cluster, and the limits on jobs.
+    assert len(told) >= 4
+    for number, values in enumerate(told):
+        file = tmp_path / f"{number}.yaml"
+        YAML().dump(values, file)
+        render("-f", file)
 
 
 def test_who_may_not_list_nodes_cannot_refuse_jobs_by_their_memory() -> None:
@@ -192,6 +255,58 @@ def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() 
     assert progress["ports"] == [{"port": env.PROGRESS_PORT}]
     assert progress["to"][0]["podSelector"] == pods
     assert one(objects, "PodMonitor")["spec"]["selector"] == pods
+
+
+def test_helm_test_may_ask_an_operator_that_only_prometheus_may_ask() -> None:
+    only = "networkPolicy.metricsFromNamespaces.name=monitoring"
+    objects = render("--set", f"networkPolicy.enabled=true,{only}")
+    [rule] = one(objects, "NetworkPolicy")["spec"]["ingress"]
+    selectors = [p["podSelector"]["matchLabels"] for p in rule["from"] if "podSelector" in p]
+    test, operator = one(objects, "Pod"), one(objects, "Deployment")["spec"]["template"]
+    for pod, is_let_in in ((test, True), (operator, False)):
+        labels_of_it = pod["metadata"]["labels"].items()
+        assert any(s.items() <= labels_of_it for s in selectors) == is_let_in
+
+
+def test_helm_test_runs_where_the_operator_does_and_within_its_resources() -> None:
+    objects = render("-f", Path(__file__).parent / "chart" / "placed" / "values.yaml")
+    test, operator = one(objects, "Pod"), one(objects, "Deployment")["spec"]["template"]
+    placement = ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations")
+    assert [test["spec"][name] for name in placement] == [
+        operator["spec"][name] for name in placement
+    ]
+    assert (
+        test["spec"]["containers"][0]["resources"] == operator["spec"]["containers"][0]["resources"]
+    )
+
+
+def test_the_operator_may_be_kept_from_all_hosts_but_the_api_server() -> None:
+    cidrs = "networkPolicy.apiServerCidrs={10.96.0.1/32,172.18.0.0/28}"
+    api_server, *_ = one(render("--set", f"networkPolicy.enabled=true,{cidrs}"), "NetworkPolicy")[
+        "spec"
+    ]["egress"]
+    assert [peer["ipBlock"]["cidr"] for peer in api_server["to"]] == [
+        "10.96.0.1/32",
+        "172.18.0.0/28",
+    ]
+
+
+def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:
+    rules = one(render("--set", "metrics.prometheusRule.enabled=true"), "PrometheusRule")["spec"]
+    annotations = [rule["annotations"] for group in rules["groups"] for rule in group["rules"]]
+    assert all(annotation.keys() == {"summary"} for annotation in annotations)
+
+
+def test_alerts_about_an_operator_are_about_the_one_that_they_come_with() -> None:
+    objects = render("--set", "metrics.prometheusRule.enabled=true")
+    rules = [
+        rule
+        for group in one(objects, "PrometheusRule")["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+    asked = re.findall(r'job="(.*?)"', " ".join(rule["expr"] for rule in rules))
+    # Prometheus' operator takes the Service's name for the label.
+    assert set(asked) == {one(objects, "Service")["metadata"]["name"]}
 
 
 def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:

@@ -171,7 +171,8 @@ class TestLimits:
 
         def told(*, limits: dict[str, object], **spec: Any) -> str:
             values = {f"limits.{name}": value for name, value in limits.items()}
-            install(**values, **{"limits.namespaceLabels.limited": "here"})
+            where = {"limits.namespaceLabels.limited": "here"}
+            install(**values, **where, imageRegistry="mirror.example")
             job = manifest("beyond", **spec)
             api.until("the policy is in force", lambda: not self.passes(api, job))
             return api.refusal("create", "-f", "-", stdin=job)
@@ -202,12 +203,22 @@ class TestLimits:
         told = refusal(limits={"gpusPerJob": 8}, runtime={"nodes": 3, "gpusPerNode": 4})
         assert "nodes x gpusPerNode is 12 GPUs, and a job may have at most 8 here" in told
         assert self.passes(api, manifest("most", runtime={"nodes": 2, "gpusPerNode": 4}))
-        hidden = {"gpusPerNode": 0, "resources": {"limits": {"nvidia.com/gpu": 16}}}
-        assert not self.passes(api, manifest("hidden", runtime=hidden))
-        assert self.passes(
-            api,
-            manifest("rdma", runtime={"resources": {"limits": {"rdma/ib": 1, "memory": "1Gi"}}}),
-        )
+        slices = {"nodes": 3, "gpusPerNode": 4, "gpuResource": "nvidia.com/mig-1g.10gb"}
+        assert not self.passes(api, manifest("slices", runtime=slices))
+
+    def test_no_name_of_a_device_leads_around_the_count_of_gpus(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        def asking_for(device: str) -> dict[str, Any]:
+            return {"gpusPerNode": 0, "resources": {"limits": {device: 16, "memory": "1Gi"}}}
+
+        limits = {"gpusPerJob": 8, "devices": "{rdma/*,example.com/nic}"}
+        told = refusal(limits=limits, runtime=asking_for("example.com/accelerator"))
+        assert "GPUs are counted here, and example.com/accelerator may be such" in told
+        for device in ("nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb", "google.com/tpu"):
+            assert not self.passes(api, manifest("hidden", runtime=asking_for(device)))
+        for device in ("rdma/ib", "example.com/nic"):
+            assert self.passes(api, manifest("networked", runtime=asking_for(device)))
 
     def test_images_are_those_listed_or_the_default(
         self, api: Api, refusal: Callable[..., str], manifest: Make
@@ -215,7 +226,8 @@ class TestLimits:
         limits = {"images": "{example.com/ml/*,example.com/one:1}"}
         told = refusal(limits=limits, runtime={"image": "example.com/mlevil/x"})
         assert "spec.runtime.image: example.com/mlevil/x is not allowed here, only" in told
-        for image in ("", "example.com/ml/any:2", "example.com/one:1"):
+        default = "mirror.example/aligntune/trainer:trl"
+        for image in ("", default, "example.com/ml/any:2", "example.com/one:1"):
             assert self.passes(api, manifest("allowed", runtime={"image": image}))
 
     def test_service_accounts_are_those_listed_or_none(

@@ -220,6 +220,21 @@ def test_watching_one_job_ends_with_it_and_with_its_exit_code(
     assert out.splitlines()[-1].startswith(f"chat: {golden_status(case)['phase']}")
 
 
+def test_every_submitted_job_is_watched_although_one_before_it_failed(
+    tool: Tool, api: Api, manifest: Make, tmp_path: Path
+) -> None:
+    jobs = [manifest("first"), manifest("second")]
+    api.apply(*jobs)
+    tell(api, "first", golden_status("restarts-used-up"))
+    tell(api, "second", golden_status("succeeded"))
+    code, out, _ = tool.run("submit", "--watch", written(tmp_path, *jobs))
+    assert code == 75
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["first:", "Failed"],
+        ["second:", "Succeeded"],
+    ]
+
+
 @pytest.mark.usefixtures("operator")
 def test_a_pod_that_has_not_started_has_no_log_and_that_is_said(
     tool: Tool, api: Api, manifest: Make

@@ -1,11 +1,13 @@
 """What a job names is looked for before it holds a pod, and found when it comes later."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Api, claim
+from tests.cluster.control_plane import ControlPlane
+from tests.integration.conftest import Api, Operator, claim
 
 Make = Callable[..., dict[str, Any]]
 
@@ -36,3 +38,16 @@ def test_a_wrong_name_can_be_mended_in_place(api: Api, manifest: Make) -> None:
     api.until("refused", lambda: "modles" in api.condition("chat", "Accepted")["message"])
     api.apply(manifest("chat"))
     api.until("started", lambda: bool(api.jobs_of("chat")))
+
+
+def test_a_job_waits_for_the_clusters_cache_of_models_in_its_namespace(
+    control_plane: ControlPlane, api: Api, manifest: Make, tmp_path: Path
+) -> None:
+    log = tmp_path / "operator.log"
+    operator = Operator(control_plane.kubeconfig, log, "--model-cache", "hub-cache")
+    operator.start()
+    api.apply(manifest("chat"))
+    api.until("refused", lambda: "hub-cache" in api.condition("chat", "Accepted")["message"])
+    api.apply(claim("hub-cache"))
+    api.until("started", lambda: bool(api.jobs_of("chat")))
+    assert operator.stop() == 0

@@ -3,6 +3,7 @@
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.status import Source
 from aligntune_operator.preflight import needs
+from aligntune_operator.settings import Settings
 
 
 def test_everything_that_others_must_have_made_is_looked_for_once_and_no_secret() -> None:
@@ -25,7 +26,7 @@ def test_everything_that_others_must_have_made_is_looked_for_once_and_no_secret(
         Source(job="chat", uid="1", claim_name="models", path="chat/model"),
         Source(job="judge", uid="2", repo_id="acme/judge"),
     ]
-    found = needs(spec, lineage, {"kueue.x-k8s.io/queue-name": "gpu"})
+    found = needs(spec, lineage, {"kueue.x-k8s.io/queue-name": "gpu"}, Settings(_env_file=None))
     assert [(need.kind, need.name) for need in found] == [
         ("PersistentVolumeClaim", "data"),
         ("PersistentVolumeClaim", "models"),

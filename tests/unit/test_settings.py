@@ -76,3 +76,15 @@ def test_null_leaves_the_group_of_volumes_to_the_platform(
     else:
         monkeypatch.setattr(sys, "argv", ["aligntune-operator", "--fs-group", "null"])
     assert load_settings().fs_group is None
+
+
+def test_variables_of_training_pods_are_names_and_values_as_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_TRAINER_ENV", '[{"name": "A", "value": "1"}]')
+    assert [(variable.name, variable.value) for variable in load_settings().trainer_env] == [
+        ("A", "1")
+    ]
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_TRAINER_ENV", '[{"name": "1 A", "value": "1"}]')
+    with pytest.raises(ConfigError, match=r"^--trainer-env \(ALIGNTUNE_OPERATOR_TRAINER_ENV\): "):
+        load_settings()

@@ -4,6 +4,12 @@ app.kubernetes.io/name: aligntune-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* The pod of `helm test`. */ -}}
+{{- define "test.selector" -}}
+app.kubernetes.io/name: aligntune-operator-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
 {{- define "labels" -}}
 {{ include "selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -19,6 +25,22 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "pod.annotations" -}}
 kubectl.kubernetes.io/default-container: operator
 {{ include "mesh.annotations" . }}
+{{- end -}}
+
+{{- /* Where the pods of the chart run, and how they get there. */ -}}
+{{- define "placement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- /* What keeps Istio's sidecar, and Linkerd's, out of a pod. */ -}}
@@ -58,6 +80,16 @@ linkerd.io/inject: disabled
 {{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
 {{- define "image" -}}
 {{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}
+{{- end -}}
+
+{{- /* CEL for being in a list, where `*` at an end stands for any rest: (dict "name" NAME "list" LIST). */ -}}
+{{- define "listed" -}}
+{{- $name := .name -}}
+{{- $is := list -}}
+{{- range .list -}}
+{{- $is = append $is (hasSuffix "*" . | ternary (printf "%s.startsWith('%s')" $name (trimSuffix "*" .)) (printf "%s == '%s'" $name .)) -}}
+{{- end -}}
+{{ join " || " $is }}
 {{- end -}}
 
 {{- define "operator.image" -}}

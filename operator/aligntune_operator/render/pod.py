@@ -8,6 +8,7 @@ from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.labels import (
     CACHE_VOLUME,
     CONFIG_VOLUME,
+    MODEL_CACHE_VOLUME,
     SHM_VOLUME,
     SOURCE_VOLUMES,
     STORAGE_VOLUME,
@@ -31,6 +32,7 @@ CACHES = {
     "UNSLOTH_COMPILE_LOCATION": "/unsloth",
 }
 """Variables that keep libraries from writing to the read-only root."""
+MODEL_CACHE_DIR = env.CACHE_DIR + CACHES["HF_HOME"]
 
 NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
 NO_SIDECAR_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
@@ -52,7 +54,8 @@ def pod_template(
     runtime = spec.runtime
     key = Key(config.job.namespace, config.job.name)
     stored = [(source.claim_name, source) for source in lineage if source.claim_name]
-    claims = _claims(spec, stored)
+    cache = model_cache(runtime, settings)
+    claims = _claims(spec, stored, cache)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": spec.policy.termination_grace_period_seconds,
@@ -63,7 +66,9 @@ def pod_template(
             "seccompProfile": {"type": "RuntimeDefault"},
             **({"fsGroup": settings.fs_group} if settings.fs_group is not None else {}),
         },
-        "containers": [_container(spec, settings, _sources(stored, claims))],
+        "containers": [
+            _container(spec, settings, [*_cache(cache, claims), *_sources(stored, claims)])
+        ],
         "volumes": _volumes(spec, claims),
         **_placement(runtime, key.name),
     }
@@ -82,8 +87,14 @@ def pod_template(
     }
 
 
+def model_cache(runtime: RuntimeSpec, settings: Settings) -> str:
+    """The claim of the cluster's model cache, unless the job mounts something else in its place."""
+    taken = {mount.mount_path for mount in runtime.volume_mounts}
+    return "" if MODEL_CACHE_DIR in taken else settings.model_cache
+
+
 def _container(
-    spec: AlignTuneJobSpec, settings: Settings, sources: Sequence[dict[str, Any]]
+    spec: AlignTuneJobSpec, settings: Settings, shared: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     runtime = spec.runtime
     container: dict[str, Any] = {
@@ -91,7 +102,7 @@ def _container(
         "image": runtime.image or settings.trainer_image(spec.backend),
         "command": ["python3", "-m", "aligntune"],
         "args": ["launch", f"{env.CONFIG_DIR}/{env.CONFIG_FILE}"],
-        "env": _environment(spec),
+        "env": _environment(spec, settings),
         "ports": [{"name": "metrics", "containerPort": env.PROGRESS_PORT}],
         "resources": _resources(runtime),
         "securityContext": {
@@ -109,7 +120,7 @@ def _container(
             {"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR},
             {"name": TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 - inside the pod
             *([{"name": SHM_VOLUME, "mountPath": "/dev/shm"}] if runtime.shared_memory else []),  # noqa: S108
-            *sources,
+            *shared,
             *(_plain(mount) for mount in runtime.volume_mounts),
         ],
     }
@@ -120,23 +131,24 @@ def _container(
     return container
 
 
-def _environment(spec: AlignTuneJobSpec) -> list[dict[str, Any]]:
-    """The operator's variables, then the job's own, which win."""
-    ours: list[dict[str, Any]] = [
+def _environment(spec: AlignTuneJobSpec, settings: Settings) -> list[dict[str, Any]]:
+    """The operator's variables, then those of the cluster's owner, then the job's: the last win."""
+    variables: list[dict[str, Any]] = [
         *({"name": name, "value": env.CACHE_DIR + path} for name, path in CACHES.items()),
         {"name": "USER", "value": "aligntune"},
         {"name": "PYTHONUNBUFFERED", "value": "1"},
         {"name": env.TERMINATION_MESSAGE_PATH, "value": "/dev/termination-log"},
         {"name": env.POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         {"name": env.POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        *map(_plain, settings.trainer_env),
     ]
     if spec.hub.token_secret:
-        ours.append(
+        variables.append(
             {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": _plain(spec.hub.token_secret)}}
         )
-    theirs = [_plain(variable) for variable in spec.runtime.env]
-    taken = {variable["name"] for variable in theirs}
-    return [variable for variable in ours if variable["name"] not in taken] + theirs
+    variables += map(_plain, spec.runtime.env)
+    last = {variable["name"]: index for index, variable in enumerate(variables)}
+    return [variables[index] for index in sorted(last.values())]
 
 
 def _resources(runtime: RuntimeSpec) -> dict[str, Any]:
@@ -163,15 +175,17 @@ def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str
     if spec.runtime.shared_memory:
         size = str(spec.runtime.shared_memory)
         volumes.append({"name": SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": size}})
-    volumes += [
-        {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        for claim, name in claims.items()
-        if name in SOURCE_VOLUMES
-    ]
+    for claim, name in claims.items():
+        if name in (MODEL_CACHE_VOLUME, *SOURCE_VOLUMES):
+            read_only = {"readOnly": True} if name in SOURCE_VOLUMES else {}
+            source = {"claimName": claim, **read_only}
+            volumes.append({"name": name, "persistentVolumeClaim": source})
     return volumes + [_plain(volume) for volume in spec.runtime.volumes]
 
 
-def _claims(spec: AlignTuneJobSpec, stored: Sequence[tuple[str, Source]]) -> dict[str, str]:
+def _claims(
+    spec: AlignTuneJobSpec, stored: Sequence[tuple[str, Source]], cache: str
+) -> dict[str, str]:
     """The volume of each claim.
 
     The kubelet mounts a claim once for a pod: a second volume of it that is read-only would take
@@ -183,9 +197,16 @@ def _claims(spec: AlignTuneJobSpec, stored: Sequence[tuple[str, Source]]) -> dic
     for volume in spec.runtime.volumes:
         if volume.persistent_volume_claim:
             claims.setdefault(volume.persistent_volume_claim.claim_name, volume.name)
+    if cache:
+        claims.setdefault(cache, MODEL_CACHE_VOLUME)
     new = dict.fromkeys(claim for claim, _ in stored)
     names = zip((claim for claim in new if claim not in claims), SOURCE_VOLUMES, strict=False)
     return claims | dict(names)
+
+
+def _cache(claim: str, claims: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The mount of the cluster's model cache, if there is one."""
+    return [{"name": claims[claim], "mountPath": MODEL_CACHE_DIR}] if claim else []
 
 
 def _sources(

@@ -1,0 +1,21 @@
+"""What the images say of themselves."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+IMAGES = Path(__file__).parents[2] / "images"
+
+
+@pytest.mark.parametrize("image", ["operator", "trainer"])
+def test_an_image_names_its_version_and_the_commit_that_it_is_built_from(image: str) -> None:
+    text = (IMAGES / image / "Containerfile").read_text()
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="(.*)"', text))
+    assert labels.keys() == {"title", "description", "licenses", "version", "revision"}
+    for label in ("version", "revision"):
+        argument = label.upper()
+        assert labels[label] == f"${{{argument}}}"
+        # An argument is its stage's: it holds in the one that declares it.
+        [stage] = [part for part in text.split("\nFROM ") if f"image.{label}=" in part]
+        assert re.search(rf"^ARG {argument}=", stage, re.MULTILINE)
