@@ -1,13 +1,10 @@
 """The peers' programs and manifests, from their own Go modules."""
 
-import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from tests.cluster.binaries import built
-from tests.cluster.processes import output
+from tests.cluster.binaries import built, downloaded
 
 GO = Path(__file__).parent / "go"
 TRAINER = "github.com/kubeflow/trainer/v2"
@@ -34,7 +31,7 @@ def trainer_with_raised_limits() -> Path:
     """The same with JobSet's limits of requests to the API server."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        shipped = downloaded("trainer", CONTROLLER_RUNTIME)
+        shipped = downloaded(GO / "trainer", CONTROLLER_RUNTIME)
         ours = shutil.copytree(shipped, folder / "raised", copy_function=shutil.copyfile)
         config = ours / "pkg" / "client" / "config" / "config.go"
         text = config.read_text()
@@ -47,10 +44,3 @@ def trainer_with_raised_limits() -> Path:
         shutil.copy(GO / "trainer" / "go.sum", folder)
         name = f"raised/{TRAINERS_PROGRAM}"
         return built(GO / "trainer", TRAINERS_PACKAGE, name, f"-modfile={folder / 'go.mod'}")
-
-
-def downloaded(pins: str, module: str) -> Path:
-    """A module's source, which has its manifests too, downloaded first if need be."""
-    env = {**os.environ, "GOFLAGS": "", "GOWORK": "off"}
-    told = output("go", "-C", GO / pins, "mod", "download", "-json", module, env=env)
-    return Path(json.loads(told)["Dir"])

@@ -21,6 +21,7 @@ import yaml
 from bench.scale import modules
 from bench.scale.sides import Object
 from bench.scale.world import World, kubeconfig_of
+from tests.cluster.binaries import downloaded
 from tests.cluster.kubectl import succeeds
 from tests.cluster.processes import Processes, free_port, wait_until
 
@@ -85,7 +86,7 @@ peer_with_raised_limits = partial(
 def _start_jobset(around: World, processes: Processes) -> None:
     port, health, metrics = free_port(), free_port(), free_port()
     manifests = _install(
-        around, modules.downloaded("jobset", modules.JOBSET) / "config" / "default", port
+        around, downloaded(modules.GO / "jobset", modules.JOBSET) / "config" / "default", port
     )
     [text] = [m["data"][JOBSET_CONFIG] for m in manifests if m["kind"] == "ConfigMap"]
     config = yaml.safe_load(text)
@@ -104,7 +105,7 @@ def _start_jobset(around: World, processes: Processes) -> None:
 
 def _start_trainer(around: World, processes: Processes, its_trainer: Controller) -> None:
     port, health = free_port(), free_port()
-    shipped = modules.downloaded("trainer", modules.TRAINER) / "manifests"
+    shipped = downloaded(modules.GO / "trainer", modules.TRAINER) / "manifests"
     ours = around.folder / "manifests"
     shutil.copytree(shipped, ours, copy_function=shutil.copyfile)
     kustomization = ours / "overlays" / "manager" / "kustomization.yaml"

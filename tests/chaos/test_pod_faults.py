@@ -6,7 +6,11 @@ where the machine has the memory (2 GB a row) and is not busy with others' work.
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +22,13 @@ from tests.chaos.scene import Scene, make_small_disk
 from tests.chaos.together import go_through, rounds
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
-from tests.cluster.processes import wait_until
+from tests.cluster.processes import REPOSITORY, wait_until
 from tests.cluster.queues import LOCAL_QUEUES, local_queue
 from tests.e2e.conftest import (  # noqa: F401 - fixtures
     FINISH_SECONDS,
     NAMESPACE,
     Tenant,
     cluster,
-    operator_process,
     tenant,
 )
 from tests.e2e.test_interruptions import finish, job, wait_for_step
@@ -53,6 +56,26 @@ def queues(cluster: Cluster, tenant: Tenant, tmp_path_factory: pytest.TempPathFa
     for row in ROWS:
         if row.queue:
             tenant("apply", "-f", "-", stdin=local_queue(row.queue))
+
+
+@pytest.fixture
+def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[None]:  # noqa: F811
+    """The operator outside the cluster, with the CRD by kubectl."""
+    cluster.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
+    log = tmp_path / "operator.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aligntune_operator", "--http-port", "0",
+             "--trl-image", "aligntune/trainer:test",
+             "--unsloth-image", "aligntune/trainer:test-unsloth", "--poll-interval-seconds", "2"],
+            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
+            stdout=out,
+            stderr=out,
+        )  # fmt: skip
+    yield
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0, log.read_text()
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The cluster's programs, built from pinned Go modules once per machine."""
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import cache
+from tests.cluster.processes import output
 
 MODULES = Path(__file__).parent / "go"
 KUBERNETES = (
@@ -54,6 +56,18 @@ def built(source: Path, package: str, name: str, *flags: str) -> Path:
         f"{source.name}-{_digest(source)}/{name}",
         lambda program: _build(source, package, program, flags),
     )
+
+
+def downloaded(source: Path, module: str) -> Path:
+    """A module's files, of which manifests are some, downloaded first if need be.
+
+    Args:
+        source: Folder of the module that pins it.
+        module: Its path.
+    """
+    env = {**os.environ, "GOFLAGS": "", "GOWORK": "off"}
+    told = output("go", "-C", source, "mod", "download", "-json", module, env=env)
+    return Path(json.loads(told)["Dir"])
 
 
 def _digest(source: Path) -> str:

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,29 +155,9 @@ def chart(cluster: Cluster) -> Chart:
 
 @pytest.fixture(scope="class")
 def operator(chart: Chart, tenant: Tenant) -> Iterator[None]:  # noqa: ARG001 - its namespaces
-    # Who began with kubectl goes on with helm in this way; see operator_process.
-    chart.install("--take-ownership")
+    chart.install()
     yield
     chart.uninstall()
-
-
-@pytest.fixture
-def operator_process(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
-    cluster.install(REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml")
-    log = tmp_path / "operator.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "aligntune_operator", "--http-port", "0",
-             "--trl-image", "aligntune/trainer:test",
-             "--unsloth-image", "aligntune/trainer:test-unsloth", "--poll-interval-seconds", "2"],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
-            stdout=out,
-            stderr=out,
-        )  # fmt: skip
-    yield
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0, log.read_text()
-    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def example(name: str) -> dict[str, Any]:

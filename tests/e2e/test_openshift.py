@@ -37,7 +37,7 @@ def assigned_ids(cluster: Cluster, tenant: Tenant) -> Iterator[None]:
 
 @pytest.fixture(scope="class")
 def operator_on_openshift(chart: Chart, assigned_ids: None) -> Iterator[None]:  # noqa: ARG001
-    chart.install("--take-ownership", "--set", "trainer.fsGroup=null")
+    chart.install("--set", "trainer.fsGroup=null")
     yield
     chart.uninstall()
 

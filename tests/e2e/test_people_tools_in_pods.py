@@ -21,7 +21,7 @@ IMAGE = ("--image", "aligntune/trainer:test")
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.usefixtures("operator_process")
+@pytest.mark.usefixtures("operator")
 def test_logs_of_all_ranks_and_the_curve_outlive_the_pods(
     cluster: Cluster, tenant: Tenant, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.test_interruptions import finish, job, wait_for_step
 def test_a_running_job_outlives_upgrade_uninstall_and_reinstall(
     cluster: Cluster, tenant: Tenant, chart: Chart, tmp_path: Path
 ) -> None:
-    chart.install("--take-ownership", chart=chart_before(tmp_path))
+    chart.install(chart=chart_before(tmp_path))
     chart.test()
     deployment = json.loads(
         cluster.kubectl("-n", OPERATORS, "get", "deployment", RELEASE, "-o", "json")

@@ -8,7 +8,7 @@ from tests.e2e.conftest import Tenant
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("operator_process")
+@pytest.mark.usefixtures("operator")
 def test_dpo_starts_from_the_model_that_sft_leaves(tenant: Tenant) -> None:
     text = (REPOSITORY / "examples" / "stages.yaml").read_text()
     sft, dpo = yaml.safe_load_all(text)

@@ -112,9 +112,9 @@ def check_scraped(cluster: Cluster, tenant: Tenant, folder: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("tenant", "operator_process")
+@pytest.mark.usefixtures("operator")
 class TestFailures:
-    """Told by an operator outside the cluster."""
+    """Of the user's making, told by the cause."""
 
     def test_a_wrong_model_name_is_told_as_such(self, tenant: Tenant) -> None:
         manifest = example("sft-chat")

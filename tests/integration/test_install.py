@@ -11,6 +11,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from tests.cluster.binaries import MODULES, downloaded
 from tests.cluster.control_plane import ControlPlane, audit_log
 from tests.cluster.helm import CHART, helm, sets
 from tests.cluster.processes import REPOSITORY
@@ -20,8 +21,9 @@ Make = Callable[..., dict[str, Any]]
 Install = Callable[..., str]
 
 CASES = sorted((REPOSITORY / "tests" / "golden" / "chart").glob("*/objects.yaml"))
-MONITORS = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
-"""Kinds that Prometheus' operator brings, which is not there."""
+PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
+MONITORS = ("servicemonitors", "podmonitors", "prometheusrules")
+"""Resources of Prometheus' operator; its CRDs are there, it itself is not."""
 
 SECRET = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
 
@@ -41,11 +43,21 @@ def install(control_plane: ControlPlane, api: Api) -> Iterator[Install]:
     helm("uninstall", release, *where, kubeconfig=control_plane.kubeconfig)
 
 
+@pytest.fixture(scope="module")
+def monitors(control_plane: ControlPlane) -> None:
+    """Prometheus' operator has taught the API server its kinds."""
+    module = downloaded(MODULES / "prometheus-operator", PROMETHEUS_OPERATOR)
+    for resource in MONITORS:
+        name = f"monitoring.coreos.com_{resource}.yaml"
+        control_plane.install(module / "example" / "prometheus-operator-crd" / name)
+
+
+@pytest.mark.usefixtures("monitors")
 @pytest.mark.parametrize("file", CASES, ids=lambda file: file.parent.name)
 def test_the_api_server_takes_every_object_of_the_chart(
     control_plane: ControlPlane, file: Path
 ) -> None:
-    objects = [item for item in YAML(typ="safe").load_all(file) if item["kind"] not in MONITORS]
+    objects = list(YAML(typ="safe").load_all(file))
     for namespace in {item["metadata"].get("namespace") for item in objects} - {None}:
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
         control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
