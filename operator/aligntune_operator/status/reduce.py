@@ -152,8 +152,9 @@ def _between(attempts: Attempts, spec: AlignTuneJobSpec) -> Phase:
 
 def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:
     """The newest report of the current attempt; another pod's does not count."""
-    pods, poll = observed.current_pods, observed.current_poll
+    over, poll = observed.job is not None and observed.job.over, observed.current_poll
     snapshot = poll.snapshot if poll else None
+    pods = observed.witnesses if over else observed.current_pods
     outcome = next((pod.outcome for pod in pods if pod.ended and pod.outcome), None)
     return snapshot, outcome
 
