@@ -588,3 +588,43 @@ def test_the_state_diagram_is_what_happens_and_no_more() -> None:
     for queued, story in STORIES.values():
         shown |= transitions(queued, story)
     assert shown == ARROWS
+
+
+def gang(uid: str, spec: dict[str, Any]) -> ObservedWorld:
+    world = ObservedWorld()
+    world.state = replace(world.state, uid=uid, spec=spec)
+    world.settle()
+    return world
+
+
+def share_two_nodes(gangs: list[ObservedWorld]) -> None:
+    """For ten minutes: whoever's pods come first get the nodes that are free."""
+    for _ in range(600):
+        for world in gangs:
+            world.settle()
+            for pod in world.running():
+                if pod.lost_at is not None:
+                    world.end(pod, 143)
+            for index in (0, 1):
+                if sum(len(other.running()) for other in gangs) < 2:
+                    world.a_pod_starts(index)
+            if len(world.running()) == 2:
+                all_end(0)(world)
+            world.time_passes(1)
+
+
+def test_gangs_that_each_hold_half_of_the_nodes_both_train_in_the_end() -> None:
+    gangs = [gang("first", GANG), gang("second", GANG)]
+    for world in gangs:
+        one_starts(world)
+    share_two_nodes(gangs)
+    assert [world.state.status.phase for world in gangs] == [Phase.SUCCEEDED] * 2
+
+
+def test_without_a_start_timeout_half_gangs_wait_for_each_other() -> None:
+    """So that the test above shows what ends it."""
+    gangs = [gang("first", GANG | {"policy": {}}), gang("second", GANG | {"policy": {}})]
+    for world in gangs:
+        one_starts(world)
+    share_two_nodes(gangs)
+    assert [world.state.status.phase for world in gangs] == [Phase.STARTING] * 2

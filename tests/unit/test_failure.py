@@ -7,8 +7,8 @@ import pytest
 
 from aligntune.api.causes import Cause
 from aligntune.api.progress import Outcome
-from aligntune_operator.observe import JobState, PodState
-from aligntune_operator.status.failure import classify
+from aligntune_operator.observe import Explanation, JobState, PodState
+from aligntune_operator.status.failure import classify, not_started
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 JOB = JobState(
@@ -64,3 +64,37 @@ def test_a_pod_that_was_killed_by_itself_is_no_preemption() -> None:
     job = replace(JOB, failed_reason="BackoffLimitExceeded")
     stopped_then = replace(DISRUPTED, disrupted="", lost_at=NOW)
     assert classify(job, [KILLED, stopped_then]).reason == Cause.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ('ErrImagePull: failed to pull image "trainer:v9": not found', Cause.IMAGE_PULL_ERROR),
+        ('ImagePullBackOff: Back-off pulling image "trainer:v9"', Cause.IMAGE_PULL_ERROR),
+        ('CreateContainerConfigError: secret "hf" not found', Cause.CONFIG_ERROR),
+    ],
+)
+def test_what_keeps_a_container_from_starting_is_the_cause(said: str, cause: Cause) -> None:
+    waiting = replace(KILLED, phase="Pending", exit_code=None, waiting=said)
+    failure = not_started([waiting], None)
+    assert failure.reason == cause
+    assert said in failure.message
+
+
+MOUNT = 'FailedMount: MountVolume.SetUp failed for volume "files" : '
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (f'{MOUNT}secret "hf" not found', Cause.CONFIG_ERROR),
+        (f"{MOUNT}references non-existent config key: rows", Cause.CONFIG_ERROR),
+        (f"{MOUNT}rpc error: code = DeadlineExceeded", Cause.VOLUME_ERROR),
+        ('FailedAttachVolume: Multi-Attach error for volume "files"', Cause.VOLUME_ERROR),
+        ('FailedCreate: pods "a" is forbidden: violates PodSecurity', Cause.ADMISSION_REFUSED),
+    ],
+)
+def test_what_events_say_of_pods_that_do_not_start_is_the_cause(said: str, cause: Cause) -> None:
+    failure = not_started([], Explanation(NOW, said))
+    assert failure.reason == cause
+    assert said in failure.message

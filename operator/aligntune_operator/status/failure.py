@@ -39,6 +39,11 @@ OBSTACLES: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (re.compile(r"FailedCreate.*(forbidden|denied)", re.DOTALL), Cause.ADMISSION_REFUSED),
     (re.compile(r"Unschedulable|FailedScheduling"), Cause.UNSCHEDULABLE),
     (re.compile(r"CreateContainerConfigError"), Cause.CONFIG_ERROR),
+    (
+        re.compile(r"FailedMount.*(secret|configmap) .*not found|FailedMount.*non-existent"),
+        Cause.CONFIG_ERROR,
+    ),
+    (re.compile(r"FailedMount|FailedAttachVolume"), Cause.VOLUME_ERROR),
 )
 """What keeps a pod from starting, by the words of the kubelet and the controllers."""
 
