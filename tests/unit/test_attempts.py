@@ -207,6 +207,12 @@ def test_an_eviction_that_nobody_saw_is_counted_to_the_last_report() -> None:
     assert counted(IN_A_QUEUE, HAS_PODS, evicted_again, last_report=at(150), end=at(1200)) == 90
 
 
+def test_a_pods_clock_counts_at_most_the_time_until_its_queue_let_it_go_again() -> None:
+    missed = (IN_A_QUEUE, HAS_PODS, HAS_PODS_AGAIN)
+    assert counted(*missed, last_report=at(1_000_000), end=at(1200)) == 900 + 200
+    assert counted(*missed, last_report=at(-1_000_000), end=at(1200)) == 200
+
+
 def test_without_a_queue_an_attempt_counts_from_its_jobs_creation_to_its_end() -> None:
     created = JobState("job-1", "uid", 1, "uid", 1, NOW)
     started = replace(created, started=at(2))
