@@ -16,6 +16,7 @@ class Cause(StrEnum):
     CONFIG_ERROR = "ConfigError"
     IMAGE_PULL_ERROR = "ImagePullError"
     UNSCHEDULABLE = "Unschedulable"
+    VOLUME_ERROR = "VolumeError"
     QUOTA_EXCEEDED = "QuotaExceeded"
     ADMISSION_REFUSED = "AdmissionRefused"
     PREEMPTED = "Preempted"
@@ -52,6 +53,7 @@ RETRY: dict[Cause, Retry] = {
     Cause.CONFIG_ERROR: Retry.NEVER,
     Cause.IMAGE_PULL_ERROR: Retry.COUNTED,
     Cause.UNSCHEDULABLE: Retry.COUNTED,
+    Cause.VOLUME_ERROR: Retry.COUNTED,
     Cause.QUOTA_EXCEEDED: Retry.COUNTED,
     Cause.ADMISSION_REFUSED: Retry.NEVER,
     Cause.PREEMPTED: Retry.FREE,

@@ -4,6 +4,8 @@ import hashlib
 
 HASH_LENGTH = 5
 
+MODEL = "model"
+"""Folder in the output folder: the trained model."""
 CURVE = "metrics.jsonl"
 """File in the output folder: loss, gradient norm and learning rate of each step."""
 MEASURED = "measured.jsonl"
@@ -17,6 +19,11 @@ def base_name(name: str, uid: str) -> str:
     re-created under the same name gets another.
     """
     return f"{name}-{hashlib.sha256(uid.encode()).hexdigest()[:HASH_LENGTH]}"
+
+
+def output_folder(name: str, uid: str, sub_path: str) -> str:
+    """Folder in the storage for all that a job leaves: `storage.subPath`, or one of its own."""
+    return sub_path or base_name(name, uid)
 
 
 def job_name(name: str, uid: str, attempt: int) -> str:

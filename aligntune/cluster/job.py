@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from aligntune.api.env import STORAGE_DIR
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.names import base_name
+from aligntune.api.names import output_folder
 from aligntune.api.runtime import RuntimeSpec
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune.cluster.errors import ClusterError
@@ -67,8 +67,8 @@ class Job(NamedTuple):
     @property
     def output_folder(self) -> str:
         """Its folder in the claim."""
-        folder: str = self.spec.get("storage", {}).get("subPath", "")
-        return folder or base_name(self.name, self.uid)
+        chosen: str = self.spec.get("storage", {}).get("subPath", "")
+        return output_folder(self.name, self.uid, chosen)
 
     @property
     def output_path(self) -> str:

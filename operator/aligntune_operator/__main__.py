@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -33,6 +34,7 @@ from aligntune_operator.cluster import (
 from aligntune_operator.controller import Controller, work_forever
 from aligntune_operator.estimator import Estimator, warn_forever
 from aligntune_operator.handlers import handlers, kopf_settings, on_loop_error
+from aligntune_operator.heartbeats import Heartbeats
 from aligntune_operator.hub import Hub
 from aligntune_operator.leader import ANSWER_SECONDS, Election, Elector, Leadership, Lease, alone
 from aligntune_operator.metrics import Metrics
@@ -78,7 +80,8 @@ async def run(settings: Settings) -> None:
     """
     asyncio.get_running_loop().set_exception_handler(on_loop_error)
     settings_of_kopf = kopf_settings()
-    connection = connect(settings_of_kopf)
+    heartbeats = Heartbeats(time.monotonic)
+    connection = connect(settings_of_kopf, heartbeats.beat)
     cache = Cache(timedelta(seconds=settings.node_lost_timeout_seconds))
     rng = random.Random()  # noqa: S311 - jitter is no secret
     # Whoever creates many jobs waits for pods first, and for news of those that run after that.
@@ -115,10 +118,15 @@ async def run(settings: Settings) -> None:
             interval_seconds=settings.poll_interval_seconds,
             concurrency=settings.poll_concurrency,
         )
-        warnings = warn_forever(estimator, cache, queue.add)
         workers = [work_forever(queue, controller, metrics) for _ in range(settings.workers)]
         try:
-            await together(*workers, polls, warnings, outbox.send_forever(cluster), election.lost())
+            await together(
+                *workers,
+                polls,
+                warn_forever(estimator, cache, queue.add),
+                outbox.send_forever(cluster),
+                election.lost(),
+            )
         except* NotLeadingError:
             # As client-go does: nothing of a leader that may have a successor is worth finishing.
             os._exit(_say("this replica led, and another may by now", 1))
@@ -137,15 +145,17 @@ async def run(settings: Settings) -> None:
         settings.http_port,
         prometheus,
         ready=ready.is_set,
-        alive=lambda: queue.stuck_seconds() < STUCK_SECONDS,
+        alive=lambda: queue.stuck_seconds() < STUCK_SECONDS and heartbeats.alive(),
     )
     try:
         async with endpoints:
             listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
             async with asyncio.TaskGroup() as group:
                 watches = [
-                    watch_forever(cluster, since, queue.add)
-                    for since in listed
+                    watch_forever(
+                        cluster, since, queue.add, partial(heartbeats.beat, f"own watch {number}")
+                    )
+                    for number, since in enumerate(listed)
                     if since.source.kind != ALIGN_TUNE_JOBS  # which kopf watches
                 ]
                 relisting = relist_forever(

@@ -1,7 +1,7 @@
 """What the operator last saw of every AlignTuneJob, Job and pod, by AlignTuneJob."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -28,6 +28,7 @@ from aligntune_operator.observe import (
 from aligntune_operator.stages import cycle
 
 State = TypeVar("State", AlignTuneJobState, JobState, PodState)
+Note = TypeVar("Note", Hindrance, Explanation, str)
 
 
 class Store(Generic[State]):
@@ -36,9 +37,13 @@ class Store(Generic[State]):
     Watches and the answers to the operator's own writes may tell of the same change, in either
     order, so an older version never replaces a newer one. Resource versions of one kind compare as
     integers since Kubernetes 1.35 (KEP-5504), and did on every etcd-backed server before.
+
+    Args:
+        forgotten: Told of the UID of each object that is gone, whoever noticed it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forgotten: Callable[[str], None] = lambda _: None) -> None:
+        self._forgotten = forgotten
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
 
@@ -50,7 +55,7 @@ class Store(Generic[State]):
             Whether anything that decisions depend on is new.
         """
         known = self._by_uid.get(state.uid)
-        self.gone(state.uid)
+        self._drop(state.uid)
         self._by_uid[state.uid] = (key, state)
         self._uids[key].add(state.uid)
         return known is None or known != (
@@ -66,12 +71,12 @@ class Store(Generic[State]):
 
     def gone(self, uid: str) -> None:
         """Forgets an object, if it is known."""
-        known = self._by_uid.pop(uid, None)
-        if known is None:
-            return
-        self._uids[known[0]].discard(uid)
-        if not self._uids[known[0]]:
-            del self._uids[known[0]]
+        self._drop(uid)
+        self._forgotten(uid)
+
+    def has(self, uid: str) -> bool:
+        """Whether an object is known."""
+        return uid in self._by_uid
 
     def of(self, key: Key) -> Iterator[State]:
         """The objects that belong to an AlignTuneJob."""
@@ -100,6 +105,14 @@ class Store(Generic[State]):
             self.gone(uid)
         return set(vanished.values())
 
+    def _drop(self, uid: str) -> None:
+        known = self._by_uid.pop(uid, None)
+        if known is None:
+            return
+        self._uids[known[0]].discard(uid)
+        if not self._uids[known[0]]:
+            del self._uids[known[0]]
+
 
 class Cache:
     """All that decisions are made from.
@@ -110,13 +123,16 @@ class Cache:
 
     def __init__(self, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) -> None:
         self._node_lost_timeout = node_lost_timeout
-        self.objects: Store[AlignTuneJobState] = Store()
-        self.jobs: Store[JobState] = Store()
+        self.objects: Store[AlignTuneJobState] = Store(self._object_forgotten)
+        self.jobs: Store[JobState] = Store(self._job_forgotten)
         self.pods: Store[PodState] = Store()
-        self._polls: dict[Key, Poll] = {}
-        self._hindrances: dict[Key, Hindrance] = {}
-        self._explanations: dict[Key, Explanation] = {}
-        self._shortages: dict[Key, str] = {}
+        # By UID, so that nothing said of a job reaches another that takes its name.
+        self._polls: dict[str, Poll] = {}
+        self._hindrances: dict[str, Hindrance] = {}
+        self._explanations: dict[str, Explanation] = {}
+        self._shortages: dict[str, str] = {}
+        self._departed: defaultdict[str, dict[int, PodState]] = defaultdict(dict)
+        """The last pods that are gone, by their Job, as long as that is there, and their index."""
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
 
     def object_seen(self, body: Object) -> Key | None:
@@ -145,13 +161,8 @@ class Cache:
 
     def object_gone(self, body: Object) -> Key:
         """Forgets an AlignTuneJob, but not another of the same name that has taken its place."""
-        key = key_of(body)
         self.objects.gone(body["metadata"]["uid"])
-        self._polls.pop(key, None)
-        self._hindrances.pop(key, None)
-        self._explanations.pop(key, None)
-        self._shortages.pop(key, None)
-        return key
+        return key_of(body)
 
     def job_gone(self, body: Object) -> Key:
         """Forgets a Job."""
@@ -159,8 +170,11 @@ class Cache:
         return _parent(body)
 
     def pod_gone(self, body: Object) -> Key:
-        """Forgets a pod."""
+        """Forgets a pod, but for what its Job's end may yet be explained with."""
         self.pods.gone(body["metadata"]["uid"])
+        pod = pod_state(body, self._node_lost_timeout)
+        if self.jobs.has(pod.job_uid):
+            self._departed[pod.job_uid][pod.index] = pod
         return _parent(body)
 
     def object_written(self, body: Object) -> None:
@@ -171,30 +185,27 @@ class Cache:
 
     def polled(self, key: Key, poll: Poll) -> None:
         """Takes in what a progress endpoint said, and since when it says nothing."""
-        before = self._polls.get(key)
+        state = self._object(key)
+        if state is None:
+            return
+        before = self._polls.get(state.uid)
         if poll.error:
             same = before is not None and before.pod_uid == poll.pod_uid
             since = before.silent_since if before is not None and same else None
             poll = replace(poll, silent_since=since or poll.at)
-        if any(self.objects.of(key)):
-            self._polls[key] = poll
+        self._polls[state.uid] = poll
 
-    def hindered(self, key: Key, hindrance: Hindrance | None) -> None:
+    def hindered(self, uid: str, hindrance: Hindrance | None) -> None:
         """Remembers why the Job could not be created, or with None that it could."""
-        self._hindrances.pop(key, None)
-        if hindrance is not None:
-            self._hindrances[key] = hindrance
+        self._remember(self._hindrances, uid, hindrance)
 
-    def explained(self, key: Key, explanation: Explanation | None) -> None:
+    def explained(self, uid: str, explanation: Explanation | None) -> None:
         """Remembers why the newest attempt does not start, or with None that it is to be asked."""
-        self._explanations.pop(key, None)
-        if explanation is not None:
-            self._explanations[key] = explanation
+        self._remember(self._explanations, uid, explanation)
 
-    def short_of_memory(self, state: AlignTuneJobState, shortage: str) -> None:
-        """Remembers that a job does not fit its GPUs, unless it was deleted meanwhile."""
-        if any(known.uid == state.uid for known in self.objects.of(state.key)):
-            self._shortages[state.key] = shortage
+    def short_of_memory(self, uid: str, shortage: str) -> None:
+        """Remembers that a job does not fit its GPUs."""
+        self._remember(self._shortages, uid, shortage)
 
     def observe(self, key: Key) -> Observed | None:
         """All that is known of one AlignTuneJob; None if there is none of that name.
@@ -209,10 +220,11 @@ class Cache:
             state,
             tuple(self._jobs_of(state)),
             tuple(self.pods.of(key)),
-            poll=self._polls.get(key),
-            hindrance=self._hindrances.get(key),
-            explanation=self._explanations.get(key),
-            shortage=self._shortages.get(key, ""),
+            departed=tuple(self._departed_of(state)),
+            poll=self._polls.get(state.uid),
+            hindrance=self._hindrances.get(state.uid),
+            explanation=self._explanations.get(state.uid),
+            shortage=self._shortages.get(state.uid, ""),
             sources=dict(self._sources(state)),
             cycle=tuple(cycle(key.name, partial(self._waits_for, key.namespace))),
         )
@@ -250,6 +262,23 @@ class Cache:
         """The AlignTuneJob of that name: the newest, while the end of another is not seen yet."""
         states = self.objects.of(key)
         return max(states, key=lambda state: state.resource_version, default=None)
+
+    def _remember(self, notes: dict[str, Note], uid: str, note: Note | None) -> None:
+        """Notes something of an AlignTuneJob, unless it was deleted meanwhile."""
+        notes.pop(uid, None)
+        if note is not None and self.objects.has(uid):
+            notes[uid] = note
+
+    def _object_forgotten(self, uid: str) -> None:
+        for notes in (self._polls, self._hindrances, self._explanations, self._shortages):
+            notes.pop(uid, None)
+
+    def _job_forgotten(self, uid: str) -> None:
+        self._departed.pop(uid, None)
+
+    def _departed_of(self, state: AlignTuneJobState) -> Iterator[PodState]:
+        for job in self._jobs_of(state):
+            yield from self._departed.get(job.uid, {}).values()
 
     def _sources(self, state: AlignTuneJobState) -> Iterator[tuple[str, AlignTuneJobState]]:
         for name in state.from_jobs:

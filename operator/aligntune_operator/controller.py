@@ -132,7 +132,7 @@ class Controller:
                 return until - now
             case Explain(uids):
                 message = await self._explanations.newest(key.namespace, uids)
-                self._cache.explained(key, Explanation(now, message))
+                self._cache.explained(observed.object.uid, Explanation(now, message))
                 return EXPLANATION_INTERVAL
             case CreateJob(attempt) if observed.spec is not None:
                 return await self._start(observed.object, observed.spec, attempt)
@@ -155,7 +155,7 @@ class Controller:
         try:
             if attempt == 1 and (found := await self._in_the_way(state, spec)):
                 hindrance, again = found
-                self._cache.hindered(key, hindrance)
+                self._cache.hindered(uid, hindrance)
                 return again
             for manifest in shared_objects(key, uid, spec, self._settings):
                 await self._cluster.create(manifest)
@@ -171,13 +171,13 @@ class Controller:
             )
             created = await self._cluster.create(job)
         except RefusedError as error:
-            self._cache.hindered(key, Hindrance("refused", error.message))
+            self._cache.hindered(uid, Hindrance("refused", error.message))
             return REFUSED_RETRY
         except ApiError as error:
-            self._cache.hindered(key, Hindrance("failed", error.message))
+            self._cache.hindered(uid, Hindrance("failed", error.message))
             raise
-        self._cache.hindered(key, None)
-        self._cache.explained(key, None)
+        self._cache.hindered(uid, None)
+        self._cache.explained(uid, None)
         self._cache.job_seen(created)
         if attempt == 1 and self._settings.estimates == "warn":
             self._began(key)

@@ -41,9 +41,14 @@ def handlers(cache: Cache, queue: KeyedQueue[Key], connection: Connection) -> ko
     return registry
 
 
+WATCH_SECONDS = 240
+"""How long one request of kopf's watch lasts: a new one is the sign that it turns."""
+
+
 def kopf_settings() -> kopf.OperatorSettings:
     """Makes kopf a watcher only: no finalizers, no annotations, no Events of its own."""
     settings = kopf.OperatorSettings()
+    settings.watching.server_timeout = WATCH_SECONDS
     settings.posting.enabled = False
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.scanning.disabled = True

@@ -23,7 +23,7 @@ from pydantic.alias_generators import to_camel
 from aligntune.api import env
 from aligntune.api.conditions import Phase
 from aligntune.api.job import AlignTuneJobSpec, Manifest
-from aligntune.api.names import attempt_folder
+from aligntune.api.names import MODEL, attempt_folder
 from aligntune.api.progress import Snapshot
 from aligntune.api.run import RunConfig
 from aligntune.api.status import AlignTuneJobStatus
@@ -211,7 +211,7 @@ def _models_here(spec: AlignTuneJobSpec, output: Path) -> dict[str, str]:
     folders = {}
     for field, model in spec.method.models.items():
         if model.from_job is not None:
-            folder = output.resolve() / model.from_job / "model"
+            folder = output.resolve() / model.from_job / MODEL
             if not folder.is_dir():
                 raise ConfigError(
                     f"spec.{'sft' if spec.sft else 'rl'}.{to_camel(field)}.fromJob: there is no"

@@ -212,6 +212,8 @@ class Observed:
     """Why this version cannot run a spec that is valid; empty if it can."""
     jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()
+    departed: tuple[PodState, ...] = ()
+    """Pods that are gone while their Job is there, as they were last seen: one of each index."""
     poll: Poll | None = None
     hindrance: Hindrance | None = None
     """Why the Job could not be created; None if it could, or was not tried."""
@@ -249,6 +251,21 @@ class Observed:
         return tuple(newest[index] for index in sorted(newest))
 
     @property
+    def witnesses(self) -> tuple[PodState, ...]:
+        """Who can tell how the newest attempt ended: its pods, and those of them that are gone.
+
+        The Job controller lets go of a failed pod before it says that the Job has failed.
+        """
+        job, pods = self.job, self.current_pods
+        there = {pod.index for pod in pods}
+        gone = (
+            pod
+            for pod in self.departed
+            if job is not None and pod.job_uid == job.uid and pod.index not in there
+        )
+        return (*pods, *gone)
+
+    @property
     def started(self) -> int:
         """How many pods of the newest attempt run or have run."""
         return sum(pod.started for pod in self.current_pods)
@@ -283,6 +300,7 @@ def observe(
     jobs: tuple[JobState, ...] = (),
     pods: tuple[PodState, ...] = (),
     *,
+    departed: tuple[PodState, ...] = (),
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
     explanation: Explanation | None = None,
@@ -309,6 +327,7 @@ def observe(
         spec,
         jobs=jobs,
         pods=pods,
+        departed=departed,
         poll=poll,
         hindrance=hindrance,
         explanation=explanation,

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -21,8 +22,10 @@ ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 LOOK_SECONDS = 0.5
 """How often it is looked which pods are due."""
-MOST_DOUBLINGS = 3
-"""A silent pod is asked at least every eighth interval."""
+MOST_DOUBLINGS = 4
+"""A silent pod is asked at least every sixteenth interval."""
+SILENT_SHARE = 4
+"""One of so many slots is for silent pods: each of them holds one until its time is out."""
 
 AskPod = Callable[[Key, PodState], Awaitable[Poll]]
 Address = Callable[[Key, PodState], str]
@@ -102,20 +105,21 @@ async def poll_forever(
 ) -> None:
     """Asks every running job once per interval, and queues each job asked.
 
-    A pod that does not answer is asked less and less often, and waits for nobody but itself: one
-    tenant's silent pods do not slow the others' progress.
+    A pod that did not answer is asked less and less often, and waits for a few slots together with
+    the others that did not: however many one tenant has, they do not slow the others' progress.
     """
     loop = asyncio.get_running_loop()
     slots = asyncio.Semaphore(concurrency)
+    slots_of_silent = asyncio.Semaphore(max(concurrency // SILENT_SHARE, 1))
     schedule: dict[str, Schedule] = {}
 
     async def poll(key: Key, pod: PodState, turn: Schedule) -> None:
-        async with slots:
+        async with slots_of_silent if turn.failures else nullcontext(), slots:
             answer = await ask_pod(key, pod)
         cache.polled(key, answer)
         changed(key)
         turn.failures = turn.failures + 1 if answer.error else 0
-        turn.due = loop.time() + interval_seconds * 2 ** min(turn.failures, MOST_DOUBLINGS)
+        turn.due = loop.time() + wait_seconds(turn.failures, interval_seconds)
 
     async with asyncio.TaskGroup() as polls:
         while True:
@@ -127,6 +131,11 @@ async def poll_forever(
                     turn.due = math.inf  # until it has answered
                     polls.create_task(poll(key, pod, turn))
             await asyncio.sleep(LOOK_SECONDS)
+
+
+def wait_seconds(failures: int, interval_seconds: float) -> float:
+    """How long until a pod is asked again that has not answered so many times in a row."""
+    return interval_seconds * 2.0 ** min(failures, MOST_DOUBLINGS)
 
 
 @dataclass

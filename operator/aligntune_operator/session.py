@@ -58,8 +58,14 @@ class NoClusterError(Exception):
     """Neither a service account nor a kubeconfig says where the cluster is."""
 
 
-def connect(settings: kopf.OperatorSettings) -> Connection:
+def connect(
+    settings: kopf.OperatorSettings, beat: Callable[[str], None] = lambda _: None
+) -> Connection:
     """Opens sessions as the pod's service account, else as `KUBECONFIG` says.
+
+    Args:
+        settings: kopf's.
+        beat: Called with the path of each collection that kopf asks for.
 
     Raises:
         NoClusterError: Neither is there.
@@ -89,7 +95,7 @@ def connect(settings: kopf.OperatorSettings) -> Connection:
     pods = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
     return Connection(
         session(),
-        session(waits_where_refused(asyncio.sleep)),
+        session(waits_where_refused(asyncio.sleep), beats(beat)),
         pods,
         info.server.rstrip("/"),
         in_cluster=account is not None,
@@ -112,6 +118,19 @@ def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.Cl
             response.close()
             logger.warning("a watch is refused (401): asking again in %g s", REFUSED_SECONDS)
             await sleep(REFUSED_SECONDS)
+
+    return ask
+
+
+def beats(beat: Callable[[str], None]) -> aiohttp.ClientMiddlewareType:
+    """Tells when AlignTuneJobs are asked for: kopf's watch has no other sign of life."""
+
+    async def ask(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if request.url.path.endswith(f"/{labels.PLURAL}"):
+            beat(request.url.path)
+        return await handler(request)
 
     return ask
 

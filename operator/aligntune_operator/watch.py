@@ -18,23 +18,28 @@ RETRY_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
-async def watch_forever(cluster: Cluster, since: Listed, changed: Callable[[Key], None]) -> None:
+async def watch_forever(
+    cluster: Cluster, since: Listed, changed: Callable[[Key], None], beat: Callable[[], None]
+) -> None:
     """Keeps the cache equal to the cluster in one kind of object.
 
     Args:
         cluster: The API server.
         since: The list that the cache has taken in.
         changed: Told of each AlignTuneJob to look at.
+        beat: Called whenever it asks, and for whatever it is told.
     """
     source, namespace, version = since
     while True:
+        beat()
         try:
             async for change in cluster.watch(source.kind, namespace, version):
+                beat()
                 version = change.version
                 _take(source, change, changed)
         except ExpiredError:
             logger.info("the watch of %s is too far behind: listing again", source.kind.plural)
-            version = await _relisted(cluster, source, namespace, changed)
+            version = await _relisted(cluster, source, namespace, changed, beat)
         except ApiError as error:
             logger.warning("the watch of %s broke: %s", source.kind.plural, error)
         await asyncio.sleep(RETRY_SECONDS)
@@ -55,10 +60,15 @@ def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> Non
 
 
 async def _relisted(
-    cluster: Cluster, source: Source, namespace: str | None, changed: Callable[[Key], None]
+    cluster: Cluster,
+    source: Source,
+    namespace: str | None,
+    changed: Callable[[Key], None],
+    beat: Callable[[], None],
 ) -> int:
     """The version of a list that could be had at last."""
     while True:
+        beat()
         try:
             return (await relist(cluster, source, namespace, changed)).version
         except ApiError as error:

@@ -2,18 +2,24 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-from aligntune.api.labels import ATTEMPT
+from aligntune.api.labels import ATTEMPT, JOB_NAME
 from tests.chaos.world import EXPECTED, FINAL, World
 from tests.cluster.control_plane import audit_log
 
 OVER = ("Complete", "Failed", "FailureTarget", "SuccessCriteriaMet")
+FREE = {"Preempted", "NodeLost"}
+LAST_CAUSE = {"wrong": "DataError"}
+"""Why the last attempt of a job ends, by the beginning of its name; those of others succeed."""
 CHILDREN = (("pods", "api/v1"), ("jobs", "apis/batch/v1"), ("services", "api/v1"))
+
+
+Event = dict[str, Any]
 
 
 @dataclass
@@ -27,6 +33,17 @@ class Attempt:
     """When it was over, or asked to be deleted."""
 
 
+@dataclass
+class PodRun:
+    """A pod that ran; numbers are lines of the log."""
+
+    name: str
+    job: str
+    """The Job that it belongs to: one attempt."""
+    began: int
+    ended: int | None = None
+
+
 def check(world: World) -> None:
     """Waits until all jobs are at their ends, and then looks at the whole story."""
     world.until("every job is at its end", lambda: _at_their_ends(world))
@@ -38,12 +55,18 @@ def check(world: World) -> None:
     }
     assert not wrong, f"wrong final status: {wrong}"
 
-    attempts = attempts_of(audit_log(world.control_plane.state), world.namespace)
+    log = audit_log(world.control_plane.state)
+    attempts = attempts_of(log, world.namespace)
     assert list(doubled(attempts)) == []
+    ran = pods_that_ran(log, world.namespace)
+    assert ran.keys() >= found.keys()
+    assert list(overlapping(ran)) == []
     for name, one in found.items():
+        told = one["status"]["attempts"]
         created = attempts[one["metadata"]["uid"]][-1].number
-        assert created == one["status"]["attempts"]["current"], f"{name}: {created} attempts"
-        assert created == 1 or not name.startswith("steady"), f"{name}: {created} attempts"
+        assert created == told["current"], f"{name}: {created} attempts"
+        struck = {number for job, number in world.struck if job == name}
+        assert mistold(name, told, struck, world.lost_peer) == ""
     for child in world.jobs():
         owners = [owner["uid"] for owner in child["metadata"].get("ownerReferences", ())]
         assert owners, f"{child['metadata']['name']} has no owner"
@@ -71,6 +94,68 @@ def doubled(attempts: dict[str, list[Attempt]]) -> Iterator[str]:
                 yield f"{uid}: {later} beside {earlier}"
 
 
+def mistold(name: str, told: Event, struck: set[int], lost_peer: set[str]) -> str:
+    """What is wrong with the causes and counters of a job that is over.
+
+    Args:
+        name: The job's, which says what its pods do.
+        told: The attempts in its status.
+        struck: Numbers of the attempts that a fault has ended.
+        lost_peer: What a pod that loses its peer may be said to have ended of.
+    """
+    kind = name.partition("-")[0]
+    failed = {1} - struck if kind == "retried" else set[int]()
+    reasons = {entry["attempt"]: entry["reason"] for entry in told["history"]}
+    last = {LAST_CAUSE.get(kind, "Succeeded")}
+    right = dict.fromkeys(range(1, len(struck | failed) + 2), last)
+    right |= dict.fromkeys(failed, lost_peer) | dict.fromkeys(struck, FREE)
+    as_it_was = (
+        reasons.keys() == right.keys()
+        and all(reason in right[number] for number, reason in reasons.items())
+        and (told["restarts"], told["preemptions"]) == (len(failed), len(struck))
+    )
+    return "" if as_it_was else f"{name}, struck in {struck or 'none'}: {told}"
+
+
+def overlapping(ran: Mapping[str, list[PodRun]]) -> Iterator[str]:
+    """Pods of two attempts of one name that ran at the same time."""
+    for name, runs in ran.items():
+        for earlier, later in combinations(sorted(runs, key=lambda run: run.began), 2):
+            beside = earlier.ended is None or earlier.ended > later.began
+            if beside and earlier.job != later.job:
+                yield f"{name}: {later} beside {earlier}"
+
+
+def pods_that_ran(log: Path, namespace: str) -> dict[str, list[PodRun]]:
+    """The pods that ever ran in a namespace, by the name of their AlignTuneJob.
+
+    One has stopped running when its status says so, or when its kubelet removes it: the deletion
+    after the one that told it to end.
+    """
+    found: dict[str, dict[str, PodRun]] = defaultdict(dict)
+    told_to_end: set[str] = set()
+    for place, event in enumerate(events_of(log)):
+        pod = event.get("responseObject") or {}
+        if not _done(event, "pods", namespace) or pod.get("kind") != "Pod":
+            continue
+        metadata, phase = pod["metadata"], pod["status"]["phase"]
+        uid, runs = metadata["uid"], found[metadata["labels"][JOB_NAME]]
+        if phase == "Running" and uid not in runs:
+            runs[uid] = PodRun(metadata["name"], metadata["ownerReferences"][0]["name"], place)
+        removed = event["verb"] == "delete" and uid in told_to_end
+        if uid in runs and runs[uid].ended is None and (phase in FINAL or removed):
+            runs[uid].ended = place
+        if "deletionTimestamp" in metadata:
+            told_to_end.add(uid)
+    return {name: list(runs.values()) for name, runs in found.items()}
+
+
+def _done(event: Event, resource: str, namespace: str) -> bool:
+    reference, code = event.get("objectRef", {}), event.get("responseStatus", {}).get("code", 0)
+    where = (reference.get("resource"), reference.get("namespace"))
+    return where == (resource, namespace) and 200 <= code < 300
+
+
 def _at_their_ends(world: World) -> bool:
     found = world.align_tune_jobs()
     return set(found) == set(world.names) and all(
@@ -84,8 +169,7 @@ def attempts_of(log: Path, namespace: str) -> dict[str, list[Attempt]]:
     by_name: dict[str, Attempt] = {}
     for place, event in enumerate(events_of(log)):
         reference, answer = event.get("objectRef", {}), event.get("responseObject") or {}
-        done = 200 <= event.get("responseStatus", {}).get("code", 0) < 300
-        if reference.get("namespace") != namespace or not done:
+        if not _done(event, "jobs", namespace):
             continue
         if event["verb"] == "create":
             metadata = answer["metadata"]
@@ -102,7 +186,7 @@ def attempts_of(log: Path, namespace: str) -> dict[str, list[Attempt]]:
     return found
 
 
-def events_of(log: Path) -> Iterator[dict[str, Any]]:
+def events_of(log: Path) -> Iterator[Event]:
     """The audited requests.
 
     An API server that was killed in the middle of a line has left the beginning of one, behind

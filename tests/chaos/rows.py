@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import psutil
 
+from aligntune.api.labels import JOB_NAME
 from tests.chaos.endpoints import GARBAGE, LIE, Dialect, newer, older, unreachable
 from tests.chaos.proxy import a_watch, a_write, anything
-from tests.chaos.world import ALIGN_TUNE_JOBS, FINAL, World
+from tests.chaos.world import ALIGN_TUNE_JOBS, FINAL, Object, World
 
 
 class Row(NamedTuple):
@@ -70,18 +71,24 @@ def connections_cut(world: World) -> None:
     for _ in range(10):
         world.some_time(1)
         world.proxy.cut()
+    until_felt(world)
+
+
+def until_felt(world: World) -> None:
+    """A fault that nobody met would be none."""
+    world.until("a request met the fault", lambda: world.proxy.done > 0)
 
 
 def network_swallows_everything(world: World) -> None:
     world.some_time()
     with world.proxy.blackhole():
         world.apply("done-meanwhile")
-        world.some_time(20)
+        world.some_time(20, least=5)
 
 
 def server_slow(world: World) -> None:
     with world.proxy.slow(world.rng.uniform(1, 5)):
-        world.some_time(10)
+        world.some_time(10, least=3)
 
 
 def watches_expired(world: World) -> None:
@@ -89,6 +96,7 @@ def watches_expired(world: World) -> None:
         world.proxy.answer(410, a_watch, times=3)
         world.proxy.cut()
         world.some_time()
+    until_felt(world)
 
 
 def server_overloaded(world: World) -> None:
@@ -96,6 +104,7 @@ def server_overloaded(world: World) -> None:
     world.proxy.answer(429, anything, times=20)
     world.proxy.cut()
     world.some_time()
+    until_felt(world)
 
 
 def server_fails(world: World) -> None:
@@ -103,12 +112,14 @@ def server_fails(world: World) -> None:
     world.proxy.answer(500, anything, times=20)
     world.proxy.cut()
     world.some_time()
+    until_felt(world)
 
 
 def writes_refused_for_a_moment(world: World) -> None:
     for _ in range(5):
         world.some_time(1)
         world.proxy.answer(world.rng.choice((409, 500, 503)), a_write, times=3)
+    until_felt(world)
 
 
 def credentials_refused(world: World) -> None:
@@ -117,6 +128,7 @@ def credentials_refused(world: World) -> None:
     world.proxy.answer(401, anything, times=3)
     world.proxy.cut()
     world.some_time()
+    until_felt(world)
 
 
 def deleted_while_the_operator_is_down(world: World) -> None:
@@ -137,28 +149,40 @@ def deleted_and_applied_again(world: World) -> None:
             world.apply(name)
 
 
+HELD = ("held-0", "held-1")
+"""They train until they may end, so that no fault finds them over."""
+
+
 def job_deleted_by_hand(world: World) -> None:
-    for propagation in ("Foreground", "Background"):
-        pod = world.until_running(f"retried-{world.rng.randint(0, 1)}")
-        if pod:
-            name = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
-            world.delete("jobs", name, "apis/batch/v1", propagationPolicy=propagation)
+    world.apply(*HELD)
+    for name, propagation in zip(HELD, ("Foreground", "Background"), strict=True):
+
+        def delete(pod: Object, propagation: str = propagation) -> None:
+            job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+            world.kubelet.saving.set()
+            world.delete("jobs", job, "apis/batch/v1", propagationPolicy=propagation)
+            world.some_time(16, least=14)  # longer than the next attempt waits
+            world.kubelet.saving.clear()
+
         world.some_time()
+        world.strike(name, delete)
+    world.kubelet.may_end.set()
 
 
-def pod_deleted(world: World) -> None:
-    for name in ("done-0", "retried-0"):
-        if pod := world.until_running(name):
-            world.delete("pods", pod["metadata"]["name"])
+def pod_deleted(world: World, **options: int) -> None:
+    world.apply(*HELD)
+    for name in HELD:
+        world.some_time()
+        world.strike(name, lambda pod: world.delete("pods", pod["metadata"]["name"], **options))
+    world.kubelet.may_end.set()
 
 
 def pod_deleted_by_force(world: World) -> None:
-    for name in ("done-0", "retried-0"):
-        if pod := world.until_running(name):
-            world.delete("pods", pod["metadata"]["name"], gracePeriodSeconds=0)
+    pod_deleted(world, gracePeriodSeconds=0)
 
 
 def quota_refuses_the_pods(world: World) -> None:
+    refused = ("done-refused", "retried-refused")
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -166,9 +190,20 @@ def quota_refuses_the_pods(world: World) -> None:
         "spec": {"hard": {"pods": "0"}},
     }
     world.server("POST", f"/api/v1/namespaces/{world.namespace}/resourcequotas", quota)
-    world.apply("done-refused", "retried-refused")
-    world.some_time(10)
+    world.until(
+        "the quota is in force", lambda: "hard" in world.every("resourcequotas")[0]["status"]
+    )
+    world.apply(*refused)
+    for name in refused:
+        world.until(f"{name} says why", lambda name=name: "exceeded quota" in says(world, name))
+    assert not any(world.every("pods", selector=f"{JOB_NAME}={name}") for name in refused)
     world.delete("resourcequotas", "none")
+
+
+def says(world: World, name: str) -> str:
+    """Why a job has no pods yet, by its status."""
+    conditions = world.status(name).get("conditions", ())
+    return next((str(one["message"]) for one in conditions if one["type"] == "Running"), "")
 
 
 def namespace_deleted(world: World) -> None:
@@ -248,6 +283,7 @@ def trainer_is_older(world: World) -> None:
 
 
 def trainer_is_newer(world: World) -> None:
+    world.lost_peer |= {"Unknown"}
     told_in(world, newer)
     assert world.status("retried-other")["attempts"]["history"][0]["reason"] == "Unknown"
 
@@ -274,6 +310,7 @@ def clock_is_wrong(world: World) -> None:
     world.some_time(8, least=4)
     world.kubelet.saving.clear()
     world.kubelet.may_end.set()
+    world.struck |= {(slow, 1), (silent, 1)}
     world.until(f"{slow} is over", lambda: world.phase(slow) in FINAL)
     assert world.status(slow)["attempts"]["history"][0]["reason"] == "Preempted"
 
@@ -336,10 +373,14 @@ ROWS = (
         "AlignTuneJobs are deleted and at once applied again under their names, three times",
         short=True,
     ),
-    Row("job-deleted", job_deleted_by_hand, "a Job is deleted by hand"),
+    Row(
+        "job-deleted",
+        job_deleted_by_hand,
+        "Jobs are deleted by hand, and their pods take seconds over a checkpoint",
+    ),
     Row("pod-deleted", pod_deleted, "running pods are deleted"),
     Row("pod-force-deleted", pod_deleted_by_force, "running pods are deleted by force"),
-    Row("quota", quota_refuses_the_pods, "a quota refuses the pods for up to 10 s"),
+    Row("quota", quota_refuses_the_pods, "a quota refuses the pods until the status says so"),
     Row("namespace-deleted", namespace_deleted, "the namespace is deleted under running jobs"),
     Row(
         "others-write", others_write_all_the_time, "others write to the AlignTuneJobs all the time"

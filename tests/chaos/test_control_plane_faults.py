@@ -5,6 +5,7 @@ random; CHAOS_SEED=N repeats a run, as far as the machine does, and ROWS=NAME,NA
 alone.
 """
 
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -14,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import pod_rows
-from tests.chaos.invariants import attempts_of, check, doubled, events_of
+from tests.chaos.invariants import (
+    attempts_of,
+    check,
+    doubled,
+    events_of,
+    mistold,
+    overlapping,
+    pods_that_ran,
+)
 from tests.chaos.rows import ROWS, Row
 from tests.chaos.together import go_through, rounds
 from tests.chaos.world import ApiServer, world
@@ -28,7 +37,7 @@ SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10_000))
 SIDE_BY_SIDE = 5
 """Rows at the same time, each with a namespace, a proxy and an operator of its own."""
 KINDS = ("done", "retried", "wrong")
-AUDITED = ("jobs", "jobs/status")
+AUDITED = {"batch": ("jobs", "jobs/status"), "": ("pods", "pods/status")}
 CRD = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
 TRAINERS = (*fake_nodes.RUNS, Path(__file__).parent / "stages" / "trainer-ends.yaml")
 
@@ -116,6 +125,67 @@ def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_p
         '{"kind":"Event","v{"kind":"Event","verb":"a"}\n{"kind":"Event","verb":"b"}\n{"kind":"E'
     )
     assert [event["verb"] for event in events_of(log)] == ["a", "b"]
+
+
+def test_pods_of_two_attempts_that_run_at_once_are_found_in_the_audit_log(tmp_path: Path) -> None:
+    """The check itself: a pod begins before that of the attempt before has ended."""
+
+    def event(verb: str, uid: str, job: str, phase: str, **metadata: str) -> str:
+        pod = {
+            "kind": "Pod",
+            "metadata": {
+                "name": uid,
+                "uid": uid,
+                "labels": {"aligntune.io/job-name": "chat"},
+                "ownerReferences": [{"name": job}],
+                **metadata,
+            },
+            "status": {"phase": phase},
+        }
+        where = {"resource": "pods", "namespace": "ns", "name": uid}
+        told = {"objectRef": where, "responseStatus": {"code": 200}, "responseObject": pod}
+        return json.dumps({"kind": "Event", "verb": verb} | told, separators=(",", ":")) + "\n"
+
+    asked = {"deletionTimestamp": "2026-11-01T12:00:00Z"}
+    log = tmp_path / "audit.log"
+    log.write_text(
+        event("patch", "a", "chat-1", "Running")
+        + event("patch", "a-peer", "chat-1", "Running")
+        + event("delete", "a", "chat-1", "Running", **asked)
+        + event("delete", "a", "chat-1", "Running", **asked)
+        + event("patch", "b", "chat-2", "Running")
+        + event("patch", "a-peer", "chat-1", "Failed")
+        + event("patch", "b", "chat-2", "Succeeded")
+        + event("patch", "c", "chat-3", "Running")
+    )
+    [found] = overlapping(pods_that_ran(log, "ns"))
+    assert "'b'" in found
+    assert "'a-peer'" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "reasons", "counts", "struck", "right"),
+    [
+        ("done-0", ["Succeeded"], (0, 0), set(), True),
+        ("done-0", ["NcclError", "Succeeded"], (1, 0), set(), False),
+        ("retried-0", ["NcclError", "Succeeded"], (1, 0), set(), True),
+        ("retried-0", ["Preempted", "Succeeded"], (0, 1), set(), False),
+        ("retried-0", ["Succeeded"], (0, 0), set(), False),
+        ("held-0", ["NodeLost", "Succeeded"], (0, 1), {1}, True),
+        ("held-0", ["Preempted", "Succeeded"], (1, 0), {1}, False),
+        ("held-0", ["Unknown", "Succeeded"], (0, 1), {1}, False),
+        ("held-0", ["Succeeded"], (0, 0), {1}, False),
+        ("wrong-0", ["DataError"], (0, 0), set(), True),
+        ("wrong-0", ["Unknown"], (0, 0), set(), False),
+    ],
+)
+def test_an_attempt_whose_cause_or_count_is_not_what_was_done_is_found(
+    name: str, reasons: list[str], counts: tuple[int, int], struck: set[int], right: bool
+) -> None:
+    """The check itself."""
+    history = [{"attempt": number, "reason": reason} for number, reason in enumerate(reasons, 1)]
+    told = {"restarts": counts[0], "preemptions": counts[1], "history": history}
+    assert (mistold(name, told, struck, {"NcclError"}) == "") is right
 
 
 def test_an_attempt_beside_another_is_found_in_the_audit_log(control_plane: ControlPlane) -> None:

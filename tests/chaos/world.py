@@ -93,6 +93,10 @@ class World:
         self.names: list[str] = []
         self.exits: list[int] = []
         """Exit codes of replicas that ended by themselves, and were started again."""
+        self.struck: set[tuple[str, int]] = set()
+        """The attempts that a fault has ended, by job and number."""
+        self.lost_peer = {"NcclError"}
+        """What the first attempt of a job that loses a peer may be said to have ended of."""
 
     @property
     def operator(self) -> Operator:
@@ -183,6 +187,15 @@ class World:
         self.until(f"{name} runs", lambda: bool(found()) or self.phase(name) in FINAL)
         return next(iter(found()), {})
 
+    def strike(self, name: str, fault: Callable[[Object], None]) -> None:
+        """Ends the attempt under way of a job that would run on, by what is done to its pod, and
+        waits until another runs."""
+        pod = self.until_running(name)
+        number = attempt_of(pod)
+        fault(pod)
+        self.struck.add((name, number))
+        self.until(f"{name} runs again", lambda: attempt_of(self.until_running(name)) == number + 1)
+
     def tend(self) -> None:
         for replica in self.replicas:
             if not replica.running:
@@ -199,6 +212,11 @@ class World:
 
     def _path(self, kind: str, api: str) -> str:
         return f"/{api}/namespaces/{self.namespace}/{kind}"
+
+
+def attempt_of(pod: Object) -> int:
+    """The number of the attempt that a pod belongs to."""
+    return int(pod["metadata"]["labels"][ATTEMPT])
 
 
 def manifest(name: str) -> Object:

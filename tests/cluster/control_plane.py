@@ -3,7 +3,7 @@
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -112,7 +112,7 @@ class ControlPlane(Kubernetes):
         scheduler: Whether pods are scheduled.
         fake_nodes: Nodes that kwok plays, on which pods are scheduled.
         pods: What becomes of a pod on a fake node: files of kwok's Stages.
-        audited: Resources of batch/v1 of which each write is written down.
+        audited: Resources, by their API group, of which each write is written down.
         api_server_flags: More flags for the API server.
         outlive_parent: Whether the processes go on when the process that starts them ends.
     """
@@ -124,7 +124,7 @@ class ControlPlane(Kubernetes):
         scheduler: bool = False,
         fake_nodes: int = 0,
         pods: Sequence[Path] = fake_nodes.SUCCEEDS,
-        audited: Sequence[str] = (),
+        audited: Mapping[str, Sequence[str]] | None = None,
         audits_accounts: bool = False,
         api_server_flags: Sequence[str] = (),
         outlive_parent: bool = False,
@@ -133,7 +133,7 @@ class ControlPlane(Kubernetes):
         self._scheduler = scheduler
         self._fake_nodes = fake_nodes
         self._pods = pods
-        self._audited = audited
+        self._audited = audited or {}
         self._audits_accounts = audits_accounts
         self._api_server_flags = api_server_flags
 
@@ -287,12 +287,14 @@ def audit_log(state: Path) -> Path:
     return state / "logs" / "audit.log"
 
 
-def audit_flags(state: Path, resources: Sequence[str], *, accounts: bool = False) -> list[str]:
-    """Flags of an API server that writes down each write to these resources of batch/v1.
+def audit_flags(
+    state: Path, resources: Mapping[str, Sequence[str]], *, accounts: bool = False
+) -> list[str]:
+    """Flags of an API server that writes down each write to these resources.
 
     Args:
         state: The cluster's folder.
-        resources: Of batch/v1.
+        resources: By their API group.
         accounts: Also write down what each service account asks for, but for Kubernetes' own.
     """
     if not resources and not accounts:
@@ -301,7 +303,9 @@ def audit_flags(state: Path, resources: Sequence[str], *, accounts: bool = False
     writes = {
         "level": "RequestResponse",
         "verbs": ["create", "update", "patch", "delete", "deletecollection"],
-        "resources": [{"group": "batch", "resources": list(resources)}],
+        "resources": [
+            {"group": group, "resources": list(names)} for group, names in resources.items()
+        ],
     }
     theirs = [
         {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},

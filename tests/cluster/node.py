@@ -60,7 +60,7 @@ def run(state: Path) -> None:
     _set_up_network(link)
 
     endpoint = Endpoint(6443, host=link.cluster_address, bind="0.0.0.0", advertised=NODE_ADDRESS)
-    flags = (*audit_flags(state, ("jobs", "jobs/status")), *ADMISSION)
+    flags = (*audit_flags(state, {"batch": ("jobs", "jobs/status")}), *ADMISSION)
     authority = start_components(state, processes, endpoint, with_scheduler=True, more_flags=flags)
     server = f"https://{NODE_ADDRESS}:{endpoint.port}"
     _start_kubelet(state, processes, authority, server)

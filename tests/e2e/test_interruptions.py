@@ -34,6 +34,17 @@ def wait_for_step(tenant: Tenant, name: str, step: int) -> None:
     wait_until(what, reached, FINISH_SECONDS, pause_seconds=PAUSE_SECONDS)
 
 
+def evict(tenant: Tenant, pod: str, **options: Any) -> None:
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": NAMESPACE},
+        **options,
+    }
+    url = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    tenant("create", "--raw", url, "-f", "-", stdin=eviction)
+
+
 def finish(tenant: Tenant, name: str) -> dict[str, Any]:
     """The attempts of a job that has succeeded, with every step of its loss curve made once."""
     status = tenant.until_succeeded(name)
@@ -54,13 +65,7 @@ class TestInterruptions:
         tenant.apply(job("evicted", save_every=1000))
         wait_for_step(tenant, "evicted", 3)
         pod = tenant.pod("evicted").removeprefix("pod/")
-        eviction = {
-            "apiVersion": "policy/v1",
-            "kind": "Eviction",
-            "metadata": {"name": pod, "namespace": NAMESPACE},
-        }
-        url = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
-        tenant("create", "--raw", url, "-f", "-", stdin=eviction)
+        evict(tenant, pod)
         attempts = finish(tenant, "evicted")
         assert (attempts["restarts"], attempts["preemptions"]) == (0, 1)
         first, second = attempts["history"]
@@ -84,13 +89,16 @@ class TestInterruptions:
         assert first["reason"] == "Suspended"
         assert second["fromStep"] == first["toStep"] >= 3
 
-    def test_two_pods_train_together_and_survive_the_loss_of_one(self, tenant: Tenant) -> None:
+    def test_two_pods_train_together_and_the_loss_of_one_is_free(self, tenant: Tenant) -> None:
+        """It has no time for a checkpoint, so that its peer fails in a collective."""
         tenant.apply(job("gang", save_every=2, runtime={"nodes": 2}))
         wait_for_step(tenant, "gang", 4)
         second = "batch.kubernetes.io/job-completion-index=1,aligntune.io/job-name=gang"
-        tenant("delete", "pod", "-l", second, "--grace-period=0", "--force")
+        pod = tenant("get", "pods", "-l", second, "-o", "name").strip().removeprefix("pod/")
+        evict(tenant, pod, deleteOptions={"gracePeriodSeconds": 0})
         attempts = finish(tenant, "gang")
-        assert attempts["restarts"] + attempts["preemptions"] == 1
+        assert (attempts["restarts"], attempts["preemptions"]) == (0, 1)
+        assert attempts["history"][0]["reason"] == "Preempted"
         assert attempts["history"][1]["fromStep"] >= 4
 
     def test_a_run_that_hangs_is_ended_and_goes_on(self, tenant: Tenant) -> None:

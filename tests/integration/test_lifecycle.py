@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -162,6 +163,23 @@ def test_pods_that_a_quota_refuses_are_told_of_and_let_go_after_the_start_timeou
     api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
     assert api.status("chat")["failure"]["reason"] == "QuotaExceeded"
     api.until("the Job is let go", lambda: api.jobs_of("chat") == [])
+
+
+@pytest.mark.usefixtures("operator")
+def test_pods_that_pod_security_refuses_are_told_of_within_a_minute(
+    api: Api, manifest: Make
+) -> None:
+    api("label", "namespace", api.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    opted_in = {"runtime": {"gpusPerNode": 0, "lockMemory": True}}
+    api.apply(manifest("chat", policy={"startTimeoutSeconds": 60}, **opted_in))
+    began = time.monotonic()
+    api.until(
+        "told why",
+        lambda: "violates PodSecurity" in api.condition("chat", "Running").get("message", ""),
+    )
+    assert time.monotonic() - began < 60
+    api("wait", "--for=condition=Failed", "atj/chat", "--timeout=90s")
+    assert api.status("chat")["failure"]["reason"] == "AdmissionRefused"
 
 
 @pytest.mark.usefixtures("operator")

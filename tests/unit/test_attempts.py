@@ -1,6 +1,7 @@
 """Attempts: which failures are followed, when, and never two at once."""
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.conditions import Phase
@@ -27,6 +34,7 @@ from aligntune_operator.plan import CreateJob, DeleteJob, plan
 from aligntune_operator.status.conditions import finished
 from aligntune_operator.status.reduce import reduce_status
 from tests.cluster.processes import REPOSITORY
+from tests.golden.test_golden import CASES, observed_in
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 SPEC: dict[str, Any] = {
@@ -199,6 +207,12 @@ def test_an_eviction_that_nobody_saw_is_counted_to_the_last_report() -> None:
     assert counted(IN_A_QUEUE, HAS_PODS, evicted_again, last_report=at(150), end=at(1200)) == 90
 
 
+def test_a_pods_clock_counts_at_most_the_time_until_its_queue_let_it_go_again() -> None:
+    missed = (IN_A_QUEUE, HAS_PODS, HAS_PODS_AGAIN)
+    assert counted(*missed, last_report=at(1_000_000), end=at(1200)) == 900 + 200
+    assert counted(*missed, last_report=at(-1_000_000), end=at(1200)) == 200
+
+
 def test_without_a_queue_an_attempt_counts_from_its_jobs_creation_to_its_end() -> None:
     created = JobState("job-1", "uid", 1, "uid", 1, NOW)
     started = replace(created, started=at(2))
@@ -207,28 +221,30 @@ def test_without_a_queue_an_attempt_counts_from_its_jobs_creation_to_its_end() -
     assert clocked(attempts, started, None) == attempts, "no status is written for it"
 
 
-def drawn_transitions() -> dict[str, set[str]]:
-    """The state diagram of the documentation: the phases that may be seen after each, also where
-    a pass was missed in between.
-    """
+Arrow = tuple[str, str]
+
+
+def drawn_arrows() -> set[Arrow]:
+    """The state diagram of the documentation."""
     text = (REPOSITORY / "docs" / "lifecycle.md").read_text("utf-8")
-    arrows = set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
-    after = {phase: {phase} for phase in Phase}
+    return set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
+
+
+ARROWS = drawn_arrows()
+
+
+def reachable(arrows: set[Arrow]) -> dict[str, set[str]]:
+    """The phases that may be seen after each where passes are missed in between."""
+    after = {str(phase): {str(phase)} for phase in Phase}
     for _ in Phase:
         for one, other in arrows:
             for known in after.values():
                 if one in known:
                     known.add(other)
-    return {str(phase): phases for phase, phases in after.items()}
+    return after
 
 
-REACHABLE = drawn_transitions()
-
-
-def test_the_state_diagram_shows_every_phase() -> None:
-    assert REACHABLE[Phase.PENDING] == set(Phase)
-    assert REACHABLE[Phase.SUCCEEDED] == {Phase.SUCCEEDED}
-    assert REACHABLE[Phase.FAILED] == {Phase.FAILED}
+REACHABLE = reachable(ARROWS)
 
 
 GANG = SPEC | {"runtime": {"nodes": 2}, "policy": {"startTimeoutSeconds": 300}}
@@ -253,6 +269,13 @@ class World(RuleBasedStateMachine):
         self.pods_given = 0
         self.queued_seconds = 0
         self.all_seen = True
+        self.queued = False
+        """Whether its Jobs are a queue's to let go."""
+        self.seen: set[Arrow] = set()
+
+    @initialize(queued=st.booleans())
+    def it_may_be_for_a_queue(self, queued: bool) -> None:
+        self.queued = queued
 
     @rule(dies=st.booleans())
     def reconcile(self, dies: bool = False) -> None:
@@ -272,6 +295,8 @@ class World(RuleBasedStateMachine):
             observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
             before, after = self.state.status, reduce_status(observed, self.now)
             assert after.phase in REACHABLE[before.phase], f"{before.phase} to {after.phase}"
+            if after.phase != before.phase:
+                self.seen.add((before.phase, after.phase))
             self.state = replace(self.state, status=after)
         for uid in deleted:
             self.terminate(uid)
@@ -284,8 +309,13 @@ class World(RuleBasedStateMachine):
         assert not self.state.spec.get("suspend")
         self.created.append(attempt)
         uid = f"job-{len(self.created)}"
-        self.jobs[uid] = JobState(uid, uid, 1, "uid", attempt, self.now)
-        self.give_pods(uid)
+        job = JobState(uid, uid, 1, "uid", attempt, self.now)
+        if self.queued:
+            held = replace(job, suspended=True, suspended_since=self.now, suspended_before=True)
+            self.jobs[uid] = held
+        else:
+            self.jobs[uid] = job
+            self.give_pods(uid)
 
     def give_pods(self, job_uid: str) -> None:
         for index in (0, 1):
@@ -449,3 +479,158 @@ class World(RuleBasedStateMachine):
 
 TestWorld = World.TestCase
 TestWorld.settings = settings(max_examples=400, stateful_step_count=40)
+
+
+class ObservedWorld(World):
+    """The same where the operator sees each thing happen, and misses none."""
+
+    def settle(self) -> None:
+        for _ in range(3):
+            self.reconcile()
+
+    @invariant()
+    def a_phase_follows_as_drawn(self) -> None:
+        self.settle()
+        assert self.seen <= ARROWS
+
+    def teardown(self) -> None:
+        """The other world's, in which much happens at once."""
+
+
+TestObservedWorld = ObservedWorld.TestCase
+TestObservedWorld.settings = settings(max_examples=100, stateful_step_count=40)
+
+Happens = Callable[[ObservedWorld], object]
+
+
+def pods_start(world: ObservedWorld) -> None:
+    world.a_pod_starts(0)
+    world.a_pod_starts(1)
+
+
+def one_starts(world: ObservedWorld) -> None:
+    world.a_pod_starts(0)
+
+
+def all_end(code: int) -> Happens:
+    """The first pod by itself, the others since it has failed."""
+
+    def happens(world: ObservedWorld) -> None:
+        for pod in world.running():
+            world.end(world.pods[pod.uid], code)
+
+    return happens
+
+
+def suspended(suspend: bool) -> Happens:
+    return lambda world: world.edit(suspend)
+
+
+def evicted(world: ObservedWorld) -> None:
+    world.its_queue_evicts_it(seen=True)
+
+
+def let_go(world: ObservedWorld) -> None:
+    world.its_queue_lets_it_go()
+
+
+def its_job_is_deleted(world: ObservedWorld) -> None:
+    world.somebody_deletes_the_newest_job_in_the_background()
+
+
+def minutes_pass(world: ObservedWorld) -> None:
+    world.time_passes(400)
+
+
+STORIES: dict[str, tuple[bool, tuple[Happens, ...]]] = {
+    "trained": (False, (pods_start, all_end(0))),
+    "has bad data": (False, (pods_start, all_end(65))),
+    "has bad data, and a pod that never ran": (False, (one_starts, all_end(65))),
+    "is tried again": (False, (pods_start, all_end(75), minutes_pass)),
+    "does not start in time, is suspended and resumed": (
+        False,
+        (minutes_pass, suspended(True), suspended(False), minutes_pass),
+    ),
+    "is suspended while it starts": (False, (suspended(True), suspended(False))),
+    "is suspended while it trains": (False, (pods_start, suspended(True), all_end(143))),
+    "is let go, evicted, and suspended in its queue": (
+        True,
+        (let_go, pods_start, evicted, all_end(143), suspended(True), suspended(False)),
+    ),
+    "is evicted before it runs": (True, (let_go, evicted)),
+    "loses its Jobs in its queue": (True, (its_job_is_deleted, minutes_pass) * 6),
+}
+
+
+def transitions(queued: bool, story: Iterable[Happens]) -> set[Arrow]:
+    world = ObservedWorld()
+    world.it_may_be_for_a_queue(queued)
+    world.settle()
+    for happens in story:
+        happens(world)
+        world.settle()
+    return world.seen
+
+
+def suspended_from_the_first() -> set[Arrow]:
+    world = ObservedWorld()
+    world.edit(suspend=True)
+    world.settle()
+    return world.seen
+
+
+def in_golden_cases() -> set[Arrow]:
+    found = set[Arrow]()
+    for case in CASES:
+        observed, now = observed_in(case)
+        before, after = observed.object.status.phase, reduce_status(observed, now).phase
+        if before != after:
+            found.add((before, after))
+    return found
+
+
+def test_the_state_diagram_is_what_happens_and_no_more() -> None:
+    shown = in_golden_cases() | suspended_from_the_first()
+    for queued, story in STORIES.values():
+        shown |= transitions(queued, story)
+    assert shown == ARROWS
+
+
+def gang(uid: str, spec: dict[str, Any]) -> ObservedWorld:
+    world = ObservedWorld()
+    world.state = replace(world.state, uid=uid, spec=spec)
+    world.settle()
+    return world
+
+
+def share_two_nodes(gangs: list[ObservedWorld]) -> None:
+    """For ten minutes: whoever's pods come first get the nodes that are free."""
+    for _ in range(600):
+        for world in gangs:
+            world.settle()
+            for pod in world.running():
+                if pod.lost_at is not None:
+                    world.end(pod, 143)
+            for index in (0, 1):
+                if sum(len(other.running()) for other in gangs) < 2:
+                    world.a_pod_starts(index)
+            if len(world.running()) == 2:
+                all_end(0)(world)
+            world.time_passes(1)
+
+
+def test_gangs_that_each_hold_half_of_the_nodes_both_train_in_the_end() -> None:
+    gangs = [gang("first", GANG), gang("second", GANG)]
+    for world in gangs:
+        one_starts(world)
+    share_two_nodes(gangs)
+    assert [world.state.status.phase for world in gangs] == [Phase.SUCCEEDED] * 2
+
+
+def test_without_a_start_timeout_half_gangs_wait_for_each_other() -> None:
+    """So that the test above shows what ends it."""
+    gangs = [gang("first", GANG | {"policy": {}}), gang("second", GANG | {"policy": {}})]
+    for world in gangs:
+        one_starts(world)
+    share_two_nodes(gangs)
+    assert [world.state.status.phase for world in gangs] == [Phase.STARTING] * 2

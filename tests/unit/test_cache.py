@@ -3,7 +3,7 @@ from typing import Any
 
 from aligntune.api.progress import Snapshot
 from aligntune_operator.cache import Cache
-from aligntune_operator.observe import Key, Poll
+from aligntune_operator.observe import Explanation, Hindrance, Key, Poll
 from aligntune_operator.plan import plan
 
 KEY = Key("ns", "chat")
@@ -151,3 +151,47 @@ def test_the_first_failure_of_a_row_is_remembered_until_an_answer() -> None:
     assert since(Poll("pod", later, error="silent")) == NOW
     assert since(Poll("another", later, error="silent")) == later
     assert since(Poll("another", later, Snapshot())) is None
+
+
+def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job())
+    cache.job_seen(child("chat-1", version=2))
+    pod = child("chat-1-0", version=3, owner="chat-1-uid")
+    pod["status"] = {"phase": "Failed", "reason": "Evicted"}
+    cache.pod_seen(pod)
+    cache.pod_gone(pod)
+
+    def departed() -> list[str]:
+        observed = cache.observe(KEY)
+        assert observed is not None
+        assert observed.pods == ()
+        return [pod.terminated_reason for pod in observed.departed]
+
+    assert departed() == ["Evicted"]
+    cache.job_gone(child("chat-1", version=4))
+    assert departed() == []
+    cache.pod_gone(pod)
+    cache.job_seen(child("chat-1", version=2))
+    assert departed() == [], "the pod was seen to go after its Job"
+
+
+def test_what_was_said_of_a_job_does_not_reach_another_that_takes_its_name() -> None:
+    """The end of the first is not told by any watch: it is missing in a whole list."""
+    cache = Cache()
+    cache.object_seen(align_tune_job(uid="first", version=1))
+    cache.hindered("first", Hindrance("missing", "no claim"))
+    cache.explained("first", Explanation(NOW, "FailedMount: no Secret"))
+    cache.short_of_memory("first", "too large")
+    cache.polled(KEY, Poll("pod", NOW, error="silent"))
+    cache.objects.retain(None, set(), 5)
+    cache.object_seen(align_tune_job(uid="second", version=9))
+    cache.hindered("first", Hindrance("failed", "answered late"))
+    observed = cache.observe(KEY)
+    assert observed is not None
+    assert (observed.hindrance, observed.explanation, observed.poll) == (None, None, None)
+    assert observed.shortage == ""
+    cache.object_seen(align_tune_job(uid="first", version=10))
+    observed = cache.observe(KEY)
+    assert observed is not None
+    assert observed.hindrance is None, "it was kept of one that is gone"

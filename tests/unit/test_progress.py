@@ -23,6 +23,7 @@ from aligntune_operator.progress import (
     pod_address,
     poll_forever,
     proxy_address,
+    wait_seconds,
 )
 from aligntune_operator.session import Connection, rotating_token
 
@@ -166,3 +167,42 @@ async def test_one_tenants_silent_pod_does_not_slow_the_others() -> None:
     await asyncio.wait_for(done.wait(), 30)
     polling.cancel()
     assert asked.count("silent") == 1
+
+
+def test_a_pod_that_does_not_answer_is_asked_ever_less_up_to_a_bound() -> None:
+    waits = [wait_seconds(failures, 10) for failures in range(7)]
+    assert waits == [10, 20, 40, 80, 160, 160, 160]
+
+
+async def test_pods_known_to_be_silent_leave_slots_to_the_others() -> None:
+    """Stand-in: a cache of more silent pods than there are slots, and one that answers."""
+    silent = [replace(POD, uid=f"silent-{number}") for number in range(6)]
+
+    class Pods(Cache):
+        def running_pods(self) -> Iterator[tuple[Key, PodState]]:
+            yield from ((Key("silent", pod.uid), pod) for pod in silent)
+            yield Key("fine", "job"), replace(POD, uid="fine")
+
+    asked: list[str] = []
+    held: set[str] = set()
+    fine_after_all = asyncio.Event()
+
+    async def ask_pod(_: Key, pod: PodState) -> Poll:
+        asked.append(pod.uid)
+        if pod.uid == "fine":
+            if held and asked.count("fine") >= 5:
+                fine_after_all.set()
+            return Poll(pod.uid, NOW, Snapshot())
+        if asked.count(pod.uid) > 1:
+            held.add(pod.uid)
+            await asyncio.sleep(3600)
+        return Poll(pod.uid, NOW, error="silent")
+
+    polling = asyncio.create_task(
+        poll_forever(Pods(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=4)
+    )
+    try:
+        await asyncio.wait_for(fine_after_all.wait(), 30)
+    finally:
+        polling.cancel()
+    assert len(held) == 1

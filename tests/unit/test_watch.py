@@ -69,7 +69,9 @@ def refusal(status: int) -> Answer:
 
 
 @asynccontextmanager
-async def watching(*answers: Answer) -> AsyncIterator[Watching]:
+async def watching(
+    *answers: Answer, beat: Callable[[], None] = lambda: None
+) -> AsyncIterator[Watching]:
     """A watch of Jobs from version 10 on: its cache, the keys to look at, what was asked."""
     left, asked, changed = list(answers), asyncio.Queue[str](), asyncio.Queue[Key]()
 
@@ -89,7 +91,7 @@ async def watching(*answers: Answer) -> AsyncIterator[Watching]:
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
         _, jobs, _ = sources(cache)
-        watched = watch.watch_forever(cluster, Listed(jobs, None, 10), changed.put_nowait)
+        watched = watch.watch_forever(cluster, Listed(jobs, None, 10), changed.put_nowait, beat)
         task = asyncio.create_task(watched)
         yield cache, changed, asked
         task.cancel()
@@ -151,3 +153,19 @@ async def test_an_object_that_cannot_be_read_does_not_hide_the_others() -> None:
     async with watching(stream(*events)) as (cache, changed, _):
         assert await told(changed) == CHAT
         assert [state.resource_version for state in cache.jobs.of(CHAT)] == [12]
+
+
+async def test_a_watch_that_asks_in_vain_is_alive() -> None:
+    beats: list[None] = []
+    refused = [refusal(500), stream(EXPIRED), refusal(500), page(20)]
+    async with watching(*refused, beat=lambda: beats.append(None)) as (_, _, asked):
+        assert await asked_for(asked, 5) == ["10", "10", "list", "list", "20"]
+        assert len(beats) >= 5
+
+
+async def test_a_watch_is_alive_for_what_it_is_told_and_not_while_nothing_comes() -> None:
+    beats: list[None] = []
+    told_first = stream({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "13"}}})
+    async with watching(told_first, beat=lambda: beats.append(None)) as (_, _, asked):
+        assert await asked_for(asked, 2) == ["10", "13"]
+        assert len(beats) == 3, "two requests and a bookmark"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from aligntune.api import env
 from aligntune.api.job import AlignTuneJobSpec
-from aligntune.api.names import base_name, job_name
+from aligntune.api.names import base_name, job_name, output_folder
 from aligntune.api.run import JobIdentity, RunConfig
 from aligntune.api.status import Source
 from aligntune.core.rl.config import UnifiedConfig
@@ -40,7 +40,7 @@ def run_config(
         folder: Output folder below it, where the spec names none; by default the job's own.
     """
     chosen = spec.storage.sub_path if spec.storage else ""
-    output_dir = f"{storage_root}/{chosen or folder or base_name(key.name, uid)}"
+    output_dir = f"{storage_root}/{output_folder(key.name, uid, chosen or folder or '')}"
     spec = with_models(spec, {source.job: model_name(source) for source in lineage})
     runtime, train = spec.runtime, spec.method.train
     divided = {

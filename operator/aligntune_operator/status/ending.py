@@ -37,7 +37,8 @@ def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
         if awaits_witnesses(observed, now):
             return None
         end = job.ended or now
-        return Ending(SUCCEEDED, end) if job.complete else _failed(classify(job, pods), end)
+        failure = None if job.complete else classify(job, observed.witnesses)
+        return _failed(failure, end) if failure else Ending(SUCCEEDED, end)
     lost = next((pod for pod in pods if pod.lost(now)), None)
     if job is None or lost is not None:
         # The rest of a gang that has lost a pod waits for it, and holds GPUs until it is let go of.
@@ -64,7 +65,7 @@ def awaits_witnesses(observed: Observed, now: datetime) -> bool:
     job = observed.job
     if job is None or job.ended is None or now - job.ended >= WITNESS_PATIENCE:
         return False
-    return not observed.current_pods or not all(pod.ended for pod in observed.current_pods)
+    return not observed.witnesses or not all(pod.ended for pod in observed.current_pods)
 
 
 def start_due(observed: Observed) -> datetime | None:

@@ -1,7 +1,7 @@
 """Why an attempt failed: the one cause behind exit codes, messages and conditions."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.exit_codes import ExitCode
@@ -39,14 +39,20 @@ OBSTACLES: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (re.compile(r"FailedCreate.*(forbidden|denied)", re.DOTALL), Cause.ADMISSION_REFUSED),
     (re.compile(r"Unschedulable|FailedScheduling"), Cause.UNSCHEDULABLE),
     (re.compile(r"CreateContainerConfigError"), Cause.CONFIG_ERROR),
+    (
+        re.compile(r"FailedMount.*(secret|configmap) .*not found|FailedMount.*non-existent"),
+        Cause.CONFIG_ERROR,
+    ),
+    (re.compile(r"FailedMount|FailedAttachVolume"), Cause.VOLUME_ERROR),
 )
 """What keeps a pod from starting, by the words of the kubelet and the controllers."""
 
 JOB_CONDITION_EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 
 
-SYMPTOMS = (Cause.PREEMPTED, Cause.NCCL_ERROR, Cause.UNKNOWN)
-"""What a pod says of itself when its peer is gone: not the cause, if anything else is known."""
+SYMPTOMS = (Cause.STALLED, Cause.UNKNOWN, Cause.NCCL_ERROR, Cause.PREEMPTED)
+"""What a pod says of itself when its peer is gone, the most telling first: not the cause, if
+anything else is known."""
 
 
 def classify(job: JobState, pods: Iterable[PodState]) -> Failure:
@@ -56,21 +62,29 @@ def classify(job: JobState, pods: Iterable[PodState]) -> Failure:
 
 def _witnesses(job: JobState, pods: Iterable[PodState]) -> Iterator[Failure]:
     """What happened inside is said by the launcher's outcome, what happened to a pod by the kubelet
-    and the controllers; then come a queue that took the Job back, the symptoms of a lost peer, bare
-    exit codes, and at last the Job's own condition, which outlives its pods.
+    and the controllers. What a pod has brought on itself comes before what was done to one; then
+    come a queue that took the Job back, the symptoms of a lost peer, bare exit codes, and at last
+    the Job's own condition, which outlives its pods.
     """
+    pods = tuple(pods)
     ended = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.phase == "Failed"]
     told = [(pod, pod.outcome) for pod in ended]
     inside = [_as_told(pod, outcome) for pod, outcome in told if outcome and outcome.reason]
     yield from (failure for failure in inside if failure.reason not in SYMPTOMS)
     if job.failed_reason == "DeadlineExceeded":
         yield deadline_exceeded()
-    yield from (_seen(cause, pod) for pod in ended if (cause := _cause_from_outside(pod)))
+    yield from (_seen(cause, pod) for pod in ended if (cause := _own_fault(pod)))
+    # Its node may be gone, and its peers have failed before anybody could say that it has ended.
+    yield from (_seen(cause, pod) for pod in pods if (cause := _disruption(pod)))
+    if "DisruptionTarget" in job.failed_message:
+        yield failed(Cause.PREEMPTED, job.failed_message)
+    if _deleted_first(job, pods, ended):
+        yield failed(Cause.PREEMPTED, "its pod was deleted from outside")
     if job.suspended:
         # Its pods are stopped: SIGKILL after a checkpoint that took too long, or before any start.
         yield failed(Cause.PREEMPTED, "its queue took back what it had let the job have")
-    yield from (failure for failure in inside if failure.reason != Cause.PREEMPTED)
-    yield from inside
+    symptoms = [failure for failure in inside if failure.reason in SYMPTOMS]
+    yield from sorted(symptoms, key=lambda failure: SYMPTOMS.index(failure.reason))
     for pod in ended:
         if pod.exit_code in BY_EXIT_CODE:
             yield _seen(BY_EXIT_CODE[ExitCode(pod.exit_code)], pod)
@@ -102,14 +116,31 @@ def obstacle(pods: Iterable[PodState], explanation: Explanation | None) -> str:
     return "; ".join(sorted(waiting))
 
 
-def _cause_from_outside(pod: PodState) -> Cause | None:
+def _own_fault(pod: PodState) -> Cause | None:
     if OWN_DISK_USE.search(pod.evicted):
         return Cause.DISK_FULL
-    if pod.terminated_reason == "OOMKilled":
-        return Cause.OUT_OF_MEMORY
+    return Cause.OUT_OF_MEMORY if pod.terminated_reason == "OOMKilled" else None
+
+
+def _disruption(pod: PodState) -> Cause | None:
     if pod.disrupted == "DeletionByPodGC":
         return Cause.NODE_LOST
     return Cause.PREEMPTED if pod.disrupted else None
+
+
+def _deleted_first(job: JobState, pods: Sequence[PodState], ended: Iterable[PodState]) -> bool:
+    """Whether the Job failed for a pod that somebody had deleted.
+
+    A pod that fails by itself is not deleted, and with an exit code of ours it fails the Job by a
+    rule, not by the backoff limit.
+    """
+    if job.failed_reason != "BackoffLimitExceeded":
+        return False
+    deleted = [pod for pod in pods if pod.lost_at is not None]
+    by_itself = [
+        pod for pod in ended if pod.lost_at is None and pod.exit_code not in tuple(ExitCode)
+    ]
+    return bool(deleted or not pods) and not by_itself
 
 
 def _as_told(pod: PodState, outcome: Outcome) -> Failure:
@@ -130,11 +161,6 @@ def _from_condition(job: JobState) -> Failure:
     cause = Cause.UNKNOWN
     if code in BY_EXIT_CODE:
         cause = BY_EXIT_CODE[ExitCode(code)]
-    elif "DisruptionTarget" in job.failed_message:
-        cause = Cause.PREEMPTED
-    elif job.failed_reason == "BackoffLimitExceeded":
-        # A pod that had failed by itself would be there, or its exit code in the condition.
-        return failed(Cause.PREEMPTED, "its pod was deleted from outside")
     return failed(cause, job.failed_message or "its pods are gone, and said nothing", None, code)
 
 

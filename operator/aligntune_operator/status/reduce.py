@@ -5,6 +5,7 @@ from itertools import islice
 
 from aligntune.api.conditions import OVER, Phase
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.names import MODEL, output_folder
 from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus, Attempts, TrainedModel
 from aligntune_operator import stages
@@ -13,6 +14,7 @@ from aligntune_operator.attempts import (
     SUSPENDED,
     began,
     clocked,
+    durable,
     ended,
     follow,
     newest,
@@ -61,9 +63,6 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     phase = _phase(observed, attempts, end, now)
     if observed.accepted and (missing := stages.failure(observed)):
         phase, failure = Phase.FAILED, missing
-    model = None
-    if phase == Phase.SUCCEEDED and outcome:
-        model = TrainedModel(path=outcome.model_path, url=outcome.model_url)
     finishes = phase in OVER
     if progress and phase != Phase.RUNNING:
         activity = "done" if finishes else "starting"
@@ -85,10 +84,26 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
         attempts=attempts,
         failure=failure,
         lineage=before.lineage or stages.lineage(observed),
-        model=model,
+        model=_model(observed, outcome) if phase == Phase.SUCCEEDED else None,
         start_time=before.start_time or (observed.job.created if observed.job else None),
         completion_time=(end.at if end else now) if finishes else None,
     )
+
+
+def _model(observed: Observed, outcome: Outcome | None) -> TrainedModel | None:
+    """Where the model of a job that has succeeded is.
+
+    The launcher tells it, but its word may be lost: cut for its length, or gone with a pod that was
+    removed while the operator was away. It is not waited for, since nothing brings it back. A pod
+    ends well only once the model is saved in the output folder, so the path is known all the same
+    where the storage outlives the pod; the page on the hub is not.
+    """
+    path, url = (outcome.model_path, outcome.model_url) if outcome else (None, None)
+    spec, state = observed.spec, observed.object
+    if path is None and spec is not None and spec.storage is not None and durable(spec):
+        folder = output_folder(state.key.name, state.uid, spec.storage.sub_path)
+        path = f"{folder}/{MODEL}"
+    return TrainedModel(path=path, url=url) if path or url else None
 
 
 def _at_generation(status: AlignTuneJobStatus, generation: int) -> AlignTuneJobStatus:
@@ -152,8 +167,9 @@ def _between(attempts: Attempts, spec: AlignTuneJobSpec) -> Phase:
 
 def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:
     """The newest report of the current attempt; another pod's does not count."""
-    pods, poll = observed.current_pods, observed.current_poll
+    over, poll = observed.job is not None and observed.job.over, observed.current_poll
     snapshot = poll.snapshot if poll else None
+    pods = observed.witnesses if over else observed.current_pods
     outcome = next((pod.outcome for pod in pods if pod.ended and pod.outcome), None)
     return snapshot, outcome
 

@@ -1,0 +1,100 @@
+"""The one cause of an attempt's end: what came first, and not what followed from it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from aligntune.api.causes import Cause
+from aligntune.api.progress import Outcome
+from aligntune_operator.observe import Explanation, JobState, PodState
+from aligntune_operator.status.failure import classify, not_started
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+JOB = JobState(
+    "job-1", "job", 1, "uid", 1, NOW, failed_reason="PodFailurePolicy", failed_message="exit code"
+)
+DISRUPTED = PodState(
+    "spot", "spot", 1, "job", 1, phase="Running", running=True, disrupted="DeletionByTaintManager"
+)
+KILLED = PodState("pod", "pod", 1, "job", 0, phase="Failed", exit_code=137)
+
+
+def told(cause: Cause) -> PodState:
+    """A pod whose launcher says this of its end."""
+    outcome = Outcome(result="Failed", reason=cause, message="why", exit_code=75)
+    return replace(KILLED, exit_code=75, message=outcome.model_dump_json())
+
+
+CONSEQUENCES = {
+    "NcclError": told(Cause.NCCL_ERROR),
+    "Stalled": told(Cause.STALLED),
+    "Unknown": told(Cause.UNKNOWN),
+    "137": KILLED,
+}
+
+
+@pytest.mark.parametrize("survivor", CONSEQUENCES.values(), ids=CONSEQUENCES)
+def test_what_follows_from_a_peers_disruption_does_not_hide_it(survivor: PodState) -> None:
+    assert classify(JOB, [survivor, DISRUPTED]).reason == Cause.PREEMPTED
+
+
+@pytest.mark.parametrize("survivor", CONSEQUENCES.values(), ids=CONSEQUENCES)
+def test_a_disruption_that_the_job_alone_remembers_is_not_hidden(survivor: PodState) -> None:
+    job = replace(JOB, failed_message="Pod ns/spot has condition DisruptionTarget matching")
+    assert classify(job, [survivor]).reason == Cause.PREEMPTED
+
+
+@pytest.mark.parametrize("cause", [Cause.DATA_ERROR, Cause.CUDA_OUT_OF_MEMORY, Cause.DISK_FULL])
+def test_a_pods_own_fault_is_the_cause_beside_a_disruption(cause: Cause) -> None:
+    assert classify(JOB, [DISRUPTED, told(cause)]).reason == cause
+
+
+def test_a_full_container_is_the_cause_beside_a_disruption() -> None:
+    full = replace(KILLED, terminated_reason="OOMKilled")
+    assert classify(JOB, [DISRUPTED, full]).reason == Cause.OUT_OF_MEMORY
+
+
+def test_a_hang_is_the_cause_beside_what_its_peers_say_of_it() -> None:
+    pods = [told(Cause.NCCL_ERROR), told(Cause.STALLED)]
+    assert classify(JOB, pods).reason == Cause.STALLED
+
+
+def test_a_pod_that_was_killed_by_itself_is_no_preemption() -> None:
+    job = replace(JOB, failed_reason="BackoffLimitExceeded")
+    stopped_then = replace(DISRUPTED, disrupted="", lost_at=NOW)
+    assert classify(job, [KILLED, stopped_then]).reason == Cause.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ('ErrImagePull: failed to pull image "trainer:v9": not found', Cause.IMAGE_PULL_ERROR),
+        ('ImagePullBackOff: Back-off pulling image "trainer:v9"', Cause.IMAGE_PULL_ERROR),
+        ('CreateContainerConfigError: secret "hf" not found', Cause.CONFIG_ERROR),
+    ],
+)
+def test_what_keeps_a_container_from_starting_is_the_cause(said: str, cause: Cause) -> None:
+    waiting = replace(KILLED, phase="Pending", exit_code=None, waiting=said)
+    failure = not_started([waiting], None)
+    assert failure.reason == cause
+    assert said in failure.message
+
+
+MOUNT = 'FailedMount: MountVolume.SetUp failed for volume "files" : '
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (f'{MOUNT}secret "hf" not found', Cause.CONFIG_ERROR),
+        (f"{MOUNT}references non-existent config key: rows", Cause.CONFIG_ERROR),
+        (f"{MOUNT}rpc error: code = DeadlineExceeded", Cause.VOLUME_ERROR),
+        ('FailedAttachVolume: Multi-Attach error for volume "files"', Cause.VOLUME_ERROR),
+        ('FailedCreate: pods "a" is forbidden: violates PodSecurity', Cause.ADMISSION_REFUSED),
+    ],
+)
+def test_what_events_say_of_pods_that_do_not_start_is_the_cause(said: str, cause: Cause) -> None:
+    failure = not_started([], Explanation(NOW, said))
+    assert failure.reason == cause
+    assert said in failure.message
