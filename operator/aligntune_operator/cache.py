@@ -208,11 +208,7 @@ class Cache:
         self._remember(self._shortages, uid, shortage)
 
     def observe(self, key: Key) -> Observed | None:
-        """All that is known of one AlignTuneJob; None if there is none of that name.
-
-        Jobs of an earlier AlignTuneJob of the same name, which the garbage collector is about to
-        remove, are left out.
-        """
+        """All that is known of one AlignTuneJob; None if there is none of that name."""
         state = self._object(key)
         if state is None:
             return None
@@ -220,6 +216,7 @@ class Cache:
             state,
             tuple(self._jobs_of(state)),
             tuple(self.pods.of(key)),
+            predecessors=tuple(self._jobs_of_predecessors(state)),
             departed=tuple(self._departed_of(state)),
             poll=self._polls.get(state.uid),
             hindrance=self._hindrances.get(state.uid),
@@ -292,6 +289,12 @@ class Cache:
 
     def _jobs_of(self, state: AlignTuneJobState) -> Iterator[JobState]:
         return (job for job in self.jobs.of(state.key) if job.owner_uid == state.uid)
+
+    def _jobs_of_predecessors(self, state: AlignTuneJobState) -> Iterator[JobState]:
+        """Those of earlier AlignTuneJobs of the same name; nobody's were left there on purpose."""
+        return (
+            job for job in self.jobs.of(state.key) if job.owner_uid and job.owner_uid != state.uid
+        )
 
 
 def _parent(body: Object) -> Key:

@@ -212,6 +212,8 @@ class Observed:
     """Why this version cannot run a spec that is valid; empty if it can."""
     jobs: tuple[JobState, ...] = ()
     pods: tuple[PodState, ...] = ()
+    predecessors: tuple[JobState, ...] = ()
+    """Jobs of earlier AlignTuneJobs of the same name, which the garbage collector will remove."""
     departed: tuple[PodState, ...] = ()
     """Pods that are gone while their Job is there, as they were last seen: one of each index."""
     poll: Poll | None = None
@@ -240,6 +242,11 @@ class Observed:
     def writers(self, now: datetime) -> list[PodState]:
         """Pods, of whichever attempt or predecessor, that may still write to the storage."""
         return [pod for pod in self.pods if not pod.ended and not pod.lost(now)]
+
+    @property
+    def predecessor_runs(self) -> bool:
+        """Whether an earlier AlignTuneJob of this name has a Job that may still be given pods."""
+        return any(not job.over and not job.deleting for job in self.predecessors)
 
     @property
     def current_pods(self) -> tuple[PodState, ...]:
@@ -300,6 +307,7 @@ def observe(
     jobs: tuple[JobState, ...] = (),
     pods: tuple[PodState, ...] = (),
     *,
+    predecessors: tuple[JobState, ...] = (),
     departed: tuple[PodState, ...] = (),
     poll: Poll | None = None,
     hindrance: Hindrance | None = None,
@@ -327,6 +335,7 @@ def observe(
         spec,
         jobs=jobs,
         pods=pods,
+        predecessors=predecessors,
         departed=departed,
         poll=poll,
         hindrance=hindrance,

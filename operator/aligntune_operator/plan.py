@@ -93,7 +93,11 @@ def _run(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterator[
 
 
 def _next_attempt(observed: Observed, attempts: Attempts, now: datetime) -> Iterator[Action]:
-    """The next attempt, once its time has come and no pod is left that could write beside it."""
+    """The next attempt, once its time has come and no pod is left, or to come, that could write
+    beside it.
+    """
+    if observed.predecessor_runs:
+        return
     if writers := observed.writers(now):
         yield from _await_end(writers, now)
     elif attempts.next_start is not None and attempts.next_start > now:

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Attempt:
 
     name: str
     number: int
+    parent: str
+    """Name of its AlignTuneJob."""
     created: int
     let_go: int | None = None
     """When it was over, or asked to be deleted."""
@@ -83,15 +85,17 @@ def check(world: World) -> None:
 def doubled(attempts: dict[str, list[Attempt]]) -> Iterator[str]:
     """What is wrong with the attempts of each AlignTuneJob: one beside another, doubled, left out.
 
-    Also those of AlignTuneJobs that are gone.
+    Also those of AlignTuneJobs that are gone, beside those of others that have taken their names.
     """
     for uid, mine in attempts.items():
         numbers = [attempt.number for attempt in mine]
         if numbers != list(range(1, len(mine) + 1)):
             yield f"{uid}: attempts {numbers}"
-        for earlier, later in pairwise(mine):
-            if earlier.let_go is None or earlier.let_go > later.created:
-                yield f"{uid}: {later} beside {earlier}"
+    everyone = chain.from_iterable(attempts.values())
+    for earlier, later in pairwise(sorted(everyone, key=lambda one: (one.parent, one.created))):
+        beside = earlier.let_go is None or earlier.let_go > later.created
+        if earlier.parent == later.parent and beside:
+            yield f"{later} beside {earlier}"
 
 
 def mistold(name: str, told: Event, struck: set[int], lost_peer: set[str]) -> str:
@@ -118,11 +122,16 @@ def mistold(name: str, told: Event, struck: set[int], lost_peer: set[str]) -> st
 
 
 def overlapping(ran: Mapping[str, list[PodRun]]) -> Iterator[str]:
-    """Pods of two attempts of one name that ran at the same time."""
+    """Pods of two attempts of one AlignTuneJob that ran at the same time.
+
+    Not those of two that had the same name: the Job controller may give a Job a pod that is gone
+    already, and no operator sees it come.
+    """
     for name, runs in ran.items():
         for earlier, later in combinations(sorted(runs, key=lambda run: run.began), 2):
             beside = earlier.ended is None or earlier.ended > later.began
-            if beside and earlier.job != later.job:
+            one, other = earlier.job.rpartition("-"), later.job.rpartition("-")
+            if beside and one[0] == other[0] and one[2] != other[2]:
                 yield f"{name}: {later} beside {earlier}"
 
 
@@ -173,7 +182,8 @@ def attempts_of(log: Path, namespace: str) -> dict[str, list[Attempt]]:
             continue
         if event["verb"] == "create":
             metadata = answer["metadata"]
-            attempt = Attempt(metadata["name"], int(metadata["labels"][ATTEMPT]), place)
+            named = metadata["labels"]
+            attempt = Attempt(metadata["name"], int(named[ATTEMPT]), named[JOB_NAME], place)
             found[metadata["ownerReferences"][0]["uid"]].append(attempt)
             by_name[attempt.name] = attempt
             continue

@@ -201,7 +201,7 @@ def test_an_attempt_beside_another_is_found_in_the_audit_log(control_plane: Cont
         return {
             "metadata": {
                 "name": f"chat-{number}",
-                "labels": {"aligntune.io/attempt": str(number)},
+                "labels": {"aligntune.io/job-name": "chat", "aligntune.io/attempt": str(number)},
                 "ownerReferences": [owner],
             },
             "spec": {"template": {"spec": {"containers": [container], "restartPolicy": "Never"}}},

@@ -57,6 +57,7 @@ def observed_in(case: Path) -> tuple[Observed, datetime]:
         align_tune_job_state(manifest),
         tuple(job_state(body) for body in seen.get("jobs", ())),
         tuple(pod_state(body) for body in seen.get("pods", ())),
+        predecessors=tuple(job_state(body) for body in seen.get("predecessors", ())),
         departed=tuple(pod_state(body) for body in seen.get("departed", ())),
         poll=poll
         and Poll(

@@ -69,6 +69,18 @@ def test_jobs_of_an_earlier_job_of_the_same_name_are_not_ours() -> None:
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.jobs == ()
+    assert [job.name for job in observed.predecessors] == ["chat-1"]
+
+
+def test_a_job_whose_owner_was_deleted_without_it_is_no_predecessors() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job(uid="second"))
+    orphan = child("chat-1")
+    del orphan["metadata"]["ownerReferences"]
+    cache.job_seen(orphan)
+    observed = cache.observe(KEY)
+    assert observed is not None
+    assert observed.predecessors == ()
 
 
 def test_the_answer_to_a_write_does_not_bring_a_deleted_object_back() -> None:
