@@ -10,7 +10,8 @@ from aligntune.api.runtime import EnvVar
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError
 
-DEFAULT_IMAGE = "aligntune/trainer"
+DEFAULT_IMAGE = "aligntune/trainer:0.1.0"
+"""Without the backend. A node that has an image of a tag keeps it, so each version has its own."""
 ENV_PREFIX = "ALIGNTUNE_OPERATOR_"
 
 
@@ -36,9 +37,9 @@ class Settings(BaseSettings):
 
     namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     """Namespaces to watch, separated by commas. Empty: all of them."""
-    trl_image: str = f"{DEFAULT_IMAGE}:trl"
+    trl_image: str = f"{DEFAULT_IMAGE}-trl"
     """Trainer image of jobs with backend trl that name none."""
-    unsloth_image: str = f"{DEFAULT_IMAGE}:unsloth"
+    unsloth_image: str = f"{DEFAULT_IMAGE}-unsloth"
     """Trainer image of jobs with backend unsloth that name none."""
     fs_group: int | None = 65532
     """Group that owns the pods' volumes, so that a non-root trainer can write to them. null: leave

@@ -32,6 +32,11 @@ def render(*options: str | Path) -> list[dict[str, Any]]:
     return documents(helm("template", RELEASE, CHART, "--namespace", NAMESPACE, *options))
 
 
+def variables_of(objects: list[dict[str, Any]]) -> dict[str, str]:
+    [container] = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
 def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     [found] = [item for item in objects if item["kind"] == kind]
     return found
@@ -225,21 +230,28 @@ def test_settings_have_the_operators_bounds_defaults_and_variables() -> None:
         for bound in ("minimum", "maximum", "enum"):
             assert told.get(bound) == field.get(bound), (name, bound)
     assert values["trainer"]["fsGroup"] == operators["fs_group"]["default"]
-    assert values["trainer"]["trlImage"] == operators["trl_image"]["default"]
-    assert values["trainer"]["unslothImage"] == operators["unsloth_image"]["default"]
-    [container] = one(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
-    variables = {variable["name"] for variable in container["env"]}
-    assert variables == {ENV_PREFIX + name.upper() for name in operators}
+    variables = variables_of(render())
+    assert variables.keys() == {ENV_PREFIX + name.upper() for name in operators}
+    for name in ("trl_image", "unsloth_image"):
+        assert variables[ENV_PREFIX + name.upper()] == operators[name]["default"]
+
+
+def test_all_images_have_the_tag_of_their_version() -> None:
+    """A node keeps `trainer:trl` for ever, so an upgrade to the same tag would train with the old."""
+    objects = render("--set", "image.tag=0.2.0")
+    [operator] = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    variables = variables_of(objects)
+    assert operator["image"] == "aligntune/operator:0.2.0"
+    assert variables[f"{ENV_PREFIX}TRL_IMAGE"] == "aligntune/trainer:0.2.0-trl"
+    assert variables[f"{ENV_PREFIX}UNSLOTH_IMAGE"] == "aligntune/trainer:0.2.0-unsloth"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_operator_reads_what_the_chart_hands_down(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = one(render("-f", case / "values.yaml"), "Deployment")
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    for variable in container["env"]:
-        monkeypatch.setenv(variable["name"], variable["value"])
+    for name, value in variables_of(render("-f", case / "values.yaml")).items():
+        monkeypatch.setenv(name, value)
     settings = Settings()
     values = YAML(typ="safe").load(case / "values.yaml")
     assert settings.namespaces == tuple(values.get("namespaces", ()))

@@ -92,8 +92,20 @@ linkerd.io/inject: disabled
 {{ join " || " $is }}
 {{- end -}}
 
+{{- /* Of all images that no value names otherwise: they are built together. */ -}}
+{{- define "tag" -}}
+{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{- define "trl.image" -}}
+{{ include "image" (dict "context" . "name" (.Values.trainer.trlImage | default (printf "aligntune/trainer:%s-trl" (include "tag" .)))) }}
+{{- end -}}
+
+{{- define "unsloth.image" -}}
+{{ include "image" (dict "context" . "name" (.Values.trainer.unslothImage | default (printf "aligntune/trainer:%s-unsloth" (include "tag" .)))) }}
+{{- end -}}
+
 {{- define "operator.image" -}}
-{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
-{{- $version := .Values.image.digest | empty | ternary (printf ":%s" $tag) (printf "@%s" .Values.image.digest) -}}
+{{- $version := .Values.image.digest | empty | ternary (printf ":%s" (include "tag" .)) (printf "@%s" .Values.image.digest) -}}
 {{ include "image" (dict "context" . "name" (print .Values.image.repository $version)) }}
 {{- end -}}
