@@ -13,6 +13,7 @@ from aligntune.core.errors import ConfigError
 DEFAULT_IMAGE = "aligntune/trainer:0.1.0"
 """Without the backend. A node that has an image of a tag keeps it, so each version has its own."""
 ENV_PREFIX = "ALIGNTUNE_OPERATOR_"
+HUB = r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[1-9][0-9]{0,4})?(/[^\s@?#%]*)?"
 
 
 def _split(names: object) -> object:
@@ -67,9 +68,9 @@ class Settings(BaseSettings):
     """What becomes of a job that by an estimate needs more memory than the GPUs have that it may
     get. warn: it begins, and a condition and an Event say so; refuse: it does not begin; off:
     nothing is estimated. It needs the right to list nodes, and their labels with a GPU's memory."""
-    hub_endpoint: Annotated[
-        str, Field(max_length=512, pattern=r"^(https?://[^\s/@?#]+(/[^\s@?#]*)?)?$")
-    ] = "https://huggingface.co"
+    hub_endpoint: Annotated[str, Field(max_length=512, pattern=f"^({HUB})?$")] = (
+        "https://huggingface.co"
+    )
     """The model hub that is asked for the config.json of models, without a token, for the estimate
     of their memory. Empty: none, and nothing is estimated."""
     network_policies: bool = False

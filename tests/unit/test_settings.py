@@ -49,7 +49,9 @@ def test_without_a_hub_nothing_is_estimated(monkeypatch: pytest.MonkeyPatch) -> 
     assert load_settings().estimates == "off"
 
 
-@pytest.mark.parametrize("endpoint", ["hub", "ftp://hub", "https://user@hub", "https://hub?x", " "])
+@pytest.mark.parametrize(
+    "endpoint", ["hub", "ftp://hub", "https://user@hub", "https://hub?x", "https://hub:x", " "]
+)
 def test_a_hub_is_named_by_a_plain_url(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("ALIGNTUNE_OPERATOR_HUB_ENDPOINT", endpoint)
     with pytest.raises(ConfigError) as caught:

@@ -77,6 +77,25 @@ linkerd.io/inject: disabled
 {{ toJson $observers }}
 {{- end -}}
 
+{{- /* A quantity, such as 500m or 1Gi, as a number. */ -}}
+{{- define "number" -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 0x1p10 "Mi" 0x1p20 "Gi" 0x1p30 "Ti" 0x1p40 "Pi" 0x1p50 "Ei" 0x1p60 -}}
+{{- $digits := regexFind "^[0-9.]+(e[+]?[0-9]+)?" (toString .) -}}
+{{ mulf (float64 $digits) (get $factors (trimPrefix $digits (toString .))) }}
+{{- end -}}
+
+{{- /* The operator's resources, as long as no request is beyond its limit. */ -}}
+{{- define "resources" -}}
+{{- $limits := .Values.resources.limits -}}
+{{- range $name, $request := .Values.resources.requests -}}
+{{- $limit := get $limits $name | default 0 -}}
+{{- if and (hasKey $limits $name) (gt (include "number" $request | float64) (include "number" $limit | float64)) -}}
+{{- fail (printf "resources.requests.%s is %v, but resources.limits.%s is %v: lower the request, or raise the limit." $name $request $name $limit) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml .Values.resources }}
+{{- end -}}
+
 {{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
 {{- define "image" -}}
 {{ with .context.Values.imageRegistry }}{{ . }}/{{ end }}{{ .name }}
