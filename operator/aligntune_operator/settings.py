@@ -2,17 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 from aligntune.api.run import Backend
-from aligntune.api.runtime import EnvVar
+from aligntune.api.runtime import EnvVar, LocalObjectRef
+from aligntune.core.config.base import Rule, broken
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError
 
 DEFAULT_IMAGE = "aligntune/trainer:0.1.0"
 """Without the backend. A node that has an image of a tag keeps it, so each version has its own."""
 ENV_PREFIX = "ALIGNTUNE_OPERATOR_"
+OWN_PREFIX = "ALIGNTUNE_"
+"""Of variables by which the operator and its trainers talk."""
 HUB = r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[1-9][0-9]{0,4})?(/[^\s@?#%]*)?"
 
 
@@ -21,6 +24,15 @@ def _split(names: object) -> object:
     if not isinstance(names, str):
         return names
     return tuple(filter(None, (name.strip() for name in names.split(","))))
+
+
+def _not_our_own(variables: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+    """Variables of which none tells the trainer what only the operator knows."""
+    for name in (variable.name for variable in variables):
+        if name.startswith(OWN_PREFIX):
+            told = f"{name} begins with {OWN_PREFIX}, as the operator's own do: leave it out"
+            raise broken(Rule("", told))
+    return variables
 
 
 class Settings(BaseSettings):
@@ -48,9 +60,12 @@ class Settings(BaseSettings):
     mesh_sidecar: bool = False
     """Let a service mesh put its sidecar into training pods that do not say otherwise by a label or
     annotation of their own. A sidecar that is a plain container keeps a Job from ending."""
-    trainer_env: tuple[EnvVar, ...] = ()
+    image_pull_secrets: tuple[LocalObjectRef, ...] = ()
+    """Secrets of the job's namespace with which nodes pull the trainer's image, besides those that
+    the job names, as JSON: a list of name."""
+    trainer_env: Annotated[tuple[EnvVar, ...], AfterValidator(_not_our_own)] = ()
     """Environment variables of every training pod, as JSON: a list of name and value. A job's own
-    of the same name wins."""
+    of the same name wins; names that begin with ALIGNTUNE_ are the operator's."""
     model_cache: Annotated[str, Field(max_length=253)] = ""
     """A claim with a cache of the hub's models and data, which all training pods share in place of
     an empty one each. Each namespace with jobs needs a claim of this name. Empty: none."""

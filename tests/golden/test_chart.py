@@ -84,6 +84,7 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("image.repository=A b", "at '/image/repository': 'A b' does not match"),
         ("trainer.trlImage=a b", "at '/trainer/trlImage': 'a b' does not match"),
         ("imagePullSecrets[0].name=A", "at '/imagePullSecrets/0/name': 'A' does not match"),
+        ("trainer.imagePullSecrets[0].name=A", "at '/trainer/imagePullSecrets/0/name': 'A' does"),
         ("resources.limits.memory=1GB", "at '/resources/limits/memory': '1GB' does not match"),
         ("resources.requests.cpu=-1", "at '/resources/requests/cpu': minimum: got -1, want 0"),
         ("resources.limits.ram=1Gi", "at '/resources/limits': additional properties 'ram' not"),
@@ -205,6 +206,12 @@ def test_a_request_beyond_its_limit_is_told_before_anything_is_installed(
         render(*values)
     told = f"resources.requests.memory is {request_}, but resources.limits.memory is {limit}: lower"
     assert told in caught.value.stderr
+
+
+def test_no_variable_of_training_pods_takes_the_place_of_the_operators_own() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render("--set", "trainer.env[0].name=ALIGNTUNE_POD_UID,trainer.env[0].value=x")
+    assert "trainer.env: ALIGNTUNE_POD_UID begins with ALIGNTUNE_" in caught.value.stderr
 
 
 @pytest.mark.parametrize("name", ["my.release", "1st"])
@@ -334,6 +341,8 @@ def test_the_operator_reads_what_the_chart_hands_down(
     assert settings.namespaces == tuple(values.get("namespaces", ()))
     assert settings.fs_group == values.get("trainer", {}).get("fsGroup", 65532)
     assert settings.lease_namespace == NAMESPACE
+    pull_secrets = [{"name": secret.name} for secret in settings.image_pull_secrets]
+    assert pull_secrets == values.get("trainer", {}).get("imagePullSecrets", [])
 
 
 def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() -> None:

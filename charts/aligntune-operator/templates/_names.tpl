@@ -66,6 +66,16 @@ linkerd.io/inject: disabled
 {{- end -}}
 {{- end -}}
 
+{{- /* Variables of every training pod. */ -}}
+{{- define "trainer.env" -}}
+{{- range .Values.trainer.env -}}
+{{- if hasPrefix "ALIGNTUNE_" .name -}}
+{{- fail (printf "trainer.env: %s begins with ALIGNTUNE_, as the operator's own do: leave it out." .name) -}}
+{{- end -}}
+{{- end -}}
+{{ toJson .Values.trainer.env }}
+{{- end -}}
+
 {{- /* Who may ask the pods of jobs for progress and metrics: peers of a NetworkPolicy. */ -}}
 {{- define "observers" -}}
 {{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
