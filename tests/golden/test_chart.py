@@ -311,7 +311,7 @@ def test_settings_have_the_operators_bounds_defaults_and_variables() -> None:
     for name, told in SCHEMA["properties"]["settings"]["properties"].items():
         field = operators[re.sub("[A-Z]", lambda upper: f"_{upper[0].lower()}", name)]
         assert values["settings"][name] == field["default"]
-        for bound in ("minimum", "maximum", "enum"):
+        for bound in ("minimum", "maximum", "enum", "maxLength", "pattern"):
             assert told.get(bound) == field.get(bound), (name, bound)
     assert values["trainer"]["fsGroup"] == operators["fs_group"]["default"]
     variables = variables_of(render())
