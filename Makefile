@@ -83,9 +83,10 @@ images: setup ## Build the operator's image and the bare trainer images; print t
 	$(BIN)/python -m tests.cluster images
 
 sbom: setup ## List the Python packages of each image in dist/, as CycloneDX.
+	@# 3.11 is the Python of Debian bookworm, and so of each image: others get other packages.
 	@set -e; for image in operator trl unsloth; do \
 		install="$(BIN)/uv pip install -q --python dist/$$image/bin/python -c constraints.txt"; \
-		$(BIN)/uv venv -q --clear dist/$$image; \
+		$(BIN)/uv venv -q --clear --python 3.11 dist/$$image; \
 		$$install ".[$${image/unsloth/trl}]"; \
 		[ $$image != unsloth ] || $$install --no-deps bitsandbytes unsloth unsloth-zoo; \
 		$(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment dist/$$image \

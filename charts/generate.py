@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
+from aligntune.api.runtime import NAME, QUALIFIED_NAME
+
 CHARTS = Path(__file__).parent
 CHART = CHARTS / "aligntune-operator"
 CRD = CHARTS.parent / "crds" / "aligntune.io_aligntunejobs.yaml"
@@ -21,6 +23,15 @@ TYPES: dict[type, str] = {
     dict: "object",
 }
 ANNOTATION = "@schema "
+LABEL_VALUE = {"type": "string", "pattern": f"^({NAME})?$"}
+SHAPES: dict[str, dict[str, Any]] = {
+    "labels": {"additionalProperties": False, "patternProperties": {QUALIFIED_NAME: LABEL_VALUE}},
+    "annotations": {
+        "additionalProperties": False,
+        "patternProperties": {QUALIFIED_NAME: {"type": "string"}},
+    },
+}
+"""What several values are: an annotation names it."""
 INDENT = 2
 
 Schema = dict[str, Any]
@@ -32,7 +43,7 @@ INTRO = """# aligntune-operator
 
 The operator of AlignTuneJobs. [docs/install.md](../../docs/install.md) tells how to install,
 upgrade and limit it. A value of another name, type or range than these is refused before anything
-is installed.
+is installed, and so is null where its meaning is not told.
 
 | value | default | meaning |
 |---|---|---|
@@ -49,7 +60,7 @@ class Comment(NamedTuple):
 def comments(lines: list[str]) -> dict[ValuePath, Comment]:
     """The comment of each value by its path; one that a blank line parts from a value is no one's.
 
-    A schema is an annotation on one line.
+    A schema is an annotation on one line: JSON Schema, or the name of a shape.
     """
     found: dict[ValuePath, Comment] = {}
     above: list[str] = []
@@ -65,7 +76,8 @@ def comments(lines: list[str]) -> dict[ValuePath, Comment]:
             schema: Schema = {}
             for part in above:
                 if part.startswith(ANNOTATION):
-                    schema |= YAML(typ="safe").load(part.removeprefix(ANNOTATION))
+                    annotation = YAML(typ="safe").load(part.removeprefix(ANNOTATION))
+                    schema |= SHAPES[annotation] if isinstance(annotation, str) else annotation
             found[path] = Comment(" ".join(told), schema)
             above = []
     return found
@@ -86,11 +98,17 @@ def schema_of(value: Any, path: ValuePath, told: dict[ValuePath, Comment]) -> Sc
     schema |= annotated
     if schema.get("type") == "object":
         if not is_leaf(value, annotated):
-            schema["properties"] = {
-                name: schema_of(child, (*path, name), told) for name, child in value.items()
-            }
+            parts = {name: schema_of(child, (*path, name), told) for name, child in value.items()}
+            schema["properties"] = parts
+            # Helm takes out what is set to null, and knows no default of a chart before.
+            schema["required"] = [name for name, part in parts.items() if not may_be_null(part)]
         schema.setdefault("additionalProperties", False)
     return schema
+
+
+def may_be_null(schema: Schema) -> bool:
+    """Whether null means something, and so may be left out."""
+    return "null" in schema.get("type", ())
 
 
 def is_leaf(value: Any, annotated: Schema) -> bool:

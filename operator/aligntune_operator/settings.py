@@ -2,16 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 from aligntune.api.run import Backend
-from aligntune.api.runtime import EnvVar
+from aligntune.api.runtime import EnvVar, LocalObjectRef
+from aligntune.core.config.base import Rule, broken
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError
 
-DEFAULT_IMAGE = "aligntune/trainer"
+DEFAULT_IMAGE = "aligntune/trainer:0.1.0"
+"""Without the backend. A node that has an image of a tag keeps it, so each version has its own."""
 ENV_PREFIX = "ALIGNTUNE_OPERATOR_"
+OWN_PREFIX = "ALIGNTUNE_"
+"""Of variables by which the operator and its trainers talk."""
+HUB = r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[1-9][0-9]{0,4})?(/[^\s@?#%]*)?"
 
 
 def _split(names: object) -> object:
@@ -19,6 +24,15 @@ def _split(names: object) -> object:
     if not isinstance(names, str):
         return names
     return tuple(filter(None, (name.strip() for name in names.split(","))))
+
+
+def _not_our_own(variables: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+    """Variables of which none tells the trainer what only the operator knows."""
+    for name in (variable.name for variable in variables):
+        if name.startswith(OWN_PREFIX):
+            told = f"{name} begins with {OWN_PREFIX}, as the operator's own do: leave it out"
+            raise broken(Rule("", told))
+    return variables
 
 
 class Settings(BaseSettings):
@@ -36,9 +50,9 @@ class Settings(BaseSettings):
 
     namespaces: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     """Namespaces to watch, separated by commas. Empty: all of them."""
-    trl_image: str = f"{DEFAULT_IMAGE}:trl"
+    trl_image: str = f"{DEFAULT_IMAGE}-trl"
     """Trainer image of jobs with backend trl that name none."""
-    unsloth_image: str = f"{DEFAULT_IMAGE}:unsloth"
+    unsloth_image: str = f"{DEFAULT_IMAGE}-unsloth"
     """Trainer image of jobs with backend unsloth that name none."""
     fs_group: int | None = 65532
     """Group that owns the pods' volumes, so that a non-root trainer can write to them. null: leave
@@ -46,9 +60,12 @@ class Settings(BaseSettings):
     mesh_sidecar: bool = False
     """Let a service mesh put its sidecar into training pods that do not say otherwise by a label or
     annotation of their own. A sidecar that is a plain container keeps a Job from ending."""
-    trainer_env: tuple[EnvVar, ...] = ()
+    image_pull_secrets: tuple[LocalObjectRef, ...] = ()
+    """Secrets of the job's namespace with which nodes pull the trainer's image, besides those that
+    the job names, as JSON: a list of name."""
+    trainer_env: Annotated[tuple[EnvVar, ...], AfterValidator(_not_our_own)] = ()
     """Environment variables of every training pod, as JSON: a list of name and value. A job's own
-    of the same name wins."""
+    of the same name wins; names that begin with ALIGNTUNE_ are the operator's."""
     model_cache: Annotated[str, Field(max_length=253)] = ""
     """A claim with a cache of the hub's models and data, which all training pods share in place of
     an empty one each. Each namespace with jobs needs a claim of this name. Empty: none."""
@@ -66,9 +83,9 @@ class Settings(BaseSettings):
     """What becomes of a job that by an estimate needs more memory than the GPUs have that it may
     get. warn: it begins, and a condition and an Event say so; refuse: it does not begin; off:
     nothing is estimated. It needs the right to list nodes, and their labels with a GPU's memory."""
-    hub_endpoint: Annotated[
-        str, Field(max_length=512, pattern=r"^(https?://[^\s/@?#]+(/[^\s@?#]*)?)?$")
-    ] = "https://huggingface.co"
+    hub_endpoint: Annotated[str, Field(max_length=512, pattern=f"^({HUB})?$")] = (
+        "https://huggingface.co"
+    )
     """The model hub that is asked for the config.json of models, without a token, for the estimate
     of their memory. Empty: none, and nothing is estimated."""
     network_policies: bool = False

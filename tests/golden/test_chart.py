@@ -6,6 +6,7 @@ Each folder of chart/ is a case: `values.yaml` in, `objects.yaml` out, rewritten
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.cluster.processes import REPOSITORY
 PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("chart/*/values.yaml"))
 CRD = "CustomResourceDefinition"
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -30,6 +32,11 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 def render(*options: str | Path) -> list[dict[str, Any]]:
     return documents(helm("template", RELEASE, CHART, "--namespace", NAMESPACE, *options))
+
+
+def variables_of(objects: list[dict[str, Any]]) -> dict[str, str]:
+    [container] = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {variable["name"]: variable["value"] for variable in container["env"]}
 
 
 def one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -77,6 +84,7 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
         ("image.repository=A b", "at '/image/repository': 'A b' does not match"),
         ("trainer.trlImage=a b", "at '/trainer/trlImage': 'a b' does not match"),
         ("imagePullSecrets[0].name=A", "at '/imagePullSecrets/0/name': 'A' does not match"),
+        ("trainer.imagePullSecrets[0].name=A", "at '/trainer/imagePullSecrets/0/name': 'A' does"),
         ("resources.limits.memory=1GB", "at '/resources/limits/memory': '1GB' does not match"),
         ("resources.requests.cpu=-1", "at '/resources/requests/cpu': minimum: got -1, want 0"),
         ("resources.limits.ram=1Gi", "at '/resources/limits': additional properties 'ram' not"),
@@ -99,6 +107,24 @@ def test_the_crd_can_be_left_to_somebody_else() -> None:
             "networkPolicy.apiServerCidrs={10.0.0.1}",
             "at '/networkPolicy/apiServerCidrs/0': '10.0.0.1'",
         ),
+        (
+            "networkPolicy.apiServerCidrs={10.0.0.256/8}",
+            "at '/networkPolicy/apiServerCidrs/0': '10.0.0.256/8'",
+        ),
+        (
+            "networkPolicy.apiServerCidrs={10.0.0.0/33}",
+            "at '/networkPolicy/apiServerCidrs/0': '10.0.0.0/33'",
+        ),
+        (
+            "networkPolicy.apiServerCidrs={fd00::1/129}",
+            "at '/networkPolicy/apiServerCidrs/0': 'fd00::1/129'",
+        ),
+        ("settings.hubEndpoint=https://hub:abc", "at '/settings/hubEndpoint': 'https://hub:abc'"),
+        ("settings.hubEndpoint=https://hub/%zz", "at '/settings/hubEndpoint': 'https://hub/%zz'"),
+        ("podLabels.a b=c", "at '/podLabels': additional properties 'a b' not allowed"),
+        ("podLabels.a=b c", "at '/podLabels/a': 'b c' does not match"),
+        ("nodeSelector.-a=b", "at '/nodeSelector': additional properties '-a' not allowed"),
+        ("podAnnotations.a b=c", "at '/podAnnotations': additional properties 'a b' not"),
         ("metrics.prometheusRule.runbooks=docs", "at '/metrics/prometheusRule/runbooks': 'docs'"),
         ("metrics.podMonitor.interval=often", "at '/metrics/podMonitor/interval': 'often' does"),
     ],
@@ -107,6 +133,30 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         render("--set", value)
     assert told in caught.value.stderr
+
+
+def every_value(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Sections and the values in them by their names, such as `image` and `image.tag`."""
+    for name, part in schema.get("properties", {}).items():
+        yield f"{path}{name}", part
+        if name != "affinity":
+            yield from every_value(part, f"{path}{name}.")
+
+
+VALUES = {name: part for name, part in every_value(SCHEMA) if name != "global"}
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_null_is_refused_by_the_values_name_unless_its_meaning_is_told(value: str) -> None:
+    """Helm takes out what is null; `--reuse-values` lacks what the chart before did not know."""
+    if "null:" in VALUES[value]["description"]:
+        assert render("--set", f"{value}=null")
+        return
+    section, _, name = value.rpartition(".")
+    where = f"/{section}".replace(".", "/").rstrip("/")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render("--set", f"{value}=null")
+    assert f"at '{where}': missing property '{name}'" in caught.value.stderr
 
 
 @pytest.mark.parametrize(
@@ -122,10 +172,53 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, told: str) -> None:
         "maxUnavailable=2",
         "maxUnavailable=50%",
         "priorityClassName=system-cluster-critical",
+        "networkPolicy.apiServerCidrs={10.96.0.0/12,::/0,fd00::10.0.0.1/128,fd00:1::/64}",
+        "settings.hubEndpoint=https://hub.internal:8443/a/b",
+        "settings.hubEndpoint=http://[fd00::1]:80",
+        r"podLabels.example\.com/team=",
+        r"podAnnotations.example\.com/owner=The platform",
     ],
 )
 def test_what_kubernetes_takes_is_not_refused(value: str) -> None:
     assert render("--set", value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "limit", "fits"),
+    [
+        ("1Gi", "1024Mi", True),
+        ("1Gi", "1G", False),
+        ("1e9", "1G", True),
+        ("2e9", "1G", False),
+        ("1500m", "1.5", True),
+        ("1501m", "1.5", False),
+        ("1", "0", False),
+    ],
+)
+def test_a_request_beyond_its_limit_is_told_before_anything_is_installed(
+    request_: str, limit: str, fits: bool
+) -> None:
+    values = ("--set", f"resources.requests.memory={request_},resources.limits.memory={limit}")
+    if fits:
+        assert render(*values)
+        return
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render(*values)
+    told = f"resources.requests.memory is {request_}, but resources.limits.memory is {limit}: lower"
+    assert told in caught.value.stderr
+
+
+def test_no_variable_of_training_pods_takes_the_place_of_the_operators_own() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render("--set", "trainer.env[0].name=ALIGNTUNE_POD_UID,trainer.env[0].value=x")
+    assert "trainer.env: ALIGNTUNE_POD_UID begins with ALIGNTUNE_" in caught.value.stderr
+
+
+@pytest.mark.parametrize("name", ["my.release", "1st"])
+def test_a_releases_name_that_no_service_may_have_is_told(name: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        helm("template", name, CHART)
+    assert f"The release's name {name} is no name of a Service: begin" in caught.value.stderr
 
 
 def values_in(manifest: dict[str, Any], names: set[str]) -> dict[str, Any]:
@@ -189,13 +282,11 @@ def test_no_part_of_the_schema_lets_an_unknown_value_pass() -> None:
         is_open = schema.get("type") == "object" and "additionalProperties" not in schema
         return [*([path] if is_open else []), *found]
 
-    schema = json.loads((CHART / "values.schema.json").read_text())
     passed_on = {f"/affinity/{kind}" for kind in ("nodeAffinity", "podAffinity", "podAntiAffinity")}
-    assert set(open_objects(schema, "")) == {"/global", *passed_on}
+    assert set(open_objects(SCHEMA, "")) == {"/global", *passed_on}
 
 
 def test_every_value_is_used_by_a_template() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
     templates = "".join(
         file.read_text() for file in (CHART / "templates").rglob("*") if file.is_file()
     )
@@ -208,43 +299,50 @@ def test_every_value_is_used_by_a_template() -> None:
 
     unused = [
         leaf
-        for leaf in leaves(schema, "")
+        for leaf in leaves(SCHEMA, "")
         if leaf != "global" and not re.search(rf"\.{leaf}\b", templates)
     ]
-    # Passed on as the whole section that they are in.
-    assert unused == ["requests"]
+    assert not unused
 
 
 def test_settings_have_the_operators_bounds_defaults_and_variables() -> None:
     values = YAML(typ="safe").load(CHART / "values.yaml")
-    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
     operators = Settings.model_json_schema()["properties"]
-    for name, told in schema["properties"].items():
+    for name, told in SCHEMA["properties"]["settings"]["properties"].items():
         field = operators[re.sub("[A-Z]", lambda upper: f"_{upper[0].lower()}", name)]
         assert values["settings"][name] == field["default"]
-        for bound in ("minimum", "maximum", "enum"):
+        for bound in ("minimum", "maximum", "enum", "maxLength", "pattern"):
             assert told.get(bound) == field.get(bound), (name, bound)
     assert values["trainer"]["fsGroup"] == operators["fs_group"]["default"]
-    assert values["trainer"]["trlImage"] == operators["trl_image"]["default"]
-    assert values["trainer"]["unslothImage"] == operators["unsloth_image"]["default"]
-    [container] = one(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
-    variables = {variable["name"] for variable in container["env"]}
-    assert variables == {ENV_PREFIX + name.upper() for name in operators}
+    variables = variables_of(render())
+    assert variables.keys() == {ENV_PREFIX + name.upper() for name in operators}
+    for name in ("trl_image", "unsloth_image"):
+        assert variables[ENV_PREFIX + name.upper()] == operators[name]["default"]
+
+
+def test_all_images_have_the_tag_of_their_version() -> None:
+    """A node that has an image keeps it, and would train on with it after an upgrade."""
+    objects = render("--set", "image.tag=0.2.0")
+    [operator] = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    variables = variables_of(objects)
+    assert operator["image"] == "aligntune/operator:0.2.0"
+    assert variables[f"{ENV_PREFIX}TRL_IMAGE"] == "aligntune/trainer:0.2.0-trl"
+    assert variables[f"{ENV_PREFIX}UNSLOTH_IMAGE"] == "aligntune/trainer:0.2.0-unsloth"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_operator_reads_what_the_chart_hands_down(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = one(render("-f", case / "values.yaml"), "Deployment")
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    for variable in container["env"]:
-        monkeypatch.setenv(variable["name"], variable["value"])
+    for name, value in variables_of(render("-f", case / "values.yaml")).items():
+        monkeypatch.setenv(name, value)
     settings = Settings()
     values = YAML(typ="safe").load(case / "values.yaml")
     assert settings.namespaces == tuple(values.get("namespaces", ()))
     assert settings.fs_group == values.get("trainer", {}).get("fsGroup", 65532)
     assert settings.lease_namespace == NAMESPACE
+    pull_secrets = [{"name": secret.name} for secret in settings.image_pull_secrets]
+    assert pull_secrets == values.get("trainer", {}).get("imagePullSecrets", [])
 
 
 def test_network_policy_and_monitor_speak_of_the_pods_that_the_operator_makes() -> None:

@@ -238,7 +238,7 @@ class TestLimits:
         limits = {"images": "{example.com/ml/*,example.com/one:1}"}
         told = refusal(limits=limits, runtime={"image": "example.com/mlevil/x"})
         assert "spec.runtime.image: example.com/mlevil/x is not allowed here, only" in told
-        default = "mirror.example/aligntune/trainer:trl"
+        default = "mirror.example/aligntune/trainer:0.1.0-trl"
         for image in ("", default, "example.com/ml/any:2", "example.com/one:1"):
             assert self.passes(api, manifest("allowed", runtime={"image": image}))
 

@@ -16,7 +16,7 @@ from tests.integration.conftest import CRD, Api
 
 
 def older_chart(folder: Path) -> Path:
-    """The chart as it was before jobs could be suspended."""
+    """The chart as it was before jobs could be suspended, and had no value `trainer.env`."""
     chart = folder / "aligntune-operator"
     shutil.copytree(CHART, chart)
     file = chart / "files" / CRD.name
@@ -24,6 +24,10 @@ def older_chart(folder: Path) -> Path:
     [version] = crd["spec"]["versions"]
     del version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["suspend"]
     file.write_text(yaml.safe_dump(crd))
+    (chart / "values.schema.json").unlink()
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    del values["trainer"]["env"]
+    (chart / "values.yaml").write_text(yaml.safe_dump(values))
     return chart
 
 
@@ -47,7 +51,10 @@ def test_jobs_outlive_upgrade_uninstall_and_reinstall(
         api.apply(manifest("one"))
         uid = api.get("atj", "one")["metadata"]["uid"]
 
-        release("upgrade", CHART)
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            release("upgrade", CHART, "--reuse-values")
+        assert "at '/trainer': missing property 'env'" in caught.value.stderr
+        release("upgrade", CHART, "--reset-then-reuse-values")
         suspend = json.dumps({"spec": {"suspend": True}})
         api("patch", "atj", "one", "--type=merge", "-p", suspend)
         assert api.get("atj", "one")["spec"]["suspend"] is True

@@ -19,3 +19,14 @@ def test_an_image_names_its_version_and_the_commit_that_it_is_built_from(image: 
         # An argument is its stage's: it holds in the one that declares it.
         [stage] = [part for part in text.split("\nFROM ") if f"image.{label}=" in part]
         assert re.search(rf"^ARG {argument}=", stage, re.MULTILINE)
+
+
+PYTHON_OF_DEBIAN = {"bookworm": "3.11"}
+
+
+@pytest.mark.parametrize("image", ["operator", "trainer"])
+def test_the_packages_of_an_image_are_listed_for_its_own_python(image: str) -> None:
+    text = (IMAGES / image / "Containerfile").read_text()
+    [release] = re.findall(r"^ARG BASE=debian:(\w+)-slim$", text, re.MULTILINE)
+    [listed] = re.findall(r"uv venv .*--python (\S+)", (IMAGES.parent / "Makefile").read_text())
+    assert listed == PYTHON_OF_DEBIAN[release]

@@ -10,7 +10,9 @@ from mkdocs.config import load_config
 from mkdocs.structure.files import File
 from ruamel.yaml import YAML
 
-from docs.metrics import exposed_name, of_the_operator, of_the_trainer
+from aligntune_operator.cache import Cache
+from aligntune_operator.metrics import JobCollector
+from docs.metrics import JOB, exposed_name, of_the_operator, of_the_trainer
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "aligntune-operator"
@@ -75,6 +77,18 @@ def test_dashboards_ask_for_metrics_that_there_are(name: str, exported: set[str]
         names = {re.sub("_(bucket|sum|count)$", "", asked_for) for asked_for in asked}
         assert names
         assert names <= exported, names - exported
+
+
+def test_a_job_that_never_told_of_a_step_can_be_chosen() -> None:
+    """An alert may be about just such a one."""
+    cache = Cache()
+    cache.object_seen({**JOB, "status": {"phase": "Running"}})
+    told = {metric.name for metric in JobCollector(cache).collect() if metric.samples}
+    dashboard = json.loads((CHART / "files" / "dashboards" / "job.json").read_text())
+    variables = {choice["name"]: choice["query"] for choice in dashboard["templating"]["list"]}
+    for name in ("namespace", "job"):
+        [asked] = re.findall(r"label_values\((\w+)", variables[name]["query"])
+        assert asked in told
 
 
 def test_the_operators_dashboard_shows_one_release_at_a_time() -> None:

@@ -49,7 +49,9 @@ def test_without_a_hub_nothing_is_estimated(monkeypatch: pytest.MonkeyPatch) -> 
     assert load_settings().estimates == "off"
 
 
-@pytest.mark.parametrize("endpoint", ["hub", "ftp://hub", "https://user@hub", "https://hub?x", " "])
+@pytest.mark.parametrize(
+    "endpoint", ["hub", "ftp://hub", "https://user@hub", "https://hub?x", "https://hub:x", " "]
+)
 def test_a_hub_is_named_by_a_plain_url(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("ALIGNTUNE_OPERATOR_HUB_ENDPOINT", endpoint)
     with pytest.raises(ConfigError) as caught:
@@ -88,3 +90,16 @@ def test_variables_of_training_pods_are_names_and_values_as_json(
     monkeypatch.setenv("ALIGNTUNE_OPERATOR_TRAINER_ENV", '[{"name": "1 A", "value": "1"}]')
     with pytest.raises(ConfigError, match=r"^--trainer-env \(ALIGNTUNE_OPERATOR_TRAINER_ENV\): "):
         load_settings()
+
+
+def test_no_variable_of_training_pods_takes_the_place_of_the_operators_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = '[{"name": "ALIGNTUNE_POD_UID", "value": "1"}]'
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_TRAINER_ENV", told)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert str(caught.value) == (
+        "--trainer-env (ALIGNTUNE_OPERATOR_TRAINER_ENV): ALIGNTUNE_POD_UID begins with ALIGNTUNE_,"
+        " as the operator's own do: leave it out"
+    )

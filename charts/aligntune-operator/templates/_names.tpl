@@ -66,6 +66,16 @@ linkerd.io/inject: disabled
 {{- end -}}
 {{- end -}}
 
+{{- /* Variables of every training pod. */ -}}
+{{- define "trainer.env" -}}
+{{- range .Values.trainer.env -}}
+{{- if hasPrefix "ALIGNTUNE_" .name -}}
+{{- fail (printf "trainer.env: %s begins with ALIGNTUNE_, as the operator's own do: leave it out." .name) -}}
+{{- end -}}
+{{- end -}}
+{{ toJson .Values.trainer.env }}
+{{- end -}}
+
 {{- /* Who may ask the pods of jobs for progress and metrics: peers of a NetworkPolicy. */ -}}
 {{- define "observers" -}}
 {{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
@@ -75,6 +85,25 @@ linkerd.io/inject: disabled
 {{- $observers = append $observers (dict "namespaceSelector" (dict "matchLabels" .)) -}}
 {{- end -}}
 {{ toJson $observers }}
+{{- end -}}
+
+{{- /* A quantity, such as 500m or 1Gi, as a number. */ -}}
+{{- define "number" -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 0x1p10 "Mi" 0x1p20 "Gi" 0x1p30 "Ti" 0x1p40 "Pi" 0x1p50 "Ei" 0x1p60 -}}
+{{- $digits := regexFind "^[0-9.]+(e[+]?[0-9]+)?" (toString .) -}}
+{{ mulf (float64 $digits) (get $factors (trimPrefix $digits (toString .))) }}
+{{- end -}}
+
+{{- /* The operator's resources, as long as no request is beyond its limit. */ -}}
+{{- define "resources" -}}
+{{- $limits := .Values.resources.limits -}}
+{{- range $name, $request := .Values.resources.requests -}}
+{{- $limit := get $limits $name | default 0 -}}
+{{- if and (hasKey $limits $name) (gt (include "number" $request | float64) (include "number" $limit | float64)) -}}
+{{- fail (printf "resources.requests.%s is %v, but resources.limits.%s is %v: lower the request, or raise the limit." $name $request $name $limit) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml .Values.resources }}
 {{- end -}}
 
 {{- /* An image behind the mirror: (dict "context" $ "name" NAME). */ -}}
@@ -92,8 +121,20 @@ linkerd.io/inject: disabled
 {{ join " || " $is }}
 {{- end -}}
 
+{{- /* Of all images that no value names otherwise: they are built together. */ -}}
+{{- define "tag" -}}
+{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{- define "trl.image" -}}
+{{ include "image" (dict "context" . "name" (.Values.trainer.trlImage | default (printf "aligntune/trainer:%s-trl" (include "tag" .)))) }}
+{{- end -}}
+
+{{- define "unsloth.image" -}}
+{{ include "image" (dict "context" . "name" (.Values.trainer.unslothImage | default (printf "aligntune/trainer:%s-unsloth" (include "tag" .)))) }}
+{{- end -}}
+
 {{- define "operator.image" -}}
-{{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
-{{- $version := .Values.image.digest | empty | ternary (printf ":%s" $tag) (printf "@%s" .Values.image.digest) -}}
+{{- $version := .Values.image.digest | empty | ternary (printf ":%s" (include "tag" .)) (printf "@%s" .Values.image.digest) -}}
 {{ include "image" (dict "context" . "name" (print .Values.image.repository $version)) }}
 {{- end -}}

@@ -1,6 +1,7 @@
 """The pod that trains: it meets the restricted Pod Security Standard."""
 
 from collections.abc import Mapping, Sequence
+from posixpath import normpath
 from typing import Any
 
 from aligntune.api import env, labels
@@ -16,7 +17,7 @@ from aligntune.api.labels import (
 )
 from aligntune.api.names import base_name
 from aligntune.api.run import RunConfig
-from aligntune.api.runtime import RuntimeSpec
+from aligntune.api.runtime import ClaimSource, RuntimeSpec, Volume
 from aligntune.api.status import Source
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import Key
@@ -51,10 +52,11 @@ def pod_template(
     What stands at its default is left out of it, so that a trainer image that lacks a field refuses
     only the jobs that ask for it.
     """
+    cache = model_cache(spec.runtime, settings)
+    spec = _read_only_by_mounts(spec, cache)
     runtime = spec.runtime
     key = Key(config.job.namespace, config.job.name)
     stored = [(source.claim_name, source) for source in lineage if source.claim_name]
-    cache = model_cache(runtime, settings)
     claims = _claims(spec, stored, cache)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -70,7 +72,7 @@ def pod_template(
             _container(spec, settings, [*_cache(cache, claims), *_sources(stored, claims)])
         ],
         "volumes": _volumes(spec, claims),
-        **_placement(runtime, key.name),
+        **_placement(runtime, key.name, settings),
     }
     if runtime.nodes > 1:
         pod["subdomain"] = base_name(key.name, config.job.uid)
@@ -88,9 +90,40 @@ def pod_template(
 
 
 def model_cache(runtime: RuntimeSpec, settings: Settings) -> str:
-    """The claim of the cluster's model cache, unless the job mounts something else in its place."""
-    taken = {mount.mount_path for mount in runtime.volume_mounts}
-    return "" if MODEL_CACHE_DIR in taken else settings.model_cache
+    """The claim of the cluster's model cache, unless something else takes its place."""
+    mounted = {normpath(mount.mount_path) for mount in runtime.volume_mounts}
+    named = {variable.name for variable in (*settings.trainer_env, *runtime.env)}
+    return "" if MODEL_CACHE_DIR in mounted or "HF_HOME" in named else settings.model_cache
+
+
+def _read_only_by_mounts(spec: AlignTuneJobSpec, cache: str) -> AlignTuneJobSpec:
+    """The spec, with each claim that the trainer writes to read-only by the job's mounts alone.
+
+    The kubelet mounts a claim once for a pod: a volume of it that is read-only would take the right
+    to write from the storage or the cache.
+    """
+    written = {cache, spec.storage.claim_name if spec.storage else None}
+    claims = {
+        volume.name: claim.claim_name
+        for volume in spec.runtime.volumes
+        if (claim := volume.persistent_volume_claim)
+        and claim.read_only
+        and claim.claim_name in written
+    }
+    volumes = [
+        Volume(
+            name=volume.name, persistent_volume_claim=ClaimSource(claim_name=claims[volume.name])
+        )
+        if volume.name in claims
+        else volume
+        for volume in spec.runtime.volumes
+    ]
+    mounts = [
+        mount.model_copy(update={"read_only": mount.read_only or mount.name in claims})
+        for mount in spec.runtime.volume_mounts
+    ]
+    runtime = spec.runtime.model_copy(update={"volumes": volumes, "volume_mounts": mounts})
+    return spec.model_copy(update={"runtime": runtime})
 
 
 def _container(
@@ -186,11 +219,7 @@ def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str
 def _claims(
     spec: AlignTuneJobSpec, stored: Sequence[tuple[str, Source]], cache: str
 ) -> dict[str, str]:
-    """The volume of each claim.
-
-    The kubelet mounts a claim once for a pod: a second volume of it that is read-only would take
-    the right to write from the first.
-    """
+    """The volume of each claim, which a pod mounts once."""
     claims = {}
     if spec.storage and spec.storage.claim_name:
         claims[spec.storage.claim_name] = STORAGE_VOLUME
@@ -224,7 +253,8 @@ def _sources(
     ]
 
 
-def _placement(runtime: RuntimeSpec, name: str) -> dict[str, Any]:
+def _placement(runtime: RuntimeSpec, name: str, settings: Settings) -> dict[str, Any]:
+    secrets = (*runtime.image_pull_secrets, *settings.image_pull_secrets)
     fields = {
         "nodeSelector": runtime.node_selector,
         "tolerations": [_plain(toleration) for toleration in runtime.tolerations],
@@ -233,7 +263,9 @@ def _placement(runtime: RuntimeSpec, name: str) -> dict[str, Any]:
         "schedulerName": runtime.scheduler_name,
         "runtimeClassName": runtime.runtime_class_name,
         "serviceAccountName": runtime.service_account_name,
-        "imagePullSecrets": [_plain(secret) for secret in runtime.image_pull_secrets],
+        "imagePullSecrets": [
+            {"name": name} for name in dict.fromkeys(secret.name for secret in secrets)
+        ],
     }
     return {name: value for name, value in fields.items() if value}
 
