@@ -259,7 +259,7 @@ def test_a_pod_that_reads_the_storage_meets_the_restricted_standard_and_is_follo
     cluster = Cluster(connect(None, None, api.namespace))
     job = Job.of(cluster.get("chat"))
     name = cluster.create_pod(reader_pod(job, "models", "trainer", curve_command(job)))
-    changes = cluster.pod_changes(name, 60)
+    changes = cluster.pod_changes(print, name)
     assert next(changes)["status"]["phase"] == "Pending"
     api.play_kubelet(api.get("pod", name), terminated={"exitCode": 0, "reason": "Completed"})
     assert next(changes)["status"]["phase"] == "Succeeded"
