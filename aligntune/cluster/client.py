@@ -50,7 +50,6 @@ class Cluster:
         self._connection = connection
         self._objects = client.CustomObjectsApi(connection.api)
         self._core = client.CoreV1Api(connection.api)
-        self._batch = client.BatchV1Api(connection.api)
 
     def within(self, namespace: str) -> Self:
         """The same cluster, seen from another namespace."""
@@ -129,15 +128,6 @@ class Cluster:
                 body={"preconditions": {"uid": uid}, "propagationPolicy": "Background"},
                 _request_timeout=TIMEOUT,
             )  # fmt: skip
-
-    def batch_jobs(self, name: str) -> list[Object]:
-        """The Jobs of an AlignTuneJob that are still there."""
-        with self._sentences():
-            page = self._batch.list_namespaced_job(
-                self.namespace, label_selector=f"{JOB_NAME}={name}", _request_timeout=TIMEOUT
-            )
-        items: list[Object] = self._plain(page.items)
-        return items
 
     def pods(self, name: str) -> list[Object]:
         """The pods of an AlignTuneJob that are still there."""

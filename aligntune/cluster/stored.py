@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.labels import TRAINER_CONTAINER
 from aligntune.cluster.client import Cluster, Object
 from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.job import Job
@@ -40,7 +39,13 @@ def read(
         raise ClusterError(
             f"the storage of {job.name} is ephemeral, and is gone with its pod", ExitCode.NOT_FOUND
         )
-    image = image or _image(cluster, job)
+    image = image or job.image
+    if not image:
+        raise ClusterError(
+            f"which image {job.name} ran with is not known: name one that has a shell and a user"
+            " other than root, with --image",
+            ExitCode.BAD_CONFIG,
+        )
     pod = cluster.create_pod(reader_pod(job, job.claim, image, command))
     tell(f"pod {pod} reads claim {job.claim}, and is deleted then")
     try:
@@ -63,21 +68,6 @@ def read_curves(cluster: Cluster, job: Job, image: str | None, tell: Tell) -> li
     if pod is not None and runs(pod):
         return list(cluster.run_in(pod["metadata"]["name"], command))
     return list(read(cluster, job, command, image, tell))
-
-
-def _image(cluster: Cluster, job: Job) -> str:
-    """The job's own image, which a Job still names if the spec leaves it to the operator."""
-    if job.runtime.image:
-        return job.runtime.image
-    for batch_job in cluster.batch_jobs(job.name):
-        for container in batch_job["spec"]["template"]["spec"]["containers"]:
-            if container["name"] == TRAINER_CONTAINER:
-                return str(container["image"])
-    raise ClusterError(
-        f"which image {job.name} ran with is not known any more: name one that has a shell and a"
-        " user other than root, with --image",
-        ExitCode.BAD_CONFIG,
-    )
 
 
 def _wait_for(changes: Iterator[Object], name: str, phases: Sequence[str], seconds: int) -> str:
