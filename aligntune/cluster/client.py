@@ -186,10 +186,10 @@ class Cluster:
         it is passed over.
         """
 
-        def ask(tail: int | None = None) -> Iterator[str]:
-            return self._log(pod, TRAINER_CONTAINER, tail=tail, follow=True, timestamps=True)
+        def ask(newest: int | None) -> Iterator[str]:
+            return self._log(pod, TRAINER_CONTAINER, tail=newest, follow=True, timestamps=True)
 
-        return self._followed(ask(tail), ask, tell)
+        return self._followed(ask, ask(tail), tail, tell)
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
         """The lines that a command prints in the training container of a running pod; it runs when
@@ -247,7 +247,11 @@ class Cluster:
                 raise
 
     def _followed(
-        self, lines: Iterator[str], ask: Callable[[], Iterator[str]], tell: Tell
+        self,
+        ask: Callable[[int | None], Iterator[str]],
+        lines: Iterator[str],
+        tail: int | None,
+        tell: Tell,
     ) -> Iterator[str]:
         shown = ""
         while True:
@@ -258,7 +262,7 @@ class Cluster:
             except ClusterError as error:
                 if not passes(error):
                     raise
-                lines = patiently(ask, tell)
+                lines = patiently(partial(ask, None if shown else tail), tell)
             else:
                 return
 
