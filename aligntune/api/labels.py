@@ -26,6 +26,10 @@ APP_INSTANCE = "app.kubernetes.io/instance"
 APP_COMPONENT = "app.kubernetes.io/component"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 
+NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
+NO_SIDECAR_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
+"""What Istio and Linkerd read that put a sidecar into every other pod of a namespace."""
+
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label that an Indexed Job gives its pods: the pod's index in the gang."""
 TRAINER_CONTAINER = "trainer"

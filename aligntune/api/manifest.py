@@ -38,7 +38,7 @@ def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
         ManifestError: It cannot be read, holds no AlignTuneJob, or some that are not valid or that
             this version has no trainer for.
     """
-    documents = [document for document in _yaml(path, _text(path)) if document is not None]
+    documents = [document for document in read_yaml(path) if document is not None]
     ours = [d for d in documents if not isinstance(d, dict) or d.get("kind", KIND) == KIND]
     if not ours:
         raise ManifestError(f"{path}: no {KIND} in this file")
@@ -58,6 +58,15 @@ def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
     if wrong:
         raise ManifestError("\n".join(wrong))
     return found
+
+
+def read_yaml(path: Path) -> list[object]:
+    """The documents in a YAML or JSON file, whatever they say.
+
+    Raises:
+        ManifestError: It cannot be read.
+    """
+    return list(_yaml(path, _text(path)))
 
 
 def read_run_config(path: Path) -> RunConfig:

@@ -60,6 +60,8 @@ class Attempt(StatusSection):
     """Its number."""
     job: Annotated[str, Field(max_length=253)]
     """Name of its Job."""
+    image: Annotated[str, Field(max_length=1024)] | None = None
+    """The image that it runs. Unset: it is not known."""
     reason: Annotated[str, Field(max_length=64)] | None = None
     """How it ended: Succeeded, Suspended, or the cause. Unset: it is not over."""
     exit_code: ProcessExitCode | None = None

@@ -277,7 +277,7 @@ def _follow(cluster: Any, name: str) -> int:  # noqa: ANN401 - its class is impo
     """Shows jobs until the named one is over; its exit code."""
     from aligntune.cluster.live import follow
 
-    job = follow(cluster.changes(name), name, now, _console())
+    job = follow(cluster.changes(_tell, name), name, now, _console())
     if job.status.failure is None or job.status.phase is not Phase.FAILED:
         return ExitCode.DONE
     _tell(f"{job.name}: {job.status.failure.reason}: {job.status.failure.message}")

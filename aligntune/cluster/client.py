@@ -2,29 +2,39 @@
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Self
 
 from kubernetes import client, watch
 from kubernetes.stream import stream
+from kubernetes.stream.ws_client import ERROR_CHANNEL
 from urllib3.exceptions import HTTPError
+from websocket import WebSocketException
 
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.labels import GROUP, JOB_NAME, PLURAL, TRAINER_CONTAINER, VERSION
 from aligntune.cluster.connection import Connection
 from aligntune.cluster.errors import ClusterError, refused
+from aligntune.cluster.logs import unseen
+from aligntune.cluster.patience import Tell, passes, patiently
 
 FIELD_MANAGER = "aligntune"
 """Owner of the fields that a person sets with these tools."""
 
-TIMEOUT = (10, 30)
+CONNECT_SECONDS = 10
+TIMEOUT = (CONNECT_SECONDS, 30)
 """Seconds to connect, and between two bytes of an answer."""
-STREAM_TIMEOUT = (10, 86_400)
-"""The same for a log that is followed: a rank may be silent for long."""
+STREAM_TIMEOUT = (CONNECT_SECONDS, 600)
+"""The same for a log that is followed: a rank may be silent for minutes."""
 WATCH_SECONDS = 60
 """How long one watch lasts before everything is listed again."""
+POD_WATCH_SECONDS = 15
+"""The same for a pod that is waited for, by a deadline."""
+LATE_SECONDS = 5
+"""How much later than it should a watch ends at most; silent for longer, its connection is dead."""
 ENDED_WELL = (0, 128 + signal.SIGKILL)
 """Exit codes of a command that has printed all there was; one that follows a log is killed when the
 container ends."""
@@ -40,7 +50,6 @@ class Cluster:
         self._connection = connection
         self._objects = client.CustomObjectsApi(connection.api)
         self._core = client.CoreV1Api(connection.api)
-        self._batch = client.BatchV1Api(connection.api)
 
     def within(self, namespace: str) -> Self:
         """The same cluster, seen from another namespace."""
@@ -69,30 +78,22 @@ class Cluster:
             )
         return found
 
-    def changes(self, name: str = "") -> Iterator[list[Object]]:
-        """The AlignTuneJobs of the namespace, or the one of that name, anew after every change."""
-        selected = {"field_selector": f"metadata.name={name}"} if name else {}
+    def changes(
+        self, tell: Tell, name: str = "", watch_seconds: int = WATCH_SECONDS
+    ) -> Iterator[list[Object]]:
+        """The AlignTuneJobs of the namespace, or the one of that name, anew after every change.
+
+        Args:
+            tell: Told if the cluster, once it has answered, has to be waited for.
+            name: The one; empty: all.
+            watch_seconds: How long one watch lasts before everything is listed again.
+
+        Raises:
+            ClusterError: The cluster does not answer at first, or not any more for minutes.
+        """
         where = (GROUP, VERSION, self.namespace, PLURAL)
-        while True:
-            with self._sentences():
-                page = self._objects.list_namespaced_custom_object(
-                    *where, **selected, _request_timeout=TIMEOUT
-                )
-            known = {item["metadata"]["uid"]: item for item in page["items"]}
-            yield list(known.values())
-            with self._sentences(expired_is_fine=True):
-                events = watch.Watch().stream(
-                    self._objects.list_namespaced_custom_object, *where, **selected,
-                    resource_version=page["metadata"]["resourceVersion"],
-                    timeout_seconds=WATCH_SECONDS,
-                )  # fmt: skip
-                for event in events:
-                    body = event["object"]
-                    if event["type"] == "DELETED":
-                        known.pop(body["metadata"]["uid"], None)
-                    else:
-                        known[body["metadata"]["uid"]] = body
-                    yield list(known.values())
+        request = partial(self._objects.list_namespaced_custom_object, *where)
+        return self._states(request, name, tell, watch_seconds)
 
     def apply(self, body: Mapping[str, Any], *, force: bool, dry_run: bool) -> Object:
         """Server-side apply; a field that the API server does not know is an error."""
@@ -128,21 +129,14 @@ class Cluster:
                 _request_timeout=TIMEOUT,
             )  # fmt: skip
 
-    def batch_jobs(self, name: str) -> list[Object]:
-        """The Jobs of an AlignTuneJob that are still there."""
-        with self._sentences():
-            page = self._batch.list_namespaced_job(
-                self.namespace, label_selector=f"{JOB_NAME}={name}", _request_timeout=TIMEOUT
-            )
-        return self._plain(page.items)
-
     def pods(self, name: str) -> list[Object]:
         """The pods of an AlignTuneJob that are still there."""
         with self._sentences():
             page = self._core.list_namespaced_pod(
                 self.namespace, label_selector=f"{JOB_NAME}={name}", _request_timeout=TIMEOUT
             )
-        return self._plain(page.items)
+        items: list[Object] = self._plain(page.items)
+        return items
 
     def create_pod(self, body: Object) -> str:
         """Creates a pod; its name."""
@@ -153,38 +147,49 @@ class Cluster:
         return str(created.metadata.name)
 
     def delete_pod(self, name: str) -> None:
-        """Deletes a pod at once."""
-        with self._sentences():
-            self._core.delete_namespaced_pod(
-                name, self.namespace, grace_period_seconds=0, _request_timeout=TIMEOUT
-            )
+        """Deletes a pod at once, unless somebody has."""
+        try:
+            with self._sentences():
+                self._core.delete_namespaced_pod(
+                    name, self.namespace, grace_period_seconds=0, _request_timeout=TIMEOUT
+                )
+        except ClusterError as error:
+            if error.exit_code != ExitCode.NOT_FOUND:
+                raise
 
-    def pod_changes(self, name: str, seconds: int) -> Iterator[Object]:
-        """A pod, as it is and after every change, for so many seconds."""
-        with self._sentences():
-            events = watch.Watch().stream(
-                self._core.list_namespaced_pod, self.namespace,
-                field_selector=f"metadata.name={name}", timeout_seconds=seconds,
-            )  # fmt: skip
-            for event in events:
-                yield event["raw_object"]
+    def pod_changes(self, tell: Tell, name: str) -> Iterator[Object]:
+        """A pod, as it is and after every change; at least every few seconds.
+
+        Raises:
+            ClusterError: As `changes`, or the pod is deleted.
+        """
+        request = partial(self._core.list_namespaced_pod, self.namespace)
+        for pods in self._states(request, name, tell, POD_WATCH_SECONDS):
+            if not pods:
+                raise ClusterError(f"pod {name} was deleted while it was waited for. Try again")
+            yield pods[0]
 
     def log(
         self,
         pod: str,
         *,
         container: str = TRAINER_CONTAINER,
-        follow: bool = False,
         tail: int | None = None,
     ) -> Iterator[str]:
         """The lines of a container's log; it is connected when this returns."""
-        with self._sentences():
-            answer = self._core.read_namespaced_pod_log(
-                pod, self.namespace, container=container, follow=follow, tail_lines=tail,
-                _preload_content=False, _request_timeout=STREAM_TIMEOUT,
-            )  # fmt: skip
-            self._check(answer)
-        return self._read(answer.stream())
+        return self._log(pod, container, tail=tail)
+
+    def follow_log(self, tell: Tell, pod: str, *, tail: int | None = None) -> Iterator[str]:
+        """The lines of the training container's log until it ends; connected when this returns.
+
+        Where the connection is cut or silent for long, the log is read again, and what was shown of
+        it is passed over.
+        """
+
+        def ask(newest: int | None) -> Iterator[str]:
+            return self._log(pod, TRAINER_CONTAINER, tail=newest, follow=True, timestamps=True)
+
+        return self._followed(ask, ask(tail), tail, tell)
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
         """The lines that a command prints in the training container of a running pod; it runs when
@@ -200,6 +205,76 @@ class Cluster:
             )  # fmt: skip
         return self._read(_output(socket, pod))
 
+    def _states(
+        self, request: Callable[..., Any], name: str, tell: Tell, watch_seconds: int
+    ) -> Iterator[list[Object]]:
+        """What a list holds, anew after every change."""
+        selected = {"field_selector": f"metadata.name={name}"} if name else {}
+
+        def ask() -> Object:
+            with self._sentences():
+                page: Object = self._plain(request(**selected, _request_timeout=TIMEOUT))
+            return page
+
+        page = ask()
+        while True:
+            known = {item["metadata"]["uid"]: item for item in page["items"]}
+            yield list(known.values())
+            changes = partial(
+                watch.Watch().stream, request, **selected,
+                resource_version=page["metadata"]["resourceVersion"],
+                timeout_seconds=watch_seconds,
+                _request_timeout=(CONNECT_SECONDS, watch_seconds + LATE_SECONDS),
+            )  # fmt: skip
+            for event in self._events(changes):
+                body = event["raw_object"]
+                if event["type"] == "DELETED":
+                    known.pop(body["metadata"]["uid"], None)
+                else:
+                    known[body["metadata"]["uid"]] = body
+                yield list(known.values())
+            page = patiently(ask, tell)
+
+    def _events(self, changes: Callable[[], Iterator[Object]]) -> Iterator[Object]:
+        """Those of a watch, which ends as well where it is cut, silent or too old: the list that
+        follows makes up for it.
+        """
+        try:
+            with self._sentences():
+                yield from changes()
+        except ClusterError as error:
+            if not passes(error):
+                raise
+
+    def _followed(
+        self,
+        ask: Callable[[int | None], Iterator[str]],
+        lines: Iterator[str],
+        tail: int | None,
+        tell: Tell,
+    ) -> Iterator[str]:
+        shown = ""
+        while True:
+            try:
+                for written, line in unseen(lines, shown):
+                    shown = written
+                    yield line
+            except ClusterError as error:
+                if not passes(error):
+                    raise
+                lines = patiently(partial(ask, None if shown else tail), tell)
+            else:
+                return
+
+    def _log(self, pod: str, container: str, *, tail: int | None, **how: bool) -> Iterator[str]:
+        with self._sentences():
+            answer = self._core.read_namespaced_pod_log(
+                pod, self.namespace, container=container, tail_lines=tail, **how,
+                _preload_content=False, _request_timeout=STREAM_TIMEOUT,
+            )  # fmt: skip
+            self._check(answer)
+        return self._read(answer.stream())
+
     def _read(self, pieces: Iterator[bytes]) -> Iterator[str]:
         with self._sentences():
             yield from _lines(pieces)
@@ -209,20 +284,17 @@ class Cluster:
             said = answer.read().decode(errors="replace")
             raise refused(self._connection.server, answer.status, said)
 
-    def _plain(self, items: object) -> list[Object]:
-        plain: list[Object] = self._connection.api.sanitize_for_serialization(items)
-        return plain
+    def _plain(self, answer: object) -> Any:  # noqa: ANN401 - of the shape of the answer
+        return self._connection.api.sanitize_for_serialization(answer)
 
     @contextmanager
-    def _sentences(self, *, expired_is_fine: bool = False) -> Iterator[None]:
+    def _sentences(self) -> Iterator[None]:
         server = self._connection.server
         try:
             yield
         except client.ApiException as error:
-            if expired_is_fine and error.status == HTTPStatus.GONE:
-                return
             raise _told(server, error) from error
-        except HTTPError as error:
+        except (HTTPError, WebSocketException, OSError) as error:
             raise ClusterError(
                 f"{server} cannot be reached ({_reason(error)}): is the cluster up, and is this"
                 " the right --context?",
@@ -251,6 +323,8 @@ def _output(socket: Any, pod: str) -> Iterator[bytes]:  # noqa: ANN401 - the cli
             for channel in (socket.read_stdout, socket.read_stderr):  # also what came with the end
                 if text := channel(timeout=0):
                     yield text.encode()
+        if not socket.peek_channel(ERROR_CHANNEL):  # on which the end of the command is told
+            raise ClusterError(f"the connection to pod {pod} was cut. Try again")
         if socket.returncode == ExitCode.NOT_FOUND:
             raise ClusterError(
                 f"pod {pod} does not have these files on its storage", ExitCode.NOT_FOUND
@@ -271,7 +345,7 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def _reason(error: HTTPError) -> str:
+def _reason(error: Exception) -> str:
     """The innermost cause, in few words."""
     cause: BaseException = error
     while cause.__cause__ is not None or cause.__context__ is not None:

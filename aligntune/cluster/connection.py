@@ -1,6 +1,9 @@
 """Which cluster and namespace are meant, by the rules of kubectl."""
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +11,7 @@ from kubernetes import client, config
 from urllib3.util import Retry
 
 from aligntune.api.exit_codes import ExitCode
+from aligntune.api.kubeconfig import login_plugin, read_kubeconfig
 from aligntune.cluster.errors import ClusterError
 
 PATIENCE = Retry(
@@ -41,7 +45,8 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
         namespace: The namespace; None: the context's, or that of the pod.
 
     Raises:
-        ClusterError: There is no such file or context.
+        ConfigError: The file is no kubeconfig.
+        ClusterError: There is no such file or context, or its user cannot be logged in.
     """
     files = [kubeconfig] if kubeconfig else _usual_files()
     if not any(file.is_file() for file in files):
@@ -53,6 +58,7 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
             ExitCode.BAD_CONFIG,
         )
     named = os.pathsep.join(str(file) for file in files)
+    configs = [read_kubeconfig(file) for file in files if file.is_file()]
     try:
         contexts, current = config.list_kube_config_contexts(named)
         by_name = {found["name"]: found for found in contexts}
@@ -63,12 +69,37 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
             )
         chosen = by_name[context] if context else current
         settings = _settings()
-        config.load_kube_config(named, chosen["name"], settings)
+        with _errors() as told:
+            config.load_kube_config(named, chosen["name"], settings)
     except config.ConfigException as error:
         reason = " ".join(str(error).split())
         raise ClusterError(f"{named}: {reason}", ExitCode.BAD_CONFIG) from error
+    plugin = login_plugin(configs, chosen["name"])
+    if plugin and told:
+        raise ClusterError(
+            f"{named}: {plugin!r} does not log you in to {chosen['name']} ({told[0]}): install it,"
+            " or see what it says when run by itself",
+            ExitCode.NOT_AUTHORISED,
+        )
     namespace = namespace or chosen["context"].get("namespace") or "default"
     return Connection(client.ApiClient(settings), namespace)
+
+
+@contextmanager
+def _errors() -> Iterator[list[str]]:
+    """What the client logs as an error: it goes on without credentials where a plugin fails."""
+    told: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        told.append(" ".join(record.getMessage().split()))
+        return False
+
+    root = logging.getLogger()
+    root.addFilter(keep)
+    try:
+        yield told
+    finally:
+        root.removeFilter(keep)
 
 
 def _usual_files() -> list[Path]:

@@ -59,6 +59,12 @@ class Job(NamedTuple):
             raise _strange(self.name, "spec.runtime", error) from error
 
     @property
+    def image(self) -> str | None:
+        """The image that it runs; None where neither its spec nor its newest attempt tells."""
+        ran = [attempt.image for attempt in self.status.attempts.history[-1:]]
+        return self.runtime.image or next(iter(ran), None)
+
+    @property
     def claim(self) -> str | None:
         """The PersistentVolumeClaim with its output; None where that is gone with its pod."""
         claim: str | None = self.spec.get("storage", {}).get("claimName")

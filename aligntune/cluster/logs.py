@@ -1,6 +1,7 @@
-"""Where the log of each rank is: the decision, without asking anybody."""
+"""Where the log of each rank is, and which lines are new: decisions, without asking anybody."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aligntune.api.exit_codes import ExitCode
@@ -8,6 +9,9 @@ from aligntune.api.labels import COMPLETION_INDEX
 from aligntune.api.names import job_name
 from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.job import Job
+
+STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\S+) (.*)", re.DOTALL)
+"""A line behind the time at which it was written; what the kubelet says itself has none."""
 
 
 class ContainerLog(NamedTuple):
@@ -126,6 +130,23 @@ def places(
             ExitCode.NOT_FOUND,
         )
     return [*found, OnStorage(tuple(stored))] if stored else found
+
+
+def unseen(lines: Iterable[str], shown: str) -> Iterator[tuple[str, str]]:
+    """The lines of a log that were written after those that were shown, each with its time.
+
+    Args:
+        lines: The log, each line behind its time.
+        shown: When the last line that was shown was written; empty: none was.
+    """
+    written = shown
+    for line in lines:
+        stamped = STAMPED.fullmatch(line)
+        if stamped is None:
+            yield written, line
+        elif stamped[1] > shown:
+            written = stamped[1]
+            yield written, stamped[2]
 
 
 def _names(ranks: Sequence[int]) -> str:

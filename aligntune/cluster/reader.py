@@ -77,8 +77,9 @@ def reader_pod(job: Job, claim: str, image: str, command: Sequence[str]) -> dict
     """A pod that mounts the claim read-only, runs a command and ends.
 
     It goes where the job's pods may go, since their storage can be reached from there, and belongs
-    to the job, so that it is removed with it. It lacks the label by which the operator and the
-    job's Service know the pods that train.
+    to the job, so that it is removed with it. It has the labels and annotations of the job's pods,
+    since a cluster's owner may want them, and no sidecar, which would outlive it, unless these ask
+    for one. It lacks the label by which the operator and the job's Service know pods that train.
     """
     runtime = job.runtime
     placement = {
@@ -92,11 +93,14 @@ def reader_pod(job: Job, claim: str, image: str, command: Sequence[str]) -> dict
         "kind": "Pod",
         "metadata": {
             "generateName": f"{job.name}-reader-",
-            "labels": {
+            "labels": labels.NO_SIDECAR_LABELS
+            | runtime.labels
+            | {
                 labels.APP_NAME: "aligntune",
                 labels.APP_INSTANCE: job.name,
                 labels.APP_COMPONENT: CONTAINER,
             },
+            "annotations": labels.NO_SIDECAR_ANNOTATIONS | runtime.annotations,
             "ownerReferences": [
                 {
                     "apiVersion": labels.API_VERSION,

@@ -3,23 +3,21 @@
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.labels import TRAINER_CONTAINER
 from aligntune.cluster.client import Cluster, Object
 from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.job import Job
 from aligntune.cluster.logs import ContainerLog, InPod, OnStorage, Place, pods_of, runs
+from aligntune.cluster.patience import Tell
 from aligntune.cluster.reader import CONTAINER, curve_command, log_command, reader_pod
 
 ENDED = ("Succeeded", "Failed")
 READ_SECONDS = 180
 """Longest wait for the reader to have read. 180: most of it is its start; the image is usually on
 the nodes already."""
-
-Tell = Callable[[str], None]
-"""Tells the person what is done on their behalf."""
 
 
 def read(
@@ -41,11 +39,17 @@ def read(
         raise ClusterError(
             f"the storage of {job.name} is ephemeral, and is gone with its pod", ExitCode.NOT_FOUND
         )
-    image = image or _image(cluster, job)
+    image = image or job.image
+    if not image:
+        raise ClusterError(
+            f"which image {job.name} ran with is not known: name one that has a shell and a user"
+            " other than root, with --image",
+            ExitCode.BAD_CONFIG,
+        )
     pod = cluster.create_pod(reader_pod(job, job.claim, image, command))
     tell(f"pod {pod} reads claim {job.claim}, and is deleted then")
     try:
-        phase = _wait_for(cluster, pod, ENDED, READ_SECONDS)
+        phase = _wait_for(cluster.pod_changes(tell, pod), pod, ENDED, READ_SECONDS)
         line = ""
         for line in cluster.log(pod, container=CONTAINER):
             yield line
@@ -66,29 +70,17 @@ def read_curves(cluster: Cluster, job: Job, image: str | None, tell: Tell) -> li
     return list(read(cluster, job, command, image, tell))
 
 
-def _image(cluster: Cluster, job: Job) -> str:
-    """The job's own image, which a Job still names if the spec leaves it to the operator."""
-    if job.runtime.image:
-        return job.runtime.image
-    for batch_job in cluster.batch_jobs(job.name):
-        for container in batch_job["spec"]["template"]["spec"]["containers"]:
-            if container["name"] == TRAINER_CONTAINER:
-                return str(container["image"])
-    raise ClusterError(
-        f"which image {job.name} ran with is not known any more: name one that has a shell and a"
-        " user other than root, with --image",
-        ExitCode.BAD_CONFIG,
-    )
-
-
-def _wait_for(cluster: Cluster, name: str, phases: Sequence[str], seconds: int) -> str:
+def _wait_for(changes: Iterator[Object], name: str, phases: Sequence[str], seconds: int) -> str:
     """Which of these phases a pod has come to."""
     waits_for = "it is not scheduled"
-    for pod in cluster.pod_changes(name, seconds):
+    deadline = time.monotonic() + seconds
+    for pod in changes:
         phase: str = pod["status"].get("phase", "")
         if phase in phases:
             return phase
         waits_for = _hindrance(pod) or waits_for
+        if time.monotonic() > deadline:
+            break
     raise ClusterError(
         f"pod {name} is not {' or '.join(phases)} after {seconds} s ({waits_for}): see that its"
         " claim can be mounted and its image pulled, then try again"
@@ -123,7 +115,9 @@ def lines(
     def of(place: Place) -> Iterator[str]:
         match place:
             case ContainerLog(pod):
-                return cluster.log(pod, follow=follow, tail=tail)
+                if follow:
+                    return cluster.follow_log(tell, pod, tail=tail)
+                return cluster.log(pod, tail=tail)
             case InPod(pod, ranks):
                 command = log_command(
                     job, attempt, ranks, tail=tail, follow=follow, prefixed=prefixed

@@ -37,9 +37,17 @@ def over(attempts: Attempts) -> bool:
     return entry is None or entry.end is not None
 
 
-def began(attempts: Attempts, number: int, job: str, start: datetime, from_step: int) -> Attempts:
+def began(
+    attempts: Attempts,
+    number: int,
+    job: str,
+    start: datetime,
+    from_step: int,
+    *,
+    image: str | None = None,
+) -> Attempts:
     """With an attempt whose Job was created."""
-    entry = Attempt(attempt=number, job=job, from_step=from_step, start=start)
+    entry = Attempt(attempt=number, job=job, image=image, from_step=from_step, start=start)
     return attempts.model_copy(
         update={
             "current": number,

@@ -76,6 +76,8 @@ class JobState:
     """UID of its AlignTuneJob."""
     attempt: int
     created: datetime
+    image: str | None = None
+    """The trainer's."""
     started: datetime | None = None
     """When it was last let go: anew each time that a queue resumes it."""
     suspended: bool = False
@@ -397,6 +399,8 @@ def queue_labels(found: Mapping[str, str]) -> dict[str, str]:
 def job_state(body: Object) -> JobState:
     """Trims a Job."""
     metadata, status = body["metadata"], body.get("status", {})
+    spec = body.get("spec", {})
+    containers = spec.get("template", {}).get("spec", {}).get("containers", ())
     conditions = {c["type"]: c for c in status.get("conditions", ()) if c["status"] == "True"}
     failed, complete = conditions.get("Failed"), conditions.get("Complete")
     suspended = conditions.get("Suspended")
@@ -409,8 +413,9 @@ def job_state(body: Object) -> JobState:
         owner_uid=parent["uid"] if parent else "",
         attempt=_number(metadata["labels"].get(labels.ATTEMPT, "")),
         created=_time(metadata["creationTimestamp"]),
+        image=next((c["image"] for c in containers if c["name"] == labels.TRAINER_CONTAINER), None),
         started=_time(status["startTime"]) if "startTime" in status else None,
-        suspended=bool(body.get("spec", {}).get("suspend")),
+        suspended=bool(spec.get("suspend")),
         suspended_since=_time(suspended["lastTransitionTime"]) if suspended else None,
         suspended_before=any(c["type"] == "Suspended" for c in status.get("conditions", ())),
         deleting="deletionTimestamp" in metadata,

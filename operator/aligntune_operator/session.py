@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -12,6 +13,8 @@ import aiohttp
 import kopf
 
 from aligntune.api import labels
+from aligntune.api.kubeconfig import login_plugin, read_kubeconfig
+from aligntune.core.errors import ConfigError
 
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TOKEN_LIFETIME_SECONDS = 60
@@ -69,9 +72,10 @@ def connect(
 
     Raises:
         NoClusterError: Neither is there.
+        ConfigError: The kubeconfig does not say it as the operator can use it.
     """
     account = kopf.login_with_service_account(settings=settings, logger=logger)
-    info = account or kopf.login_with_kubeconfig(settings=settings, logger=logger)
+    info = account or _by_kubeconfig(settings)
     if info is None:
         raise NoClusterError(
             "no cluster: run in a pod with a service account, or set KUBECONFIG to a kubeconfig"
@@ -100,6 +104,27 @@ def connect(
         info.server.rstrip("/"),
         in_cluster=account is not None,
     )
+
+
+def _by_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:
+    """What the current context of the kubeconfig says; None: there is no kubeconfig."""
+    usual = Path("~/.kube/config").expanduser()
+    named = os.environ.get("KUBECONFIG") or (str(usual) if usual.exists() else "")
+    files = [Path(file.strip()).expanduser() for file in named.split(os.pathsep) if file.strip()]
+    configs = [read_kubeconfig(file) for file in files]
+    if plugin := login_plugin(configs):
+        raise ConfigError(
+            f"{named}: its user is logged in by {plugin!r}, which the operator does not run: name a"
+            " kubeconfig with a token or a certificate"
+        )
+    try:
+        return kopf.login_with_kubeconfig(settings=settings, logger=logger)
+    # what it says of a context, cluster or user that is not there, and of a list that is null
+    except (kopf.LoginError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{named}: the current context names no cluster and user ({error}):"
+            " `kubectl config use-context` sets another"
+        ) from error
 
 
 def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:

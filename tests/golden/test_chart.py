@@ -15,7 +15,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from aligntune.api import env, labels
-from aligntune_operator.render.pod import NO_SIDECAR_ANNOTATIONS, NO_SIDECAR_LABELS
 from aligntune_operator.settings import ENV_PREFIX, Settings
 from tests.cluster.helm import CHART, NAMESPACE, RELEASE, helm
 from tests.cluster.processes import REPOSITORY
@@ -423,8 +422,8 @@ def test_a_mesh_leaves_every_pod_of_the_chart_alone_unless_it_is_let_in(sidecar:
     objects = render("--set", f"meshSidecar={str(sidecar).lower()}")
     pods = [one(objects, "Deployment")["spec"]["template"], one(objects, "Pod")]
     for metadata in (pod["metadata"] for pod in pods):
-        assert (NO_SIDECAR_LABELS.items() <= metadata["labels"].items()) != sidecar
-        assert (NO_SIDECAR_ANNOTATIONS.items() <= metadata["annotations"].items()) != sidecar
+        assert (labels.NO_SIDECAR_LABELS.items() <= metadata["labels"].items()) != sidecar
+        assert (labels.NO_SIDECAR_ANNOTATIONS.items() <= metadata["annotations"].items()) != sidecar
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -249,6 +249,14 @@ def test_a_pod_that_has_not_started_has_no_log_and_that_is_said(
     assert "has the ranks 0 to 0" in tool.refusal("logs", "chat", "--rank", "3")[1]
 
 
+@pytest.mark.usefixtures("operator")
+def test_the_image_that_an_attempt_runs_is_known_without_its_pods(api: Api, manifest: Make) -> None:
+    api.apply(manifest("chat"))
+    image = api.pod_of("chat")["spec"]["containers"][0]["image"]
+    api.until("recorded", lambda: api.status("chat").get("attempts", {}).get("current") == 1)
+    assert Job.of(api.get("atj", "chat")).image == image
+
+
 @pytest.mark.usefixtures("tool")  # its kubeconfig
 def test_a_pod_that_reads_the_storage_meets_the_restricted_standard_and_is_followed_and_removed(
     api: Api, manifest: Make
@@ -259,7 +267,7 @@ def test_a_pod_that_reads_the_storage_meets_the_restricted_standard_and_is_follo
     cluster = Cluster(connect(None, None, api.namespace))
     job = Job.of(cluster.get("chat"))
     name = cluster.create_pod(reader_pod(job, "models", "trainer", curve_command(job)))
-    changes = cluster.pod_changes(name, 60)
+    changes = cluster.pod_changes(print, name)
     assert next(changes)["status"]["phase"] == "Pending"
     api.play_kubelet(api.get("pod", name), terminated={"exitCode": 0, "reason": "Completed"})
     assert next(changes)["status"]["phase"] == "Succeeded"

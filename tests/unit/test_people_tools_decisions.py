@@ -187,6 +187,23 @@ def test_the_reader_writes_nothing_and_is_no_pod_that_trains() -> None:
     assert body["metadata"]["ownerReferences"][0]["uid"] == UID
 
 
+@pytest.mark.parametrize(
+    ("own", "ran", "known"),
+    [
+        ("own", ["default"], "own"),
+        ("", ["default", "newer default"], "newer default"),
+        ("", [None], None),
+        ("", [], None),
+    ],
+)
+def test_the_image_of_a_job_is_its_own_or_what_its_newest_attempt_ran(
+    own: str, ran: list[str | None], known: str | None
+) -> None:
+    history = [{"attempt": n, "job": "j", "image": image} for n, image in enumerate(ran, 1)]
+    status = AlignTuneJobStatus.parse({"attempts": {"history": history}})
+    assert job(image=own)._replace(status=status).image == known
+
+
 def test_merged_sources_end_together_and_the_first_error_is_told() -> None:
     assert sorted(merged([iter("ab"), iter("cd")])) == ["a", "b", "c", "d"]
 

@@ -10,6 +10,8 @@ from aligntune.api.labels import (
     CACHE_VOLUME,
     CONFIG_VOLUME,
     MODEL_CACHE_VOLUME,
+    NO_SIDECAR_ANNOTATIONS,
+    NO_SIDECAR_LABELS,
     SHM_VOLUME,
     SOURCE_VOLUMES,
     STORAGE_VOLUME,
@@ -34,10 +36,6 @@ CACHES = {
 }
 """Variables that keep libraries from writing to the read-only root."""
 MODEL_CACHE_DIR = env.CACHE_DIR + CACHES["HF_HOME"]
-
-NO_SIDECAR_LABELS = {"sidecar.istio.io/inject": "false"}
-NO_SIDECAR_ANNOTATIONS = {"linkerd.io/inject": "disabled"}
-"""What Istio and Linkerd read that put a sidecar into every other pod of a namespace."""
 
 
 def pod_template(

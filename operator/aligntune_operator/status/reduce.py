@@ -125,7 +125,7 @@ def _attempts(
     entry = newest(attempts)
     if job is not None and (entry is None or entry.attempt < job.attempt):
         step = resume_step(spec, checkpoint) if spec else 0
-        attempts = began(attempts, job.attempt, job.name, job.let_go, step)
+        attempts = began(attempts, job.attempt, job.name, job.let_go, step, image=job.image)
     elif over(attempts):
         return attempts, None
     if job is not None:

@@ -1,0 +1,58 @@
+"""Kubeconfigs: what is wrong with one, and who logs its user in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aligntune.api.manifest import ManifestError, read_yaml
+from aligntune.core.config.base import plain
+from aligntune.core.errors import ConfigError
+
+REMEDY = "mend this kubeconfig, or name another"
+
+Kubeconfig = dict[str, Any]
+
+
+def read_kubeconfig(path: Path) -> Kubeconfig:
+    """A kubeconfig whose lists are lists of what has a name; clients take that for granted.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    try:
+        documents = read_yaml(path)
+    except ManifestError as error:
+        raise ConfigError(f"{error}: {REMEDY}") from error
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise ConfigError(f"{path}: not a mapping of clusters, contexts and users: {REMEDY}")
+    config: Kubeconfig = plain(documents[0])
+    for section in ("clusters", "contexts", "users"):
+        entries = config.get(section) or []
+        if not isinstance(entries, list) or not all(map(_is_named, entries)):
+            raise ConfigError(f"{path}: {section}: not a list of entries with names: {REMEDY}")
+    return config
+
+
+def login_plugin(configs: Sequence[Kubeconfig], context: str | None = None) -> str:
+    """The command that logs a context's user in; empty: none does.
+
+    Args:
+        configs: The files, of which the first that has a name counts.
+        context: The context; None: the current one.
+    """
+    current = (config["current-context"] for config in configs if config.get("current-context"))
+    name = context or next(current, None)
+    user = _entry(configs, "contexts", name, "context").get("user")
+    plugin = _entry(configs, "users", user, "user").get("exec") or {}
+    return str(plugin.get("command", ""))
+
+
+def _entry(
+    configs: Sequence[Kubeconfig], section: str, name: object, content: str
+) -> dict[str, Any]:
+    entries = [entry for config in configs for entry in config.get(section) or ()]
+    return next((entry.get(content) or {} for entry in entries if entry["name"] == name), {})
+
+
+def _is_named(entry: object) -> bool:
+    return isinstance(entry, dict) and "name" in entry
