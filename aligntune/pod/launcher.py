@@ -153,7 +153,7 @@ class _Supervision:
         self._endpoint.healthy = False
         return conclude(
             ends,
-            last=self._endpoint.snapshot,
+            last=self._seen or Snapshot(),
             stop_requested=self._stop_requested,
             stalled_seconds=self._stalled_seconds,
         )

@@ -31,6 +31,9 @@ class RankEnd:
     """It was told to end because another failed or training hung."""
 
 
+SYMPTOMS: dict[Cause | None, int] = {Cause.UNKNOWN: 1, Cause.NCCL_ERROR: 2}
+"""Causes that may come of another rank's; the higher the number, the surer."""
+
 PREEMPTED = Outcome(
     result="Preempted",
     reason=Cause.PREEMPTED,
@@ -82,8 +85,8 @@ def conclude(
     ]
     failures = [(end, outcome) for end, outcome in said if outcome.result == "Failed"]
     if failures:
-        # Ranks that lose a peer fail in their collectives: theirs is the last cause to believe.
-        end, outcome = min(failures, key=lambda pair: pair[1].reason is Cause.NCCL_ERROR)
+        # Ranks that lose a peer, or what it wrote, fail as well: theirs is believed last.
+        end, outcome = min(failures, key=lambda pair: SYMPTOMS.get(pair[1].reason, 0))
         return _complete(outcome, end, last)
     said.sort(key=lambda pair: (pair[1].result == "Succeeded", pair[0].rank))
     if not said:  # a second interrupt killed them all

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import re
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,16 +17,20 @@ from aligntune.core.config.base import Section
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import SAMPLING, UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
-from aligntune.training.files import replace_file, replace_folder, settle
+from aligntune.training.files import (
+    REPLACED,
+    UNFINISHED,
+    replace_file,
+    replace_folder,
+    settle,
+    unfinished_in,
+)
 
 MANIFEST = "complete.json"
 """Written last; a checkpoint without it is not one."""
 
 NOT_PART_OF_A_RUN = {"output_dir", "checkpoint", "logging"}
 """What may change between attempts: where files go and how often, not what is computed."""
-
-UNFINISHED = ".unfinished-"
-"""Begins the name of the folder that an attempt writes its checkpoints in, until one is whole."""
 
 ROWS = "perDeviceBatchSize x gradientAccumulationSteps"
 
@@ -82,10 +85,8 @@ class Checkpoints:
     ) -> None:
         self.check_owner = check_owner
         self.folder = Path(config.output_dir)
-        self.unfinished = self.folder / f"{UNFINISHED}{secrets.token_hex(8)}"
-        """Where checkpoints are written: no other process's folder, so that a pod that was thought
-        dead and wakes in the middle of one spoils nothing of its successor's. All processes of a
-        run must use that of the first."""
+        self.unfinished = unfinished_in(self.folder)
+        """Where checkpoints are written; all processes of a run must use that of the first."""
         self._policy = config.checkpoint
         self.strategy = config.distributed.strategy
         self._world_size = world_size
@@ -167,6 +168,7 @@ class Checkpoints:
             versions=installed(),
         )
         replace_file(path / MANIFEST, manifest.model_dump_json(indent=2))
+        self.check_owner()  # to be on disk may have taken until another took over
         replace_folder(path, self.path(step))
         self.unfinished.rmdir()
         self._prune(best)
@@ -186,8 +188,8 @@ class Checkpoints:
         for found in self._all():
             if found.step > step or broken(found.path):
                 _remove(found.path)
-        for unfinished in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for left in (*self.folder.glob(f"{UNFINISHED}*"), *self.folder.glob(f".*{REPLACED}")):
+            shutil.rmtree(left, ignore_errors=True)
 
     def _all(self) -> Iterator[Found]:
         for path in self.folder.glob("checkpoint-*"):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,10 @@ from aligntune.core.errors import ConfigError
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers of a volume, quota or file that takes no more."""
+UNFINISHED = ".unfinished-"
+"""Begins the name of a folder that is not whole yet."""
+REPLACED = ".replaced"
+"""Ends the name of one that another is just put in the place of."""
 
 
 def claim(folder: Path) -> None:
@@ -33,34 +38,52 @@ def claim(folder: Path) -> None:
         ) from error
 
 
-def publish(folder: Path, write: Callable[[Path], None]) -> Path:
+def unfinished_in(folder: Path) -> Path:
+    """Where to write what will be put into `folder` when it is whole.
+
+    No other process writes there, so that one that was thought dead and wakes spoils nothing.
+    """
+    return folder / f"{UNFINISHED}{secrets.token_hex(8)}"
+
+
+def publish(
+    folder: Path, write: Callable[[Path], None], check: Callable[[], None] = lambda: None
+) -> Path:
     """Let `write` fill a new folder and put it where `folder` is, as a whole.
 
-    What stands there stays until the new one is complete and on disk. When `write` fails, nothing
-    of it is left.
+    What stands there stays until the new one is complete and on disk. When `write` or `check`
+    fails, nothing of it is left.
+
+    Args:
+        folder: What is replaced.
+        write: Fills the folder that it is given.
+        check: Called last; raises where this process may not replace anything.
 
     Raises:
         OSError: The disk is full, or the place cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    unfinished = unfinished_in(folder.parent)
+    unfinished.mkdir(parents=True)
     try:
         write(unfinished)
         settle(unfinished)
+        check()
+        replace_folder(unfinished, folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    replace_folder(unfinished, folder)
     return folder
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put the complete folder `new` where `folder` is, or is to be, on the same volume."""
-    replaced = folder.with_name(f".{folder.name}.replaced")
+    """Put the complete folder `new` where `folder` is, or is to be, on the same volume.
+
+    Raises:
+        OSError: The new one is gone, for one; what is there stays then.
+    """
+    replaced = folder.with_name(f".{folder.name}{REPLACED}")
     shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
+    if folder.exists() and new.stat():
         folder.rename(replaced)
     new.rename(folder)
     sync(folder.parent)

@@ -240,7 +240,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                     model = merged(model, weights, self.load_base(base), folder.parent)
                     weights = None
                 card = self._card(whole_weights=merges or not adapted)
-                save(model, weights, self.tokenizer, card, folder)
+                save(model, weights, self.tokenizer, card, folder, check=self.context.check_owner)
             if self.loop is not None:
                 self.loop.accelerator.wait_for_everyone()
         return folder

@@ -118,6 +118,7 @@ class RunProgress:
             self._activity = before
             if activity in NOT_STEPS:
                 self._step_began = self._clock()
+            self._tell()  # what follows may hang
 
     @contextmanager
     def taking(self, what: str) -> Iterator[None]:

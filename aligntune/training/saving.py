@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def save(
     tokenizer: Any,  # noqa: ANN401
     card: str,
     folder: Path,
+    *,
+    check: Callable[[], None],
 ) -> Path:
     """Write weights, tokenizer with chat template, generation config and model card.
 
@@ -38,6 +41,7 @@ def save(
         tokenizer: With the chat template of training.
         card: The model card, as Markdown.
         folder: Where it goes; replaced as a whole.
+        check: Called before that; raises where it may not be.
 
     Raises:
         OSError: The disk is full, or the place cannot be written; nothing is left then.
@@ -52,7 +56,7 @@ def save(
             model.generation_config.save_pretrained(unfinished)
         (unfinished / "README.md").write_text(card, "utf-8")
 
-    return publish(folder, write)
+    return publish(folder, write, check)
 
 
 def merged(

@@ -41,7 +41,7 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
     code, snapshots, outcome = run(path, monkeypatch)
     assert (code, outcome.result) == (ExitCode.DONE, "Succeeded")
     activities = [snapshot.progress.activity for snapshot in snapshots]
-    order = ["loading", "training", "evaluating", "checkpointing", "saving"]
+    order = ["loading", "starting", "training", "evaluating", "checkpointing", "saving"]
     assert list(dict.fromkeys(activities)) == order
     last = snapshots[-1]
     assert (last.progress.step, last.progress.total_steps, last.progress.percent) == (10, 10, 100)

@@ -71,3 +71,15 @@ def test_a_later_rank_reports_its_steps_to_its_own_launcher_and_writes_nothing(
         ("training", 1),
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hang_after_generation_is_one_of_training(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    progress = RunProgress(
+        TrainingState(), seen.append, first_process=True, log_every_steps=1, clock=lambda: 0.0
+    )
+    progress.begin(tmp_path, 0, 4, None)
+    with progress.doing("generating"):
+        assert seen[-1].progress.activity == "generating"
+    progress.end()
+    assert seen[-1].progress.activity == "training"

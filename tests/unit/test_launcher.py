@@ -360,6 +360,8 @@ def test_a_later_pod_of_a_gang_finds_the_hang_too_but_shows_no_progress(run: Run
         script, config=config, env={NODE_RANK: "1"}, meanwhile=look, clock=twenty_times_faster
     )
     assert code == 75
+    outcome = json.loads((run.attempt / "outcome-node-1.json").read_text())
+    assert "after step 6" in outcome["message"]
     assert shown["progress"]["step"] == 0
     assert "stalledSeconds" not in shown
 

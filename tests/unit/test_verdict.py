@@ -57,6 +57,15 @@ def test_a_cause_told_while_being_ended_counts() -> None:
     assert outcome.reason is Cause.LOSS_DIVERGED
 
 
+def test_an_unknown_failure_that_comes_first_is_not_the_cause_if_another_is_told() -> None:
+    """A rank on a full disk removes its unfinished checkpoint; its peers miss their folder."""
+    outcome = verdict(
+        RankEnd(0, 70, said(Cause.UNKNOWN, "FileNotFoundError: .unfinished-1")),
+        RankEnd(1, 74, said(Cause.DISK_FULL), ended_by_launcher=True),
+    )
+    assert outcome.reason is Cause.DISK_FULL
+
+
 def test_a_death_without_a_word_is_diagnosed() -> None:
     outcome = verdict(RankEnd(2, 1, log_tail="Traceback\nKeyError: 'prompt'"))
     assert (outcome.reason, outcome.exit_code) == (Cause.UNKNOWN, 70)

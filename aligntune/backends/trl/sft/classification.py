@@ -217,7 +217,9 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         report = self.need_loop().report
         if rank() == 0:
             _log.info("\n%s", report.table())
-            publish(Path(self.config.output_dir) / "evaluation", report.write)
+            publish(
+                Path(self.config.output_dir) / "evaluation", report.write, self.context.check_owner
+            )
         return metrics
 
     @overload
