@@ -158,6 +158,8 @@ async def grown(count: int) -> Record:
         record["restart_ready_seconds"] = time.monotonic() - began
         await settled([psutil.Process(ours.pid)])
         record["restart_settled_seconds"] = time.monotonic() - began - SETTLED_SECONDS
+        kept = ("aligntunejobs", "jobs", "pods")
+        wait_until("sizes are estimated", lambda: around.stored().keys() >= set(kept), seconds=300)
         record["stored_bytes"] = around.stored()
         record["restarted_mib"] = psutil.Process(ours.pid).memory_info().rss / 2**20
         return record
