@@ -42,7 +42,7 @@ from aligntune_operator.observe import Key
 from aligntune_operator.outbox import Outbox
 from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.relist import relist_all, relist_forever
+from aligntune_operator.relist import list_first, relist_forever
 from aligntune_operator.server import serving
 from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings, load_settings
@@ -149,7 +149,7 @@ async def run(settings: Settings) -> None:
     )
     try:
         async with endpoints:
-            listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
+            listed = await list_first(cluster, cache, settings.namespaces, queue.add)
             async with asyncio.TaskGroup() as group:
                 watches = [
                     watch_forever(

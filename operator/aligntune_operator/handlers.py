@@ -10,7 +10,7 @@ from aligntune.api import labels
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, key_of
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.session import Connection
+from aligntune_operator.session import Connection, Patience
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     """Makes kopf a watcher only: no finalizers, no annotations, no Events of its own."""
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = WATCH_SECONDS
+    settings.networking.error_backoffs = Patience()
     settings.posting.enabled = False
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.scanning.disabled = True

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import NamedTuple
 
 from aligntune_operator.cache import Cache, Store
 from aligntune_operator.cluster import ALIGN_TUNE_JOBS, JOBS, PODS, ApiError, Cluster, Kind
 from aligntune_operator.observe import AlignTuneJobState, JobState, Key, Object, PodState
+from aligntune_operator.session import Patience
 
 INTERVAL_SECONDS = 300.0
 """How long a deletion that no watch told of may go unnoticed."""
@@ -75,20 +77,37 @@ async def relist(
     return Listed(source, namespace, version)
 
 
-async def relist_all(
+async def list_first(
     cluster: Cluster,
     cache: Cache,
     namespaces: tuple[str, ...],
     changed: Callable[[Key], None],
-    missed: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[Listed]:
-    """The same for every kind, in each namespace or everywhere.
+    """Takes in every kind, in each namespace or everywhere, before the first decision.
 
-    The first call comes before the first decision: a Job that is merely not seen yet must not be
-    created again.
+    A Job that is merely not seen yet must not be created again. An API server that is out of order
+    is waited for.
+
+    Raises:
+        ApiError: A list is refused, or nothing answers.
     """
+
+    async def listed(source: Source, namespace: str | None) -> Listed:
+        waits, told = iter(Patience()), False
+        while True:
+            try:
+                return await relist(cluster, source, namespace, changed)
+            except ApiError as error:
+                if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise
+                if not told:
+                    logger.warning("%s cannot be listed (%s): waiting", source.kind.plural, error)
+                told = True
+            await sleep(next(waits))
+
     return [
-        await relist(cluster, source, namespace, changed, missed)
+        await listed(source, namespace)
         for namespace in namespaces or (None,)
         for source in sources(cache)
     ]
@@ -105,6 +124,8 @@ async def relist_forever(
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
         try:
-            await relist_all(cluster, cache, namespaces, changed, missed)
+            for namespace in namespaces or (None,):
+                for source in sources(cache):
+                    await relist(cluster, source, namespace, changed, missed)
         except ApiError as error:
             logger.warning("the cache could not be compared with the cluster: %s", error)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,19 @@ TOKEN_LIFETIME_SECONDS = 60
 """How long a token read from the file is used; the kubelet renews it long before it expires."""
 REFUSED_SECONDS = 5.0
 """Wait before a refused watch is asked for again; by then the token may have been renewed."""
+LONGEST_WAIT_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
+
+
+class Patience:
+    """The waits, in seconds, between requests to an API server that fails; each spell begins anew.
+
+    They never end: kopf ends with the last of them, and a start would with the first.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0), repeat(LONGEST_WAIT_SECONDS))
 
 
 class Connection(NamedTuple):
