@@ -134,6 +134,16 @@ class Cache:
         self._departed: defaultdict[str, dict[int, PodState]] = defaultdict(dict)
         """The last pods that are gone, by their Job, as long as that is there, and their index."""
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._held: set[str] = set()
+
+    def hold(self, namespace: str) -> None:
+        """Shows nothing of a namespace until `release`: not all kinds are known there yet."""
+        self._held.add(namespace)
+
+    def release(self, namespace: str) -> list[Key]:
+        """Shows a namespace that is known now; returns the AlignTuneJobs to look at."""
+        self._held.discard(namespace)
+        return [key for key, _ in self.objects.items() if key.namespace == namespace]
 
     def object_seen(self, body: Object) -> Key | None:
         """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
@@ -208,9 +218,9 @@ class Cache:
         self._remember(self._shortages, uid, shortage)
 
     def observe(self, key: Key) -> Observed | None:
-        """All that is known of one AlignTuneJob; None if there is none of that name."""
+        """All that is known of one AlignTuneJob; None if there is none of that name, or not yet."""
         state = self._object(key)
-        if state is None:
+        if state is None or key.namespace in self._held:
             return None
         return observe(
             state,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -15,8 +16,17 @@ from aligntune_operator.session import Connection, Patience
 logger = logging.getLogger(__name__)
 
 
-def handlers(cache: Cache, queue: KeyedQueue[Key], connection: Connection) -> kopf.OperatorRegistry:
-    """Watch AlignTuneJobs; `watch.py` watches the Jobs and pods that belong to one."""
+def handlers(
+    cache: Cache, queue: KeyedQueue[Key], connection: Connection, ends: Callable[[], None]
+) -> kopf.OperatorRegistry:
+    """Watch AlignTuneJobs; `watch.py` watches the Jobs and pods that belong to one.
+
+    Args:
+        cache: What is told of each event.
+        queue: Where each AlignTuneJob to look at goes.
+        connection: How the API server is reached.
+        ends: Called when kopf stops, for whatever reason; it may hang after that.
+    """
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -24,6 +34,10 @@ def handlers(cache: Cache, queue: KeyedQueue[Key], connection: Connection) -> ko
         if connection.watches.closed:
             raise kopf.PermanentError("the operator stops")
         return connection.for_kopf()
+
+    @kopf.on.cleanup(registry=registry)
+    def cleanup(**_: object) -> None:
+        ends()
 
     @kopf.on.event(labels.GROUP, labels.VERSION, labels.PLURAL, registry=registry)
     async def handle(event: kopf.RawEvent, **_: object) -> None:

@@ -140,21 +140,30 @@ def _by_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | Non
 
 
 def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:
-    """Asks again where the API server refuses the credentials, until it takes them.
+    """Asks again where the API server refuses the credentials, or a watch, until it does not.
 
     kopf would close its session under all other watches, and then neither watch nor end.
     """
 
+    def refuses(response: aiohttp.ClientResponse) -> bool:
+        # A namespace that is deleted takes the operator's rights in it along, a CRD its collection.
+        watch = response.url.path.endswith(f"/{labels.PLURAL}")
+        of_a_watch = watch and response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+        return of_a_watch or response.status == HTTPStatus.UNAUTHORIZED
+
     async def ask(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        while True:
-            response = await handler(request)
-            if response.status != HTTPStatus.UNAUTHORIZED:
-                return response
+        told = False
+        while refuses(response := await handler(request)):
             response.close()
-            logger.warning("a watch is refused (401): asking again in %g s", REFUSED_SECONDS)
+            if not told:
+                logger.warning(
+                    "the watch of %s is refused (%d): asking on", request.url.path, response.status
+                )
+            told = True
             await sleep(REFUSED_SECONDS)
+        return response
 
     return ask
 
