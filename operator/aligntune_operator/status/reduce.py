@@ -135,7 +135,8 @@ def _attempts(
         attempts = updated(attempts, to_step=progress.step)
     if spec is not None and spec.suspend and (job is None or not job.over):
         attempts = updated(attempts, reason=SUSPENDED)
-    end = ending(observed, attempts.history[-1], now)
+    # A version that cannot read the spec cannot conclude on it: one that can will.
+    end = ending(observed, attempts.history[-1], now) if observed.accepted else None
     return (ended(attempts, end.reason, end.at, end.failure) if end else attempts), end
 
 
