@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -25,7 +24,6 @@ from aligntune.core.errors import ConfigError
 from aligntune_operator.cache import Cache
 from aligntune_operator.clock import ServerClock
 from aligntune_operator.cluster import (
-    ALIGN_TUNE_JOBS,
     ApiError,
     Cluster,
     GoneError,
@@ -42,11 +40,11 @@ from aligntune_operator.observe import Key
 from aligntune_operator.outbox import Outbox
 from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.relist import relist_all, relist_forever
+from aligntune_operator.relist import list_first, relist_forever
 from aligntune_operator.server import serving
 from aligntune_operator.session import NoClusterError, connect
 from aligntune_operator.settings import Settings, load_settings
-from aligntune_operator.watch import watch_forever
+from aligntune_operator.watch import watch_namespace
 
 DEEPEST_OBJECT = 10_000
 """Levels of nesting that the API server takes; Python's JSON reader counts them as recursion, and a
@@ -107,6 +105,7 @@ async def run(settings: Settings) -> None:
         others_first=queue.has_first,
     )
     ready, kopf_runs, stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    kopf_ends = asyncio.Event()
 
     async def lead() -> None:
         await election.won()
@@ -131,16 +130,6 @@ async def run(settings: Settings) -> None:
             # As client-go does: nothing of a leader that may have a successor is worth finishing.
             os._exit(_say("this replica led, and another may by now", 1))
 
-    async def resign_at_once(leading: asyncio.Task[None]) -> None:
-        # kopf takes seconds to end its watches, and reads its own signal handlers meanwhile.
-        await kopf_runs.wait()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        await stopping.wait()
-        leading.cancel()
-        await asyncio.wait([leading])
-        await election.resign()
-
     endpoints = serving(
         settings.http_port,
         prometheus,
@@ -149,38 +138,108 @@ async def run(settings: Settings) -> None:
     )
     try:
         async with endpoints:
-            listed = await relist_all(cluster, cache, settings.namespaces, queue.add)
+            listed = {
+                namespace: await list_first(cluster, cache, namespace, queue.add)
+                for namespace in settings.namespaces or (None,)
+            }
             async with asyncio.TaskGroup() as group:
                 watches = [
-                    watch_forever(
-                        cluster, since, queue.add, partial(heartbeats.beat, f"own watch {number}")
+                    watch_namespace(
+                        cluster,
+                        cache,
+                        namespace,
+                        known,
+                        changed=queue.add,
+                        beat=heartbeats.beat,
                     )
-                    for number, since in enumerate(listed)
-                    if since.source.kind != ALIGN_TUNE_JOBS  # which kopf watches
+                    for namespace, known in listed.items()
                 ]
                 relisting = relist_forever(
                     cluster, cache, settings.namespaces, queue.add, metrics.watch_missed.inc
                 )
                 leading = group.create_task(lead())
-                tasks = (*watches, relisting, resign_at_once(leading))
-                background = [leading, *(group.create_task(task) for task in tasks)]
-                ready.set()
-                await kopf.operator(
-                    registry=handlers(cache, queue, connection),
-                    settings=settings_of_kopf,
-                    standalone=True,
-                    # Else kopf looks up a user name, and an arbitrary user id has none.
-                    identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
-                    clusterwide=not settings.namespaces,
-                    namespaces=settings.namespaces,
-                    ready_flag=kopf_runs,
-                    stop_flag=stopping,
+                tasks = (
+                    *watches,
+                    relisting,
+                    resign_at_once(leading, election, kopf_runs, stopping),
                 )
+                background = [leading, *(group.create_task(task) for task in tasks)]
+                ending = group.create_task(end_with_kopf(leading, election, kopf_ends, stopping))
+                ready.set()
+                registry = handlers(cache, queue, connection, kopf_ends.set)
+                await run_kopf(registry, settings_of_kopf, settings, kopf_runs, stopping)
+                kopf_ends.set()
+                await ending
                 for task in background:
                     task.cancel()
     finally:
         await election.resign()
         await connection.close()
+
+
+async def run_kopf(
+    registry: kopf.OperatorRegistry,
+    settings_of_kopf: kopf.OperatorSettings,
+    settings: Settings,
+    runs: asyncio.Event,
+    stopping: asyncio.Event,
+) -> None:
+    """Runs kopf until it is to stop, or fails, which the log then tells."""
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=settings_of_kopf,
+            standalone=True,
+            # Else kopf looks up a user name, and an arbitrary user id has none.
+            identity=labels.FIELD_MANAGER,  # type: ignore[arg-type] # a NewType that is private
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            ready_flag=runs,
+            stop_flag=stopping,
+        )
+    except Exception:
+        # The process ends for it, with a sentence: see `end_with_kopf`.
+        logger.exception("kopf failed")
+
+
+async def resign_at_once(
+    leading: asyncio.Task[None],
+    election: Election,
+    kopf_runs: asyncio.Event,
+    stopping: asyncio.Event,
+) -> None:
+    """Lets another replica lead as soon as a signal ends this one.
+
+    kopf takes seconds to end its watches, and reads its own signal handlers meanwhile.
+    """
+    await kopf_runs.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await stopping.wait()
+    await resign(leading, election)
+
+
+async def end_with_kopf(
+    leading: asyncio.Task[None],
+    election: Election,
+    kopf_ends: asyncio.Event,
+    stopping: asyncio.Event,
+) -> None:
+    """Ends the process where kopf ends though nothing asked it to.
+
+    kopf would wait for every task begun since its start, without end, after it has cancelled them.
+    """
+    await kopf_ends.wait()
+    if not stopping.is_set():
+        await resign(leading, election)
+        os._exit(_say("the watch of AlignTuneJobs failed: the log above says why", 1))
+
+
+async def resign(leading: asyncio.Task[None], election: Election) -> None:
+    """Stops what a leader does, then gives the Lease up."""
+    leading.cancel()
+    await asyncio.wait([leading])
+    await election.resign()
 
 
 def elect(settings: Settings) -> Election:

@@ -39,11 +39,11 @@ class Store(Generic[State]):
     integers since Kubernetes 1.35 (KEP-5504), and did on every etcd-backed server before.
 
     Args:
-        forgotten: Told of the UID of each object that is gone, whoever noticed it.
+        forgotten: Told of the last state of each object that is gone, whoever noticed it.
     """
 
-    def __init__(self, forgotten: Callable[[str], None] = lambda _: None) -> None:
-        self._forgotten = forgotten
+    def __init__(self, forgotten: Callable[[State], None]) -> None:
+        self._forgotten: Callable[[State], None] = forgotten
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
 
@@ -71,8 +71,9 @@ class Store(Generic[State]):
 
     def gone(self, uid: str) -> None:
         """Forgets an object, if it is known."""
-        self._drop(uid)
-        self._forgotten(uid)
+        known = self._drop(uid)
+        if known is not None:
+            self._forgotten(known)
 
     def has(self, uid: str) -> bool:
         """Whether an object is known."""
@@ -105,13 +106,16 @@ class Store(Generic[State]):
             self.gone(uid)
         return set(vanished.values())
 
-    def _drop(self, uid: str) -> None:
+    def _drop(self, uid: str) -> State | None:
+        """The state of what was dropped; None if it was not known."""
         known = self._by_uid.pop(uid, None)
         if known is None:
-            return
-        self._uids[known[0]].discard(uid)
-        if not self._uids[known[0]]:
-            del self._uids[known[0]]
+            return None
+        key, state = known
+        self._uids[key].discard(uid)
+        if not self._uids[key]:
+            del self._uids[key]
+        return state
 
 
 class Cache:
@@ -125,7 +129,7 @@ class Cache:
         self._node_lost_timeout = node_lost_timeout
         self.objects: Store[AlignTuneJobState] = Store(self._object_forgotten)
         self.jobs: Store[JobState] = Store(self._job_forgotten)
-        self.pods: Store[PodState] = Store()
+        self.pods: Store[PodState] = Store(self._pod_forgotten)
         # By UID, so that nothing said of a job reaches another that takes its name.
         self._polls: dict[str, Poll] = {}
         self._hindrances: dict[str, Hindrance] = {}
@@ -134,6 +138,16 @@ class Cache:
         self._departed: defaultdict[str, dict[int, PodState]] = defaultdict(dict)
         """The last pods that are gone, by their Job, as long as that is there, and their index."""
         self._followers: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._held: set[str] = set()
+
+    def hold(self, namespace: str) -> None:
+        """Shows nothing of a namespace until `release`: not all kinds are known there yet."""
+        self._held.add(namespace)
+
+    def release(self, namespace: str) -> list[Key]:
+        """Shows a namespace that is known now; returns the AlignTuneJobs to look at."""
+        self._held.discard(namespace)
+        return [key for key, _ in self.objects.items() if key.namespace == namespace]
 
     def object_seen(self, body: Object) -> Key | None:
         """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
@@ -171,10 +185,8 @@ class Cache:
 
     def pod_gone(self, body: Object) -> Key:
         """Forgets a pod, but for what its Job's end may yet be explained with."""
+        self.pod_seen(body)  # its last words
         self.pods.gone(body["metadata"]["uid"])
-        pod = pod_state(body, self._node_lost_timeout)
-        if self.jobs.has(pod.job_uid):
-            self._departed[pod.job_uid][pod.index] = pod
         return _parent(body)
 
     def object_written(self, body: Object) -> None:
@@ -208,9 +220,9 @@ class Cache:
         self._remember(self._shortages, uid, shortage)
 
     def observe(self, key: Key) -> Observed | None:
-        """All that is known of one AlignTuneJob; None if there is none of that name."""
+        """All that is known of one AlignTuneJob; None if there is none of that name, or not yet."""
         state = self._object(key)
-        if state is None:
+        if state is None or key.namespace in self._held:
             return None
         return observe(
             state,
@@ -266,12 +278,16 @@ class Cache:
         if note is not None and self.objects.has(uid):
             notes[uid] = note
 
-    def _object_forgotten(self, uid: str) -> None:
+    def _object_forgotten(self, state: AlignTuneJobState) -> None:
         for notes in (self._polls, self._hindrances, self._explanations, self._shortages):
-            notes.pop(uid, None)
+            notes.pop(state.uid, None)
 
-    def _job_forgotten(self, uid: str) -> None:
-        self._departed.pop(uid, None)
+    def _job_forgotten(self, job: JobState) -> None:
+        self._departed.pop(job.uid, None)
+
+    def _pod_forgotten(self, pod: PodState) -> None:
+        if self.jobs.has(pod.job_uid):
+            self._departed[pod.job_uid][pod.index] = pod
 
     def _departed_of(self, state: AlignTuneJobState) -> Iterator[PodState]:
         for job in self._jobs_of(state):

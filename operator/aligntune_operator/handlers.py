@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -10,13 +11,22 @@ from aligntune.api import labels
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, key_of
 from aligntune_operator.queue import KeyedQueue
-from aligntune_operator.session import Connection
+from aligntune_operator.session import Connection, Patience
 
 logger = logging.getLogger(__name__)
 
 
-def handlers(cache: Cache, queue: KeyedQueue[Key], connection: Connection) -> kopf.OperatorRegistry:
-    """Watch AlignTuneJobs; `watch.py` watches the Jobs and pods that belong to one."""
+def handlers(
+    cache: Cache, queue: KeyedQueue[Key], connection: Connection, ends: Callable[[], None]
+) -> kopf.OperatorRegistry:
+    """Watch AlignTuneJobs; `watch.py` watches the Jobs and pods that belong to one.
+
+    Args:
+        cache: What is told of each event.
+        queue: Where each AlignTuneJob to look at goes.
+        connection: How the API server is reached.
+        ends: Called when kopf stops, for whatever reason; it may hang after that.
+    """
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -24,6 +34,10 @@ def handlers(cache: Cache, queue: KeyedQueue[Key], connection: Connection) -> ko
         if connection.watches.closed:
             raise kopf.PermanentError("the operator stops")
         return connection.for_kopf()
+
+    @kopf.on.cleanup(registry=registry)
+    def cleanup(**_: object) -> None:
+        ends()
 
     @kopf.on.event(labels.GROUP, labels.VERSION, labels.PLURAL, registry=registry)
     async def handle(event: kopf.RawEvent, **_: object) -> None:
@@ -49,6 +63,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     """Makes kopf a watcher only: no finalizers, no annotations, no Events of its own."""
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = WATCH_SECONDS
+    settings.networking.error_backoffs = Patience()
     settings.posting.enabled = False
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.scanning.disabled = True

@@ -24,8 +24,10 @@ LOOK_SECONDS = 0.5
 """How often it is looked which pods are due."""
 MOST_DOUBLINGS = 4
 """A silent pod is asked at least every sixteenth interval."""
-SILENT_SHARE = 4
-"""One of so many slots is for silent pods: each of them holds one until its time is out."""
+SLOW_SECONDS = 1.0
+"""From when on a pod that answers holds its slot for long."""
+SLOW_SHARE = 4
+"""One of so many slots is for slow and silent pods: each of those holds one for seconds."""
 
 AskPod = Callable[[Key, PodState], Awaitable[Poll]]
 Address = Callable[[Key, PodState], str]
@@ -105,17 +107,20 @@ async def poll_forever(
 ) -> None:
     """Asks every running job once per interval, and queues each job asked.
 
-    A pod that did not answer is asked less and less often, and waits for a few slots together with
-    the others that did not: however many one tenant has, they do not slow the others' progress.
+    A pod that did not answer, or slowly, waits for a few slots together with the others that did
+    not: however many one tenant has, they do not slow the others' progress. Without an answer it is
+    also asked less and less often.
     """
     loop = asyncio.get_running_loop()
     slots = asyncio.Semaphore(concurrency)
-    slots_of_silent = asyncio.Semaphore(max(concurrency // SILENT_SHARE, 1))
+    slots_of_slow = asyncio.Semaphore(max(concurrency // SLOW_SHARE, 1))
     schedule: dict[str, Schedule] = {}
 
     async def poll(key: Key, pod: PodState, turn: Schedule) -> None:
-        async with slots_of_silent if turn.failures else nullcontext(), slots:
+        async with slots_of_slow if turn.slow or turn.failures else nullcontext(), slots:
+            asked = loop.time()
             answer = await ask_pod(key, pod)
+            turn.slow = loop.time() - asked > SLOW_SECONDS
         cache.polled(key, answer)
         changed(key)
         turn.failures = turn.failures + 1 if answer.error else 0
@@ -144,3 +149,5 @@ class Schedule:
 
     due: float = 0.0
     failures: int = 0
+    slow: bool = False
+    """Whether its last answer took long."""

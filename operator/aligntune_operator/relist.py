@@ -2,12 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import NamedTuple
 
 from aligntune_operator.cache import Cache, Store
-from aligntune_operator.cluster import ALIGN_TUNE_JOBS, JOBS, PODS, ApiError, Cluster, Kind
+from aligntune_operator.cluster import (
+    ALIGN_TUNE_JOBS,
+    JOBS,
+    PODS,
+    ApiError,
+    Cluster,
+    Kind,
+    RefusedError,
+)
 from aligntune_operator.observe import AlignTuneJobState, JobState, Key, Object, PodState
+from aligntune_operator.session import REFUSED_SECONDS, Patience
 
 INTERVAL_SECONDS = 300.0
 """How long a deletion that no watch told of may go unnoticed."""
@@ -75,23 +85,71 @@ async def relist(
     return Listed(source, namespace, version)
 
 
-async def relist_all(
+async def list_first(
     cluster: Cluster,
     cache: Cache,
-    namespaces: tuple[str, ...],
+    namespace: str | None,
     changed: Callable[[Key], None],
-    missed: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[Listed]:
-    """The same for every kind, in each namespace or everywhere.
+    """Takes in every kind before the first decision.
 
-    The first call comes before the first decision: a Job that is merely not seen yet must not be
-    created again.
+    A Job that is merely not seen yet must not be created again. An API server that is out of order
+    is waited for.
+
+    Args:
+        cluster: The API server.
+        cache: What is to know it all.
+        namespace: Where; None for everywhere.
+        changed: Told of each AlignTuneJob to look at.
+        sleep: Waits for so many seconds.
+
+    Returns:
+        Where to watch from; nothing where a namespace refuses, of which the cache shows nothing.
+
+    Raises:
+        ApiError: Everywhere is refused, the CRD is not there, or nothing answers.
     """
-    return [
-        await relist(cluster, source, namespace, changed, missed)
-        for namespace in namespaces or (None,)
-        for source in sources(cache)
-    ]
+    waits, told = iter(Patience()), False
+    while True:
+        try:
+            return [await relist(cluster, source, namespace, changed) for source in sources(cache)]
+        except RefusedError as error:
+            if namespace is None:
+                raise
+            logger.warning("namespace %s is refused (%s): asking on", namespace, error)
+            cache.hold(namespace)
+            return []
+        except ApiError as error:
+            if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            if not told:
+                logger.warning("the lists could not be had (%s): waiting for the API server", error)
+            told = True
+        await sleep(next(waits))
+
+
+async def list_at_last(
+    cluster: Cluster,
+    cache: Cache,
+    namespace: str,
+    changed: Callable[[Key], None],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> list[Listed]:
+    """Where to watch a namespace from that `list_first` was refused, once it no longer is."""
+    while True:
+        await sleep(REFUSED_SECONDS)
+        try:
+            listed = [
+                await relist(cluster, source, namespace, changed) for source in sources(cache)
+            ]
+        except ApiError as error:
+            logger.debug("namespace %s: %s", namespace, error)
+        else:
+            logger.info("namespace %s is refused no longer", namespace)
+            for key in cache.release(namespace):
+                changed(key)
+            return listed
 
 
 async def relist_forever(
@@ -104,7 +162,9 @@ async def relist_forever(
     """Relists every few minutes; `missed` is called for each object that no watch told of."""
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
-        try:
-            await relist_all(cluster, cache, namespaces, changed, missed)
-        except ApiError as error:
-            logger.warning("the cache could not be compared with the cluster: %s", error)
+        for namespace in namespaces or (None,):
+            for source in sources(cache):
+                try:
+                    await relist(cluster, source, namespace, changed, missed)
+                except ApiError as error:
+                    logger.warning("the cache could not be compared with the cluster: %s", error)

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,19 @@ TOKEN_LIFETIME_SECONDS = 60
 """How long a token read from the file is used; the kubelet renews it long before it expires."""
 REFUSED_SECONDS = 5.0
 """Wait before a refused watch is asked for again; by then the token may have been renewed."""
+LONGEST_WAIT_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
+
+
+class Patience:
+    """The waits, in seconds, between requests to an API server that fails; each spell begins anew.
+
+    They never end: kopf ends with the last of them, and a start would with the first.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0), repeat(LONGEST_WAIT_SECONDS))
 
 
 class Connection(NamedTuple):
@@ -128,21 +140,30 @@ def _by_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | Non
 
 
 def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:
-    """Asks again where the API server refuses the credentials, until it takes them.
+    """Asks again where the API server refuses the credentials, or a watch, until it does not.
 
     kopf would close its session under all other watches, and then neither watch nor end.
     """
 
+    def refuses(response: aiohttp.ClientResponse) -> bool:
+        # A namespace that is deleted takes the operator's rights in it along, a CRD its collection.
+        watch = response.url.path.endswith(f"/{labels.PLURAL}")
+        of_a_watch = watch and response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+        return of_a_watch or response.status == HTTPStatus.UNAUTHORIZED
+
     async def ask(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        while True:
-            response = await handler(request)
-            if response.status != HTTPStatus.UNAUTHORIZED:
-                return response
+        told = False
+        while refuses(response := await handler(request)):
             response.close()
-            logger.warning("a watch is refused (401): asking again in %g s", REFUSED_SECONDS)
+            if not told:
+                logger.warning(
+                    "the watch of %s is refused (%d): asking on", request.url.path, response.status
+                )
+            told = True
             await sleep(REFUSED_SECONDS)
+        return response
 
     return ask
 

@@ -7,15 +7,54 @@ none. docs/adr/0011 has the figures.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
-from aligntune_operator.cluster import ApiError, Change, Cluster, ExpiredError
+from aligntune_operator.cache import Cache
+from aligntune_operator.cluster import (
+    ALIGN_TUNE_JOBS,
+    ApiError,
+    Change,
+    Cluster,
+    ExpiredError,
+    GoneError,
+    RefusedError,
+)
 from aligntune_operator.observe import Key
-from aligntune_operator.relist import Listed, Source, relist
+from aligntune_operator.relist import Listed, Source, list_at_last, relist
+from aligntune_operator.session import REFUSED_SECONDS
 
 RETRY_SECONDS = 1.0
 """How long until a watch that ended is asked for again."""
 
 logger = logging.getLogger(__name__)
+
+
+async def watch_namespace(
+    cluster: Cluster,
+    cache: Cache,
+    namespace: str | None,
+    listed: list[Listed],
+    *,
+    changed: Callable[[Key], None],
+    beat: Callable[[str], None],
+) -> None:
+    """Keeps the cache equal to the cluster in the Jobs and pods of a namespace.
+
+    Args:
+        cluster: The API server.
+        cache: What `listed` was taken into.
+        namespace: Which; None for everywhere.
+        listed: Its first lists; empty where they were refused.
+        changed: Told of each AlignTuneJob to look at.
+        beat: Told of each sign of life of each watch.
+    """
+    if namespace and not listed:
+        listed = await list_at_last(cluster, cache, namespace, changed)
+    async with asyncio.TaskGroup() as watches:
+        for since in listed:
+            if since.source.kind != ALIGN_TUNE_JOBS:  # which kopf watches
+                name = f"own watch of {since.source.kind.plural} in {namespace}"
+                watches.create_task(watch_forever(cluster, since, changed, partial(beat, name)))
 
 
 async def watch_forever(
@@ -29,20 +68,31 @@ async def watch_forever(
         changed: Told of each AlignTuneJob to look at.
         beat: Called whenever it asks, and for whatever it is told.
     """
-    source, namespace, version = since
+    source, namespace, listed = since
+    version: int | None = listed
+    where = f"{source.kind.plural} in {namespace}" if namespace else source.kind.plural
+    refused = False
     while True:
+        told, refused = refused, False
         beat()
         try:
+            if version is None:
+                version = (await relist(cluster, source, namespace, changed)).version
+                beat()
             async for change in cluster.watch(source.kind, namespace, version):
                 beat()
                 version = change.version
                 _take(source, change, changed)
         except ExpiredError:
-            logger.info("the watch of %s is too far behind: listing again", source.kind.plural)
-            version = await _relisted(cluster, source, namespace, changed, beat)
+            logger.info("the watch of %s is too far behind: listing again", where)
+            version = None
+        except (RefusedError, GoneError) as error:
+            refused = True
+            if not told:
+                logger.warning("the watch of %s is refused (%s): asking on", where, error)
         except ApiError as error:
-            logger.warning("the watch of %s broke: %s", source.kind.plural, error)
-        await asyncio.sleep(RETRY_SECONDS)
+            logger.warning("the watch of %s broke: %s", where, error)
+        await asyncio.sleep(REFUSED_SECONDS if refused else RETRY_SECONDS)
 
 
 def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> None:
@@ -57,20 +107,3 @@ def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> Non
         return
     if key is not None:
         changed(key)
-
-
-async def _relisted(
-    cluster: Cluster,
-    source: Source,
-    namespace: str | None,
-    changed: Callable[[Key], None],
-    beat: Callable[[], None],
-) -> int:
-    """The version of a list that could be had at last."""
-    while True:
-        beat()
-        try:
-            return (await relist(cluster, source, namespace, changed)).version
-        except ApiError as error:
-            logger.warning("%s could not be listed: %s", source.kind.plural, error)
-            await asyncio.sleep(RETRY_SECONDS)

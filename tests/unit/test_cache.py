@@ -188,6 +188,19 @@ def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
     assert departed() == [], "the pod was seen to go after its Job"
 
 
+def test_the_last_words_of_a_pod_that_no_watch_saw_go_are_remembered() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job())
+    cache.job_seen(child("chat-1", version=2))
+    pod = child("chat-1-0", version=3, owner="chat-1-uid")
+    pod["status"] = {"phase": "Failed", "reason": "Evicted"}
+    cache.pod_seen(pod)
+    cache.pods.retain(None, set(), 9)
+    observed = cache.observe(KEY)
+    assert observed is not None
+    assert [pod.terminated_reason for pod in observed.departed] == ["Evicted"]
+
+
 def test_what_was_said_of_a_job_does_not_reach_another_that_takes_its_name() -> None:
     """The end of the first is not told by any watch: it is missing in a whole list."""
     cache = Cache()

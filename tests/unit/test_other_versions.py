@@ -1,11 +1,13 @@
 """A trainer image and an operator of two versions: what one writes, the other reads."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aligntune.api.causes import Cause
+from aligntune.api.conditions import Phase
 from aligntune.api.env import CONFIG_ANNOTATION
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.run import JobIdentity, RunConfig
@@ -15,6 +17,9 @@ from aligntune_operator.observe import Key
 from aligntune_operator.render.config import run_config
 from aligntune_operator.render.pod import pod_template
 from aligntune_operator.settings import Settings
+from aligntune_operator.status.reduce import reduce_status
+from tests.cluster.processes import REPOSITORY
+from tests.golden.test_golden import observed_in
 
 SFT = {"model": {"name": "m"}, "datasets": [{"name": "d"}]}
 SPEC = AlignTuneJobSpec.parse({"sft": SFT, "storage": {"claimName": "c"}})
@@ -69,3 +74,12 @@ def test_what_an_older_trainer_cannot_do_is_refused_with_the_remedy(tmp_path: Pa
         f"{file}: sft.train.noise: the operator knows this field, and this trainer does not: use an"
         " image of the operator's version, or remove the field from the manifest"
     )
+
+
+def test_the_end_of_a_job_that_an_older_operator_cannot_read_is_left_to_the_newer_one() -> None:
+    newer, now = observed_in(REPOSITORY / "tests/golden/succeeded")
+    older = replace(newer, spec=None, errors=("spec.sft.train.noise: unknown field",))
+    between = reduce_status(older, now)
+    after = reduce_status(replace(newer, object=replace(newer.object, status=between)), now)
+    assert (between.phase, after.phase) == (Phase.PENDING, Phase.SUCCEEDED)
+    assert after.failure is None

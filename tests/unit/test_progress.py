@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from aligntune.api.env import PROGRESS_PORT
 from aligntune.api.progress import Snapshot
+from aligntune_operator import progress
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, PodState, Poll
 from aligntune_operator.progress import (
@@ -203,6 +204,44 @@ async def test_pods_known_to_be_silent_leave_slots_to_the_others() -> None:
     )
     try:
         await asyncio.wait_for(fine_after_all.wait(), 30)
+    finally:
+        polling.cancel()
+    assert len(held) == 1
+
+
+async def test_pods_known_to_answer_slowly_leave_slots_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stand-in: a cache of more slow pods than there are slots, and one that answers at once."""
+    monkeypatch.setattr(progress, "SLOW_SECONDS", 0.01)
+    slow = [replace(POD, uid=f"slow-{number}") for number in range(6)]
+
+    class Pods(Cache):
+        def running_pods(self) -> Iterator[tuple[Key, PodState]]:
+            yield from ((Key("slow", pod.uid), pod) for pod in slow)
+            yield Key("fine", "job"), replace(POD, uid="fine")
+
+    asked: list[str] = []
+    held: set[str] = set()
+    fine_after_all = asyncio.Event()
+
+    async def ask_pod(_: Key, pod: PodState) -> Poll:
+        asked.append(pod.uid)
+        if pod.uid == "fine":
+            if held and asked.count("fine") >= 5:
+                fine_after_all.set()
+        elif asked.count(pod.uid) > 1:
+            held.add(pod.uid)
+            await asyncio.sleep(3600)
+        else:
+            await asyncio.sleep(0.05)
+        return Poll(pod.uid, NOW, Snapshot())
+
+    polling = asyncio.create_task(
+        poll_forever(Pods(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=4)
+    )
+    try:
+        await asyncio.wait_for(fine_after_all.wait(), 15)
     finally:
         polling.cancel()
     assert len(held) == 1

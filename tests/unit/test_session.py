@@ -1,12 +1,16 @@
 import aiohttp
+import pytest
 from aiohttp import web
 
 from aligntune_operator.session import REFUSED_SECONDS, beats, waits_where_refused
 
 
-async def test_a_refused_watch_is_asked_for_again_until_the_credentials_are_taken() -> None:
+@pytest.mark.parametrize("refusal", [401, 403, 404])
+async def test_a_refused_watch_is_asked_for_again_until_it_is_granted_and_told_of_once(
+    refusal: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each time is a sign of life; what kopf asks for once, at its start, is none."""
-    statuses, waits, heard = [401, 401, 200, 200], list[float](), list[str]()
+    statuses, waits, heard = [refusal, refusal, 200, 200], list[float](), list[str]()
 
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(status=statuses.pop(0), text="watched")
@@ -29,3 +33,6 @@ async def test_a_refused_watch_is_asked_for_again_until_the_credentials_are_take
     await runner.cleanup()
     assert waits == [REFUSED_SECONDS] * 2
     assert heard == [f"{group}/aligntunejobs"] * 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the watch of {group}/aligntunejobs is refused ({refusal}): asking on"
+    ]

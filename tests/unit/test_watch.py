@@ -102,6 +102,7 @@ async def watching(
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "REFUSED_SECONDS", 0.0)
 
 
 async def told(changed: asyncio.Queue[Key]) -> Key:
@@ -169,3 +170,15 @@ async def test_a_watch_is_alive_for_what_it_is_told_and_not_while_nothing_comes(
     async with watching(told_first, beat=lambda: beats.append(None)) as (_, _, asked):
         assert await asked_for(asked, 2) == ["10", "13"]
         assert len(beats) == 3, "two requests and a bookmark"
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_watch_that_is_refused_is_told_of_once_each_time_it_begins_to_be(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = [refusal(status), refusal(status)]
+    async with watching(*refused, stream(), *refused) as (_, _, asked):
+        assert await asked_for(asked, 6) == ["10"] * 6
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the watch of jobs is refused ({status}: no): asking on"
+    ] * 2

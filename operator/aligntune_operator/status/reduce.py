@@ -135,7 +135,11 @@ def _attempts(
         attempts = updated(attempts, to_step=progress.step)
     if spec is not None and spec.suspend and (job is None or not job.over):
         attempts = updated(attempts, reason=SUSPENDED)
-    end = ending(observed, attempts.history[-1], now)
+    elif spec is not None and job is not None and not job.deleting:
+        # Taken back before the Job was deleted for it: what ends it now is something else.
+        attempts = updated(attempts, reason=None)
+    # A version that cannot read the spec cannot conclude on it: one that can will.
+    end = ending(observed, attempts.history[-1], now) if observed.accepted else None
     return (ended(attempts, end.reason, end.at, end.failure) if end else attempts), end
 
 
