@@ -23,9 +23,9 @@ class RunContext:
     name: str = "local"
     """The job's name: in trackers, where the config gives none, and in the model card."""
     report: Callable[[Snapshot], None] = _nobody
-    """Told where the run stands."""
+    """Told where the run stands, by every process of it."""
     preemption: Preemption = field(default_factory=Preemption)
-    """Asked after each step whether to stop."""
+    """Asked after each step, and before each batch of an evaluation, whether to stop."""
     check_owner: Callable[[], None] = _everybody
     """Called before anything is written that others rely on; raises SupersededError once the
     output folder is another's."""

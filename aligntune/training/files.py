@@ -83,7 +83,8 @@ def replace_folder(new: Path, folder: Path) -> None:
     """
     replaced = folder.with_name(f".{folder.name}{REPLACED}")
     shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists() and new.stat():
+    new.stat()  # raises where it is gone, before anything is moved
+    if folder.exists():
         folder.rename(replaced)
     new.rename(folder)
     sync(folder.parent)

@@ -12,6 +12,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
 from transformers import TrainerCallback, set_seed
 
+from aligntune.api.names import MODEL
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import RunError
 from aligntune.core.lifecycle import Lifecycle
@@ -228,7 +229,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
         self.need_model()
-        folder = Path(path) if path is not None else Path(self.config.output_dir) / "model"
+        folder = Path(path) if path is not None else Path(self.config.output_dir) / MODEL
         with self.progress.doing("saving"):
             weights = self.loop.whole_weights() if self.loop else None
             if self.arguments.process_index == 0:

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM asks, the end of the step answers."""
+"""Stopping on request: SIGTERM asks, the end of the step, or of an evaluation's batch, answers."""
 
 import signal
 import threading
@@ -11,14 +11,15 @@ class Preemption:
     """Remembers that somebody asked this process to stop.
 
     The ranks of a gang are signalled at different moments, or one alone is. So nobody acts on the
-    flag by itself: at the end of each step the ranks compare, and all stop at the same one.
+    flag by itself: at the end of each step, and before each batch of an evaluation, the ranks
+    compare, and all stop at the same one.
     """
 
     def __init__(self) -> None:
         self.requested = False
 
     def request(self) -> None:
-        """Stop at the end of the step."""
+        """Stop at the end of the step, or of the batch that is evaluated."""
         self.requested = True
 
     @contextmanager

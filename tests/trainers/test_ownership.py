@@ -10,6 +10,7 @@ from transformers.trainer_callback import ExportableState
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import SupersededError
+from aligntune.core.sft.config import SFTConfig
 from aligntune.training.checkpoints import MANIFEST
 from aligntune.training.context import RunContext
 from aligntune.training.ownership import Ownership
@@ -39,13 +40,18 @@ def test_a_job_that_was_created_anew_takes_the_folder_of_the_old_one(tmp_path: P
         old.check()
 
 
-def test_a_pod_thought_dead_commits_no_checkpoint_once_its_successor_has_begun(
-    config: MakeConfig,
-) -> None:
+def first_attempt(config: MakeConfig) -> tuple[SFTConfig, Path, Ownership]:
+    """What is trained, where, and whose that is as yet."""
     settings = config(checkpoint={"every_steps": 2, "keep": 5})
     folder = Path(settings.output_dir)
     folder.mkdir(parents=True)
-    thought_dead = Ownership.take(folder, "uid", attempt=1)
+    return settings, folder, Ownership.take(folder, "uid", attempt=1)
+
+
+def test_a_pod_thought_dead_commits_no_checkpoint_once_its_successor_has_begun(
+    config: MakeConfig,
+) -> None:
+    settings, folder, thought_dead = first_attempt(config)
 
     def check() -> None:
         if (folder / "checkpoint-4" / MANIFEST).exists():
@@ -77,10 +83,7 @@ class Paused(TrainerCallback, ExportableState):  # type: ignore[misc]  # transfo
 def test_a_pod_that_wakes_in_a_checkpoint_leaves_its_successors_one_of_that_step_as_it_is(
     config: MakeConfig,
 ) -> None:
-    settings = config(checkpoint={"every_steps": 2, "keep": 5})
-    folder = Path(settings.output_dir)
-    folder.mkdir(parents=True)
-    thought_dead = Ownership.take(folder, "uid", attempt=1)
+    settings, folder, thought_dead = first_attempt(config)
     written: dict[Path, bytes] = {}
 
     def succeed() -> None:

@@ -165,13 +165,18 @@ def test_the_first_failure_of_a_row_is_remembered_until_an_answer() -> None:
     assert since(Poll("another", later, Snapshot())) is None
 
 
-def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
+def cache_with_an_evicted_pod() -> tuple[Cache, dict[str, Any]]:
     cache = Cache()
     cache.object_seen(align_tune_job())
     cache.job_seen(child("chat-1", version=2))
     pod = child("chat-1-0", version=3, owner="chat-1-uid")
     pod["status"] = {"phase": "Failed", "reason": "Evicted"}
     cache.pod_seen(pod)
+    return cache, pod
+
+
+def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
+    cache, pod = cache_with_an_evicted_pod()
     cache.pod_gone(pod)
 
     def departed() -> list[str]:
@@ -189,12 +194,7 @@ def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
 
 
 def test_the_last_words_of_a_pod_that_no_watch_saw_go_are_remembered() -> None:
-    cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.job_seen(child("chat-1", version=2))
-    pod = child("chat-1-0", version=3, owner="chat-1-uid")
-    pod["status"] = {"phase": "Failed", "reason": "Evicted"}
-    cache.pod_seen(pod)
+    cache, _ = cache_with_an_evicted_pod()
     cache.pods.retain(None, set(), 9)
     observed = cache.observe(KEY)
     assert observed is not None

@@ -175,15 +175,19 @@ def test_a_pod_that_does_not_answer_is_asked_ever_less_up_to_a_bound() -> None:
     assert waits == [10, 20, 40, 80, 160, 160, 160]
 
 
-async def test_pods_known_to_be_silent_leave_slots_to_the_others() -> None:
-    """Stand-in: a cache of more silent pods than there are slots, and one that answers."""
-    silent = [replace(POD, uid=f"silent-{number}") for number in range(6)]
+class Seven(Cache):
+    """Stand-in: a cache of six pods that are about to be held, more than there are slots, and one
+    that answers at once.
+    """
 
-    class Pods(Cache):
-        def running_pods(self) -> Iterator[tuple[Key, PodState]]:
-            yield from ((Key("silent", pod.uid), pod) for pod in silent)
-            yield Key("fine", "job"), replace(POD, uid="fine")
+    def running_pods(self) -> Iterator[tuple[Key, PodState]]:
+        for number in range(6):
+            yield Key("slow", f"{number}"), replace(POD, uid=f"slow-{number}")
+        yield Key("fine", "job"), replace(POD, uid="fine")
 
+
+async def held_while_one_is_asked_five_times(first_answer: Callable[[str], Awaitable[Poll]]) -> int:
+    """How many of them hold a slot without end, once they are known by their first answers."""
     asked: list[str] = []
     held: set[str] = set()
     fine_after_all = asyncio.Event()
@@ -197,51 +201,32 @@ async def test_pods_known_to_be_silent_leave_slots_to_the_others() -> None:
         if asked.count(pod.uid) > 1:
             held.add(pod.uid)
             await asyncio.sleep(3600)
-        return Poll(pod.uid, NOW, error="silent")
+        return await first_answer(pod.uid)
 
     polling = asyncio.create_task(
-        poll_forever(Pods(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=4)
+        poll_forever(Seven(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=4)
     )
     try:
         await asyncio.wait_for(fine_after_all.wait(), 30)
     finally:
         polling.cancel()
-    assert len(held) == 1
+    return len(held)
+
+
+async def test_pods_known_to_be_silent_leave_slots_to_the_others() -> None:
+    async def silent(uid: str) -> Poll:
+        return Poll(uid, NOW, error="silent")
+
+    assert await held_while_one_is_asked_five_times(silent) == 1
 
 
 async def test_pods_known_to_answer_slowly_leave_slots_to_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stand-in: a cache of more slow pods than there are slots, and one that answers at once."""
     monkeypatch.setattr(progress, "SLOW_SECONDS", 0.01)
-    slow = [replace(POD, uid=f"slow-{number}") for number in range(6)]
 
-    class Pods(Cache):
-        def running_pods(self) -> Iterator[tuple[Key, PodState]]:
-            yield from ((Key("slow", pod.uid), pod) for pod in slow)
-            yield Key("fine", "job"), replace(POD, uid="fine")
+    async def slow(uid: str) -> Poll:
+        await asyncio.sleep(0.05)
+        return Poll(uid, NOW, Snapshot())
 
-    asked: list[str] = []
-    held: set[str] = set()
-    fine_after_all = asyncio.Event()
-
-    async def ask_pod(_: Key, pod: PodState) -> Poll:
-        asked.append(pod.uid)
-        if pod.uid == "fine":
-            if held and asked.count("fine") >= 5:
-                fine_after_all.set()
-        elif asked.count(pod.uid) > 1:
-            held.add(pod.uid)
-            await asyncio.sleep(3600)
-        else:
-            await asyncio.sleep(0.05)
-        return Poll(pod.uid, NOW, Snapshot())
-
-    polling = asyncio.create_task(
-        poll_forever(Pods(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=4)
-    )
-    try:
-        await asyncio.wait_for(fine_after_all.wait(), 15)
-    finally:
-        polling.cancel()
-    assert len(held) == 1
+    assert await held_while_one_is_asked_five_times(slow) == 1
