@@ -21,18 +21,19 @@ from tests.e2e.test_interruptions import wait_for_step
 from tests.hub.hub import OWNER
 
 FILL_MEMORY = """
-open(f'/proc/{rank}/oom_score_adj', 'w').write('1000')
+open(f'/proc/{victim}/oom_score_adj', 'w').write('1000')
 held = []
-while os.path.exists(f'/proc/{rank}'):
+while os.path.exists(f'/proc/{victim}'):
     held.append(bytearray(50_000_000))
 """
-"""With the kernel told to prefer the rank to whoever fills the memory."""
+"""With the kernel told to prefer a victim to whoever fills the memory."""
 STOP_RANK = "os.kill(int(rank), signal.SIGSTOP)"
 SCRATCH = "/scratch"
 SOON_SECONDS = 300
 """How long one event may take on a busy machine."""
 STALL_SECONDS = 300
 """Steps take one second; on a busy machine one took two minutes, which is no hang."""
+LITTLE_MEMORY = {"runtime": {"resources": {"limits": {"memory": "3Gi"}}}}
 GANG_THAT_HANGS = {
     "runtime": {"nodes": 2},
     "policy": {"stallTimeoutSeconds": STALL_SECONDS, "terminationGracePeriodSeconds": 20},
@@ -81,7 +82,12 @@ def deleted_by_force(scene: Scene) -> None:
 
 
 def rank_out_of_memory(scene: Scene) -> None:
-    scene.in_rank(FILL_MEMORY)
+    scene.in_rank(f"victim = rank{FILL_MEMORY}")
+
+
+def container_out_of_memory(scene: Scene) -> None:
+    """With the launcher goes all that it has started."""
+    scene.in_rank(f"victim = 1{FILL_MEMORY}")
 
 
 def rank_terminated(scene: Scene) -> None:
@@ -248,7 +254,14 @@ ROWS = (
         rank_out_of_memory,
         "a rank is killed for the container's memory",
         ("OutOfMemory",),
-        spec={"runtime": {"resources": {"limits": {"memory": "3Gi"}}}},
+        spec=LITTLE_MEMORY,
+    ),
+    PodRow(
+        "container-out-of-memory",
+        container_out_of_memory,
+        "the launcher, and with it the container, is killed for its memory",
+        ("OutOfMemory",),
+        spec=LITTLE_MEMORY,
     ),
     PodRow(
         "checkpoint-truncated",
