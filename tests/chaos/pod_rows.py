@@ -25,8 +25,14 @@ open(f'/proc/{victim}/oom_score_adj', 'w').write('1000')
 held = []
 while os.path.exists(f'/proc/{victim}'):
     held.append(bytearray(50_000_000))
+    if len(held) == 4:
+        if os.fork():
+            os.wait()
+        else:
+            held.clear()
 """
-"""With the kernel told to prefer a victim to whoever fills the memory."""
+"""With the kernel told to prefer a victim to whoever fills the memory: it looks at size, too, so
+that no process takes much of it."""
 STOP_RANK = "os.kill(int(rank), signal.SIGSTOP)"
 SCRATCH = "/scratch"
 SOON_SECONDS = 300
