@@ -204,8 +204,9 @@ def plot(
     picture = file or Path(f"{name}.png")
     draw(found, f"{name} ({job.status.phase})", picture)
     for shown, curve in found.items():
-        (first, before), (last, after) = curve[0], curve[-1]
-        typer.echo(f"{shown}: {before:.4g} at step {first:g}, {after:.4g} at step {last:g}")
+        ends = curve if len(curve) == 1 else (curve[0], curve[-1])
+        told = ", ".join(f"{value:.4g} at step {step:g}" for step, value in ends)
+        typer.echo(f"{shown}: {told}")
     typer.echo(f"{picture} written")
 
 

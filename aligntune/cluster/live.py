@@ -13,7 +13,7 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.cluster.client import Object
 from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.job import Job
-from aligntune.cluster.pages import table
+from aligntune.cluster.pages import live_table
 
 
 def follow(
@@ -43,7 +43,7 @@ def follow(
             for job in jobs:
                 _remember(job, losses, steps)
             if live is not None:
-                live.update(table(jobs, clock(), losses=losses), refresh=True)
+                live.update(live_table(jobs, clock(), losses, console.width), refresh=True)
             else:
                 for job in jobs:
                     if told.get(job.uid) != (line := _line(job)):

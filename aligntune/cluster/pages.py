@@ -25,65 +25,73 @@ COLOURS = {
 }
 MUST_HOLD = (Condition.ACCEPTED, Condition.RESUMABLE)
 """Conditions that are shown if they are False, too; of the others those that hold."""
+KUBECTLS = (
+    "NAME", "BACKEND", "TASK", "PHASE", "STEP", "PROGRESS", "LOSS", "ETA", "RESTARTS", "AGE"
+)  # fmt: skip
+FOLLOWED = ("NAME", "PHASE", "STEP", "LOSS", "ETA", "RESTARTS", "AGE", "SEEN")
 SPARKS = 30
+FEWEST_SPARKS = 10
+OTHERS_WIDTH = 90
+"""Of a table beside its sparks, with a name of ordinary length."""
 BAR = 30
 
 
-def table(
-    jobs: Sequence[Job],
-    now: datetime,
-    *,
-    namespaces: bool = False,
-    losses: Mapping[str, Sequence[float]] | None = None,
-) -> Table:
+def table(jobs: Sequence[Job], now: datetime, *, namespaces: bool = False) -> Table:
     """The columns of kubectl, one line for each job.
 
     Args:
         jobs: The jobs.
         now: The time.
         namespaces: Whether to tell each job's namespace.
-        losses: The losses seen so far by UID, drawn in a column of their own; None: without it.
     """
-    page = Table(box=None, pad_edge=False, header_style="")
-    names = [
-        "NAME",
-        "BACKEND",
-        "TASK",
-        "PHASE",
-        "STEP",
-        "PROGRESS",
-        "LOSS",
-        "ETA",
-        "RESTARTS",
-        "AGE",
+    before = ("NAMESPACE",) if namespaces else ()
+    return _table((*before, *KUBECTLS), [_cells(job, now) for job in jobs])
+
+
+def live_table(
+    jobs: Sequence[Job], now: datetime, losses: Mapping[str, Sequence[float]], width: int
+) -> Table:
+    """What changes while jobs run, one line for each.
+
+    Args:
+        jobs: The jobs.
+        now: The time.
+        losses: The losses seen so far, by UID.
+        width: Columns of the terminal: of losses, the newest are drawn that fit beside numbers.
+    """
+    sparks = min(SPARKS, max(FEWEST_SPARKS, width - OTHERS_WIDTH))
+    rows = [
+        {**_cells(job, now), "SEEN": sparkline(losses.get(job.uid, ()), sparks)} for job in jobs
     ]
-    if namespaces:
-        names.insert(0, "NAMESPACE")
-    if losses is not None:
-        names.append("SEEN")
+    return _table(FOLLOWED, rows)
+
+
+def _table(names: Sequence[str], rows: Iterable[Mapping[str, str | Text]]) -> Table:
+    page = Table(box=None, pad_edge=False, header_style="")
     for name in names:
-        page.add_column(name, no_wrap=True)
-    for job in jobs:
-        status = job.status
-        summary, attempts = status.summary, status.attempts
-        cells: list[str | Text] = [
-            job.name,
-            summary.backend,
-            summary.task,
-            Text(status.phase, COLOURS.get(status.phase, "")),
-            summary.progress,
-            summary.percent,
-            summary.loss,
-            summary.eta,
-            str(attempts.restarts),
-            _since(job.created, now),
-        ]
-        if namespaces:
-            cells.insert(0, job.namespace)
-        if losses is not None:
-            cells.append(sparkline(losses.get(job.uid, ()), SPARKS))
-        page.add_row(*cells)
+        # Where there is no room a name is cut, and no number.
+        page.add_column(name, no_wrap=name != "NAME", overflow="ellipsis")
+    for row in rows:
+        page.add_row(*(row[name] for name in names))
     return page
+
+
+def _cells(job: Job, now: datetime) -> dict[str, str | Text]:
+    status = job.status
+    summary = status.summary
+    return {
+        "NAMESPACE": job.namespace,
+        "NAME": job.name,
+        "BACKEND": summary.backend,
+        "TASK": summary.task,
+        "PHASE": Text(status.phase, COLOURS.get(status.phase, "")),
+        "STEP": summary.progress,
+        "PROGRESS": summary.percent,
+        "LOSS": summary.loss,
+        "ETA": summary.eta,
+        "RESTARTS": str(status.attempts.restarts),
+        "AGE": _since(job.created, now),
+    }
 
 
 def page(job: Job, now: datetime) -> Group:
