@@ -417,6 +417,48 @@ def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:
     assert operator["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
 
 
+def test_a_name_that_reads_as_a_number_or_a_truth_stays_a_name() -> None:
+    values = (
+        *("--set-string", "namespaces={2024}", "--set-string", "priorityClassName=1000"),
+        *("--set-string", "trainer.trlImage=1e3", "--set", "networkPolicy.enabled=true"),
+        *(
+            "--set",
+            "metrics.serviceMonitor.enabled=true",
+            "--set",
+            "metrics.podMonitor.enabled=true",
+        ),
+        *(
+            "--set",
+            "metrics.dashboards.enabled=true",
+            "--set",
+            "metrics.prometheusRule.enabled=true",
+        ),
+    )
+    objects = documents(helm("template", "true", CHART, "--namespace", "1234", *values))
+    keys = ("name", "namespace", "value", "priorityClassName", "serviceAccountName")
+    found = [
+        (item["kind"], key, value)
+        for item in objects
+        if item["kind"] != CRD
+        for key, value in leaves(item)
+        if key in (*keys, "app.kubernetes.io/instance") and not isinstance(value, str)
+    ]
+    assert found == []
+
+
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Every value within that holds no others, with its key."""
+    match value:
+        case dict():
+            for name, within in value.items():
+                yield from leaves(within, name)
+        case list():
+            for within in value:
+                yield from leaves(within, key)
+        case _:
+            yield key, value
+
+
 @pytest.mark.parametrize("sidecar", [True, False])
 def test_a_mesh_leaves_every_pod_of_the_chart_alone_unless_it_is_let_in(sidecar: bool) -> None:
     objects = render("--set", f"meshSidecar={str(sidecar).lower()}")
