@@ -388,6 +388,15 @@ def test_the_operator_may_be_kept_from_all_hosts_but_the_api_server() -> None:
     ]
 
 
+@pytest.mark.parametrize(("hub", "asked"), [("https://huggingface.co", True), ("", False)])
+def test_the_name_of_the_hub_is_found_by_the_dns_of_openshift_too(hub: str, asked: bool) -> None:
+    values = ("--set", "networkPolicy.enabled=true", "--set", f"settings.hubEndpoint={hub}")
+    egress = one(render(*values), "NetworkPolicy")["spec"]["egress"]
+    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}
+    ports = [{"port": 5353, "protocol": "UDP"}, {"port": 5353}]
+    assert ({"ports": ports, "to": [dns]} in egress) is asked
+
+
 def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:
     rules = one(render("--set", "metrics.prometheusRule.enabled=true"), "PrometheusRule")["spec"]
     annotations = [rule["annotations"] for group in rules["groups"] for rule in group["rules"]]
