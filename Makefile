@@ -82,9 +82,9 @@ golden: setup ## Rewrite the golden files; review the diff.
 images: setup ## Build the operator's image and the bare trainer images; print their archives.
 	$(BIN)/python -m tests.cluster images
 
-sbom: setup ## List the Python packages of each image in dist/, as CycloneDX.
+sbom: setup ## List the Python packages of each image in dist/, as CycloneDX; IMAGES=operator for one.
 	@# 3.11 is the Python of Debian bookworm, and so of each image: others get other packages.
-	@set -e; for image in operator trl unsloth; do \
+	@set -e; for image in $(or $(IMAGES),operator trl unsloth); do \
 		install="$(BIN)/uv pip install -q --python dist/$$image/bin/python -c constraints.txt"; \
 		$(BIN)/uv venv -q --clear --python 3.11 dist/$$image; \
 		$$install ".[$${image/unsloth/trl}]"; \

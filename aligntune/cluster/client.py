@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from kubernetes import client, watch
 from kubernetes.stream import stream
@@ -18,7 +18,7 @@ from aligntune.api.exit_codes import ExitCode
 from aligntune.api.labels import GROUP, JOB_NAME, PLURAL, TRAINER_CONTAINER, VERSION
 from aligntune.cluster.connection import Connection
 from aligntune.cluster.errors import ClusterError, refused
-from aligntune.cluster.logs import unseen
+from aligntune.cluster.logs import unnumbered, unseen
 from aligntune.cluster.patience import Tell, passes, patiently
 
 FIELD_MANAGER = "aligntune"
@@ -40,6 +40,8 @@ ENDED_WELL = (0, 128 + signal.SIGKILL)
 container ends."""
 
 Object = dict[str, Any]
+Shown = TypeVar("Shown")
+"""Which lines of a log were shown: the time of the last, or how many of each rank."""
 
 
 class Cluster:
@@ -169,27 +171,31 @@ class Cluster:
                 raise ClusterError(f"pod {name} was deleted while it was waited for. Try again")
             yield pods[0]
 
-    def log(
+    def log(self, pod: str, *, tail: int | None = None) -> Iterator[str]:
+        """The lines of the training container's log; it is connected when this returns."""
+        return self._log(pod, TRAINER_CONTAINER, tail=tail)
+
+    def follow_log(
         self,
+        tell: Tell,
         pod: str,
         *,
         container: str = TRAINER_CONTAINER,
         tail: int | None = None,
     ) -> Iterator[str]:
-        """The lines of a container's log; it is connected when this returns."""
-        return self._log(pod, container, tail=tail)
-
-    def follow_log(self, tell: Tell, pod: str, *, tail: int | None = None) -> Iterator[str]:
-        """The lines of the training container's log until it ends; connected when this returns.
+        """The lines of a container's log until it ends; connected when this returns.
 
         Where the connection is cut or silent for long, the log is read again, and what was shown of
         it is passed over.
         """
 
-        def ask(newest: int | None) -> Iterator[str]:
-            return self._log(pod, TRAINER_CONTAINER, tail=newest, follow=True, timestamps=True)
+        def ask(shown: str) -> Iterator[tuple[str, str]]:
+            newest = None if shown else tail
+            return unseen(
+                self._log(pod, container, tail=newest, follow=True, timestamps=True), shown
+            )
 
-        return self._followed(ask, ask(tail), tail, tell)
+        return _followed(ask, ask(""), "", tell)
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
         """The lines that a command prints in the training container of a running pod; it runs when
@@ -204,6 +210,24 @@ class Cluster:
                 _preload_content=False,
             )  # fmt: skip
         return self._read(_output(socket, pod))
+
+    def follow_in(
+        self, tell: Tell, pod: str, command: Callable[[Mapping[int, int]], Sequence[str]]
+    ) -> Iterator[str]:
+        """The lines that a command prints, as of `run_in`, each behind its rank and number.
+
+        Where the connection is cut, the command is run again.
+
+        Args:
+            tell: Told if the cluster has to be waited for.
+            pod: In which pod.
+            command: It, where so many lines of each rank were shown before.
+        """
+
+        def ask(shown: Mapping[int, int]) -> Iterator[tuple[Mapping[int, int], str]]:
+            return unnumbered(self.run_in(pod, command(shown)), shown)
+
+        return _followed(ask, ask({}), {}, tell)
 
     def _states(
         self, request: Callable[..., Any], name: str, tell: Tell, watch_seconds: int
@@ -246,26 +270,6 @@ class Cluster:
             if not passes(error):
                 raise
 
-    def _followed(
-        self,
-        ask: Callable[[int | None], Iterator[str]],
-        lines: Iterator[str],
-        tail: int | None,
-        tell: Tell,
-    ) -> Iterator[str]:
-        shown = ""
-        while True:
-            try:
-                for written, line in unseen(lines, shown):
-                    shown = written
-                    yield line
-            except ClusterError as error:
-                if not passes(error):
-                    raise
-                lines = patiently(partial(ask, None if shown else tail), tell)
-            else:
-                return
-
     def _log(self, pod: str, container: str, *, tail: int | None, **how: bool) -> Iterator[str]:
         with self._sentences():
             answer = self._core.read_namespaced_pod_log(
@@ -302,6 +306,33 @@ class Cluster:
             ) from error
 
 
+def _followed(
+    ask: Callable[[Shown], Iterator[tuple[Shown, str]]],
+    lines: Iterator[tuple[Shown, str]],
+    shown: Shown,
+    tell: Tell,
+) -> Iterator[str]:
+    """Lines until they end; where they break off, they are asked for anew.
+
+    Args:
+        ask: Asks for the lines after those that were shown, each with what is shown with it.
+        lines: What it has answered first.
+        shown: What was shown before.
+        tell: Told if the cluster has to be waited for.
+    """
+    while True:
+        try:
+            for with_it, line in lines:
+                shown = with_it
+                yield line
+        except ClusterError as error:
+            if not passes(error):
+                raise
+            lines = patiently(partial(ask, shown), tell)
+        else:
+            return
+
+
 def _told(server: str, error: client.ApiException) -> ClusterError:
     if error.status:
         return refused(server, error.status, str(error.body or ""))
@@ -330,7 +361,9 @@ def _output(socket: Any, pod: str) -> Iterator[bytes]:  # noqa: ANN401 - the cli
                 f"pod {pod} does not have these files on its storage", ExitCode.NOT_FOUND
             )
         if socket.returncode not in ENDED_WELL:
-            raise ClusterError(f"reading in pod {pod} ended with exit code {socket.returncode}")
+            raise ClusterError(
+                f"reading in pod {pod} ended with exit code {socket.returncode}", ExitCode.SOFTWARE
+            )
     finally:
         socket.close()
 

@@ -12,6 +12,8 @@ from aligntune.cluster.job import Job
 
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\S+) (.*)", re.DOTALL)
 """A line behind the time at which it was written; what the kubelet says itself has none."""
+NUMBERED = re.compile(r"\[rank (\d+)\] (\d+)\+(\d+):(.*)", re.DOTALL)
+"""A line of a rank's file, behind the line at which reading began and its number since."""
 
 
 class ContainerLog(NamedTuple):
@@ -147,6 +149,25 @@ def unseen(lines: Iterable[str], shown: str) -> Iterator[tuple[str, str]]:
         elif stamped[1] > shown:
             written = stamped[1]
             yield written, stamped[2]
+
+
+def unnumbered(
+    lines: Iterable[str], shown: Mapping[int, int]
+) -> Iterator[tuple[Mapping[int, int], str]]:
+    """The lines of files, each with how many of every rank are shown with it.
+
+    Args:
+        lines: What follows in the files, each line behind its rank and number.
+        shown: How many lines of each rank were shown before.
+    """
+    for line in lines:
+        numbered = NUMBERED.fullmatch(line)
+        if numbered is None:
+            yield shown, line
+        else:
+            rank, first, number = map(int, numbered.groups()[:3])
+            shown = {**shown, rank: first + number - 1}
+            yield shown, f"[rank {rank}] {numbered[4]}"
 
 
 def _names(ranks: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """Commands that print files of the storage, and the pod that runs them where no pod is left."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aligntune.api import labels
@@ -33,10 +33,15 @@ done
 """
 FOLLOW_LOGS = f"""\
 cd "$1" || exit 66
-lines=$2; prefixed=$3; shift 3
-for rank; do
-  if [ -n "$prefixed" ]; then mark="[rank $rank] "; else mark=; fi
-  tail -n "$lines" -F "{_FILE}" 2>/dev/null | sed -u "s/^/$mark/" &
+shift
+for from; do
+  rank=${{from%:*}} first=${{from#*:}}
+  case $first in
+    +*) first=${{first#+}} ;;
+    *) first=$(($(cat "{_FILE}" 2>/dev/null | wc -l) - first + 1)); [ $first -gt 0 ] || first=1 ;;
+  esac
+  tail -n "+$first" -F "{_FILE}" 2>/dev/null \\
+    | grep -an --line-buffered "" | sed -u "s/^/[rank $rank] $first+/" &
 done
 wait
 """
@@ -50,7 +55,7 @@ done
 
 
 def log_command(
-    job: Job, attempt: int, ranks: Sequence[int], *, tail: int | None, follow: bool, prefixed: bool
+    job: Job, attempt: int, ranks: Sequence[int], *, tail: int | None, prefixed: bool
 ) -> list[str]:
     """Prints the logs of ranks, in a pod that mounts the storage.
 
@@ -59,13 +64,27 @@ def log_command(
         attempt: Number of the attempt.
         ranks: The ranks.
         tail: So many lines of each; None: all.
-        follow: Go on printing what is added.
         prefixed: Whether `[rank N]` goes before each line, as the launcher does it.
     """
-    folder = f"{job.output_path}/{attempt_folder(attempt)}"
-    lines = ALL_LINES if tail is None else str(tail)
-    script = FOLLOW_LOGS if follow else READ_LOGS
-    return ["sh", "-c", script, "sh", folder, lines, "yes" if prefixed else "", *map(str, ranks)]
+    mark = "yes" if prefixed else ""
+    folder = _folder(job, attempt)
+    return ["sh", "-c", READ_LOGS, "sh", folder, _lines(tail), mark, *map(str, ranks)]
+
+
+def follow_command(
+    job: Job, attempt: int, ranks: Sequence[int], tail: int | None, shown: Mapping[int, int]
+) -> list[str]:
+    """Prints the logs of ranks and what is added to them, each line as `NUMBERED`.
+
+    Args:
+        job: The job.
+        attempt: Number of the attempt.
+        ranks: The ranks.
+        tail: So many lines of each before those that are added; None: all.
+        shown: How many lines of a rank were shown before; it goes on with the next.
+    """
+    froms = [f"{r}:{f'+{shown[r] + 1}' if r in shown else _lines(tail)}" for r in ranks]
+    return ["sh", "-c", FOLLOW_LOGS, "sh", _folder(job, attempt), *froms]
 
 
 def curve_command(job: Job) -> list[str]:
@@ -149,3 +168,11 @@ def reader_pod(job: Job, claim: str, image: str, command: Sequence[str]) -> dict
             **{name: value for name, value in placement.items() if value},
         },
     }
+
+
+def _folder(job: Job, attempt: int) -> str:
+    return f"{job.output_path}/{attempt_folder(attempt)}"
+
+
+def _lines(tail: int | None) -> str:
+    return ALL_LINES if tail is None else str(tail)

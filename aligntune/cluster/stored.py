@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from aligntune.api.exit_codes import ExitCode
 from aligntune.cluster.client import Cluster, Object
@@ -12,7 +13,13 @@ from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.job import Job
 from aligntune.cluster.logs import ContainerLog, InPod, OnStorage, Place, pods_of, runs
 from aligntune.cluster.patience import Tell
-from aligntune.cluster.reader import CONTAINER, curve_command, log_command, reader_pod
+from aligntune.cluster.reader import (
+    CONTAINER,
+    curve_command,
+    follow_command,
+    log_command,
+    reader_pod,
+)
 
 ENDED = ("Succeeded", "Failed")
 READ_SECONDS = 180
@@ -51,7 +58,7 @@ def read(
     try:
         phase = _wait_for(cluster.pod_changes(tell, pod), pod, ENDED, READ_SECONDS)
         line = ""
-        for line in cluster.log(pod, container=CONTAINER):
+        for line in cluster.follow_log(tell, pod, container=CONTAINER):
             yield line
         if phase == "Failed":
             raise ClusterError(
@@ -119,15 +126,14 @@ def lines(
                     return cluster.follow_log(tell, pod, tail=tail)
                 return cluster.log(pod, tail=tail)
             case InPod(pod, ranks):
-                command = log_command(
-                    job, attempt, ranks, tail=tail, follow=follow, prefixed=prefixed
-                )
-                return cluster.run_in(pod, command)
+                if follow:
+                    command = partial(follow_command, job, attempt, ranks, tail)
+                    return cluster.follow_in(tell, pod, command)
+                read_once = log_command(job, attempt, ranks, tail=tail, prefixed=prefixed)
+                return cluster.run_in(pod, read_once)
             case OnStorage(ranks):
-                command = log_command(
-                    job, attempt, ranks, tail=tail, follow=False, prefixed=prefixed
-                )
-                return read(cluster, job, command, image, tell)
+                read_once = log_command(job, attempt, ranks, tail=tail, prefixed=prefixed)
+                return read(cluster, job, read_once, image, tell)
 
     if not follow:
         return itertools.chain.from_iterable(map(of, found))

@@ -12,12 +12,12 @@ from tests.e2e.conftest import FINISH_SECONDS, NAMESPACE, PAUSE_SECONDS, Tenant,
 STEPS = 16
 
 
-def job(name: str, save_every: int, **spec: Any) -> dict[str, Any]:
+def job(name: str, save_every: int, steps: int = STEPS, **spec: Any) -> dict[str, Any]:
     """A short run of the chat example; checkpoints every `save_every` steps."""
     manifest = example("sft-chat")
     manifest["metadata"]["name"] = name
     sft = manifest["spec"]["sft"]
-    sft["train"] |= {"maxSteps": STEPS, "perDeviceBatchSize": 2}
+    sft["train"] |= {"maxSteps": steps, "perDeviceBatchSize": 2}
     sft["checkpoint"] = {"everySteps": save_every}
     manifest["spec"]["runtime"] |= spec.pop("runtime", {})
     manifest["spec"] |= spec
@@ -45,12 +45,12 @@ def evict(tenant: Tenant, pod: str, **options: Any) -> None:
     tenant("create", "--raw", url, "-f", "-", stdin=eviction)
 
 
-def finish(tenant: Tenant, name: str) -> dict[str, Any]:
+def finish(tenant: Tenant, name: str, steps: int = STEPS) -> dict[str, Any]:
     """The attempts of a job that has succeeded, with every step of its loss curve made once."""
     status = tenant.until_succeeded(name)
     folder = (tenant.models / status["model"]["path"]).parent
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
     tenant("delete", "atj", name)
     attempts: dict[str, Any] = status["attempts"]
     return attempts

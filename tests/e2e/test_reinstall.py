@@ -1,41 +1,65 @@
 """The chart on a real kubelet: installed, upgraded, uninstalled and installed again."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from tests.cluster import images
+from tests.cluster.before import write_commit_before
 from tests.cluster.cluster import Cluster
+from tests.cluster.helm import CHART, RELEASE
 from tests.cluster.helm import NAMESPACE as OPERATORS
-from tests.cluster.helm import RELEASE, chart_before
-from tests.cluster.processes import wait_until
+from tests.cluster.processes import REPOSITORY, wait_until
 from tests.e2e.conftest import Chart, Tenant
 from tests.e2e.test_interruptions import finish, job, wait_for_step
+
+STEPS = 32
+"""A job of so many outlasts the upgrade."""
+OURS = ("--selector", f"app.kubernetes.io/instance={RELEASE}", "-o", "name")
 
 
 @pytest.mark.timeout(2400)
 def test_a_running_job_outlives_upgrade_uninstall_and_reinstall(
     cluster: Cluster, tenant: Tenant, chart: Chart, tmp_path: Path
 ) -> None:
-    chart.install(chart=chart_before(tmp_path))
+    """The upgrade is from the chart and the operator of the commit before."""
+    before, archive = tmp_path / "before", tmp_path / "operator.tar"
+    write_commit_before(before)
+    images.write_operator_before(before, archive)
+    cluster.load_image(archive)
+    tag = images.OPERATOR_BEFORE.rpartition(":")[2]
+    chart.install("--set", f"image.tag={tag}", chart=before / CHART.relative_to(REPOSITORY))
     chart.test()
-    deployment = json.loads(
-        cluster.kubectl("-n", OPERATORS, "get", "deployment", RELEASE, "-o", "json")
-    )
-    assert deployment["status"]["readyReplicas"] == 2
+    assert [Path(file).parts[1] for file in code(cluster)] == ["before", "before"]
 
-    tenant.apply(job("kept", save_every=2))
+    tenant.apply(job("kept", save_every=2, steps=STEPS))
     wait_for_step(tenant, "kept", 1)
     pod = tenant.pod("kept")
     chart.upgrade("--set", "settings.logLevel=WARNING", "--set", "replicas=1")
+    wait_until("only the new operator is left", lambda: len(replicas(cluster)) == 1, 60)
+    assert [Path(file).parts[1] for file in code(cluster)] == ["opt"]
+    wait_for_step(tenant, "kept", tenant.status("kept")["progress"]["step"] + 1)
     assert tenant.pod("kept") == pod
     chart.uninstall()
-    mine = ("--selector", f"app.kubernetes.io/instance={RELEASE}", "-A", "-o", "name")
     kinds = "all,roles,rolebindings,clusterroles,clusterrolebindings,serviceaccounts"
-    wait_until("nothing is left", lambda: cluster.kubectl("get", kinds, *mine) == "", 60)
+    wait_until("nothing is left", lambda: cluster.kubectl("get", kinds, "-A", *OURS) == "", 60)
     assert tenant.pod("kept") == pod
 
     chart.install()
-    attempts = finish(tenant, "kept")
+    attempts = finish(tenant, "kept", STEPS)
+    assert (attempts["restarts"], attempts["preemptions"]) == (0, 0)
     assert len(attempts["history"]) == 1, "nothing was started anew"
     chart.uninstall()
+
+
+def replicas(cluster: Cluster) -> list[str]:
+    return cluster.kubectl("-n", OPERATORS, "get", "pods", *OURS).split()
+
+
+def code(cluster: Cluster) -> list[str]:
+    """Which file each replica of the operator is begun from."""
+    ask = "import aligntune_operator as operator; print(operator.__file__)"
+    return [
+        cluster.kubectl("-n", OPERATORS, "exec", replica, "--", "python3", "-c", ask).strip()
+        for replica in replicas(cluster)
+    ]

@@ -388,6 +388,15 @@ def test_the_operator_may_be_kept_from_all_hosts_but_the_api_server() -> None:
     ]
 
 
+@pytest.mark.parametrize(("hub", "asked"), [("https://huggingface.co", True), ("", False)])
+def test_the_name_of_the_hub_is_found_by_the_dns_of_openshift_too(hub: str, asked: bool) -> None:
+    values = ("--set", "networkPolicy.enabled=true", "--set", f"settings.hubEndpoint={hub}")
+    egress = one(render(*values), "NetworkPolicy")["spec"]["egress"]
+    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}
+    ports = [{"port": 5353, "protocol": "UDP"}, {"port": 5353}]
+    assert ({"ports": ports, "to": [dns]} in egress) is asked
+
+
 def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:
     rules = one(render("--set", "metrics.prometheusRule.enabled=true"), "PrometheusRule")["spec"]
     annotations = [rule["annotations"] for group in rules["groups"] for rule in group["rules"]]
@@ -415,6 +424,48 @@ def test_the_operator_is_let_in_by_the_policies_that_it_makes() -> None:
     namespace = operator["namespaceSelector"]["matchLabels"]
     assert namespace == {"kubernetes.io/metadata.name": NAMESPACE}
     assert operator["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_a_name_that_reads_as_a_number_or_a_truth_stays_a_name() -> None:
+    values = (
+        *("--set-string", "namespaces={2024}", "--set-string", "priorityClassName=1000"),
+        *("--set-string", "trainer.trlImage=1e3", "--set", "networkPolicy.enabled=true"),
+        *(
+            "--set",
+            "metrics.serviceMonitor.enabled=true",
+            "--set",
+            "metrics.podMonitor.enabled=true",
+        ),
+        *(
+            "--set",
+            "metrics.dashboards.enabled=true",
+            "--set",
+            "metrics.prometheusRule.enabled=true",
+        ),
+    )
+    objects = documents(helm("template", "true", CHART, "--namespace", "1234", *values))
+    keys = ("name", "namespace", "value", "priorityClassName", "serviceAccountName")
+    found = [
+        (item["kind"], key, value)
+        for item in objects
+        if item["kind"] != CRD
+        for key, value in leaves(item)
+        if key in (*keys, "app.kubernetes.io/instance") and not isinstance(value, str)
+    ]
+    assert found == []
+
+
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """Every value within that holds no others, with its key."""
+    match value:
+        case dict():
+            for name, within in value.items():
+                yield from leaves(within, name)
+        case list():
+            for within in value:
+                yield from leaves(within, key)
+        case _:
+            yield key, value
 
 
 @pytest.mark.parametrize("sidecar", [True, False])

@@ -103,6 +103,30 @@ def test_the_operator_has_every_right_that_it_needs(
     assert "orbidden" not in operator.log
 
 
+def test_replicas_that_are_not_ready_hold_up_no_drain(api: Api, install: Install) -> None:
+    release = install(replicas=2)
+    api.until("there are two", lambda: len(api.every("pods")) == 2)
+    before = [pod["metadata"]["name"] for pod in api.every("pods")]
+    ill = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}
+    for name in before:
+        patch = json.dumps({"status": ill})
+        api("patch", "pod", name, "--subresource=status", "--type=merge", "-p", patch)
+
+    def expected() -> int:
+        return int(api.get("pdb", release).get("status", {}).get("expectedPods", 0))
+
+    api.until("the budget knows them", lambda: expected() == 2)
+    for name in before:
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+        url = f"/api/v1/namespaces/{api.namespace}/pods/{name}/eviction"
+        api("create", "--raw", url, "-f", "-", stdin=json.dumps(eviction))
+        assert name not in {
+            pod["metadata"]["name"]
+            for pod in api.every("pods")
+            if "deletionTimestamp" not in pod["metadata"]
+        }
+
+
 Right = tuple[str, str, str]
 """API group, resource, verb."""
 

@@ -5,23 +5,38 @@ not know.
 """
 
 import json
+import os
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+from signal import SIGKILL
+from subprocess import PIPE
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from kubernetes import client
+from kubernetes.stream.ws_client import ABNF, ERROR_CHANNEL, STDOUT_CHANNEL
 
 from aligntune.cluster.client import Cluster, _output
 from aligntune.cluster.connection import Connection
 from aligntune.cluster.errors import ClusterError
 from aligntune.cluster.logs import unseen
 from aligntune.cluster.patience import WAITS, patiently
+from aligntune.cluster.reader import follow_command
+from aligntune.cluster.stored import read
+from tests.unit.test_people_tools_decisions import job
 
 pytestmark = pytest.mark.timeout(60)  # what asks too often would go on for minutes
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
+WEBSOCKET = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""What a server of websockets adds to a client's key, by RFC 6455."""
 
 
 class Server(ThreadingHTTPServer):
@@ -41,6 +56,8 @@ class Server(ThreadingHTTPServer):
                 server.asked.append(self.path)
                 self.close_connection = True
                 next(left)(self)
+
+            do_POST = do_DELETE = do_GET  # noqa: N815 - the base's names
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -80,8 +97,12 @@ def chunk(text: str) -> bytes:
 
 
 def page(phase: str) -> Answer:
+    return whole({"metadata": {"resourceVersion": "7"}, "items": [item(phase)]})
+
+
+def whole(content: dict[str, Any]) -> Answer:
     def answer(request: BaseHTTPRequestHandler) -> None:
-        body = json.dumps({"metadata": {"resourceVersion": "7"}, "items": [item(phase)]}).encode()
+        body = json.dumps(content).encode()
         request.send_response(200)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(body)))
@@ -105,6 +126,44 @@ def stream(*pieces: str, ends: bool = False, silent: bool = False) -> Answer:
             request.wfile.write(b"0\r\n\r\n")
         if silent:
             request.server.over.wait(60)  # type: ignore[attr-defined] # of `Server`
+
+    return answer
+
+
+def command(*, cut: threading.Event | None = None) -> Answer:
+    """Runs a command here as in a pod, until it ends or says "the end", when it is killed as the
+    container ends; or until `cut`: then the connection breaks in the midst of its second line.
+    """
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        said = (request.headers["Sec-WebSocket-Key"] + WEBSOCKET).encode()
+        request.send_response(101)
+        request.send_header("Upgrade", "websocket")
+        request.send_header("Connection", "Upgrade")
+        request.send_header("Sec-WebSocket-Accept", b64encode(sha1(said).digest()).decode())
+        request.end_headers()
+
+        def send(kind: int, content: bytes) -> None:
+            request.wfile.write(bytes([0x80 | kind, len(content)]) + content)
+
+        words = parse_qs(urlsplit(request.path).query)["command"]
+        with subprocess.Popen(words, stdout=PIPE, start_new_session=True) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                send(ABNF.OPCODE_BINARY, bytes([STDOUT_CHANNEL]) + line)
+                if cut is not None:
+                    cut.wait(60)
+                    half = next(running.stdout)[:-3]
+                    send(ABNF.OPCODE_BINARY, bytes([STDOUT_CHANNEL]) + half)
+                if cut is not None or b"the end" in line:
+                    os.killpg(running.pid, SIGKILL)
+                    break
+        if cut is None:
+            code = running.returncode if running.returncode >= 0 else 128 - running.returncode
+            causes = [{"reason": "ExitCode", "message": str(code)}]
+            ended = {"status": "Failure", "details": {"causes": causes}}
+            send(ABNF.OPCODE_BINARY, bytes([ERROR_CHANNEL]) + json.dumps(ended).encode())
+            send(ABNF.OPCODE_CLOSE, b"")
 
     return answer
 
@@ -204,9 +263,56 @@ def test_a_log_that_is_cut_goes_on_after_the_last_line_shown(
     assert "tailLines" not in server.asked[2], "more may have been written since"
 
 
+def test_a_storage_is_read_on_where_the_log_of_the_pod_that_reads_it_is_cut(
+    serve: Callable[..., Server],
+) -> None:
+    lines = [f"2026-11-01T12:00:00.00000000{second}Z step {second}\n" for second in range(3)]
+    server = serve(
+        whole({"metadata": {"name": "chat-reader-1"}}),
+        page("Succeeded"),
+        stream(*lines[:2]),
+        stream(*lines, ends=True),
+        whole({}),
+    )
+    said = read(server.cluster(), job(), ["true"], "trainer", print)
+    assert list(said) == ["step 0", "step 1", "step 2"]
+    assert "container=reader" in server.asked[3]
+
+
 def test_what_the_kubelet_says_itself_is_shown_whole() -> None:
     lines = ["failed to watch the file", "2026-11-01T12:00:00.1Z a b"]
     assert [line for _, line in unseen(lines, "")] == ["failed to watch the file", "a b"]
+
+
+@pytest.mark.parametrize(("tail", "shown"), [(None, list(range(6))), (3, [3, 4, 5])])
+def test_a_ranks_file_that_is_followed_loses_and_repeats_no_line_when_cut(
+    serve: Callable[..., Server], tmp_path: Path, tail: int | None, shown: list[int]
+) -> None:
+    log = tmp_path / "rank-1.log"
+    log.write_text("".join(f"step {step}\n" for step in range(6)))
+
+    def follow(counted: Mapping[int, int]) -> list[str]:
+        sh, c, script, name, _, *rest = follow_command(job(), 1, (1,), tail, counted)
+        return [sh, c, script, name, str(tmp_path), *rest]
+
+    cut = threading.Event()
+    server = serve(command(cut=cut), command(cut=cut), command())
+    followed = server.cluster().follow_in(print, "chat-0", follow)
+    lines = [next(followed)]
+    cut.set()
+    lines += islice(followed, len(shown) - 1)
+    with log.open("a") as added:
+        added.write("the end\n")
+    lines += followed
+    assert lines == [f"[rank 1] {said}" for said in (*(f"step {n}" for n in shown), "the end")]
+    assert len(server.asked) == 3
+
+
+def test_a_command_in_a_pod_that_fails_is_not_run_again(serve: Callable[..., Server]) -> None:
+    server = serve(command())
+    with pytest.raises(ClusterError, match="reading in pod chat-0 ended with exit code 3"):
+        list(server.cluster().follow_in(print, "chat-0", lambda _: ["sh", "-c", "exit 3"]))
+    assert len(server.asked) == 1
 
 
 class CutSocket:

@@ -1,11 +1,14 @@
 """What the images say of themselves."""
 
+import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-IMAGES = Path(__file__).parents[2] / "images"
+REPOSITORY = Path(__file__).parents[2]
+IMAGES = REPOSITORY / "images"
 
 
 @pytest.mark.parametrize("image", ["operator", "trainer"])
@@ -28,5 +31,35 @@ PYTHON_OF_DEBIAN = {"bookworm": "3.11"}
 def test_the_packages_of_an_image_are_listed_for_its_own_python(image: str) -> None:
     text = (IMAGES / image / "Containerfile").read_text()
     [release] = re.findall(r"^ARG BASE=debian:(\w+)-slim$", text, re.MULTILINE)
-    [listed] = re.findall(r"uv venv .*--python (\S+)", (IMAGES.parent / "Makefile").read_text())
+    [listed] = re.findall(r"uv venv .*--python (\S+)", (REPOSITORY / "Makefile").read_text())
     assert listed == PYTHON_OF_DEBIAN[release]
+
+
+def test_what_every_image_installs_is_listed() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    recipe = makefile.partition("\nsbom:")[2].partition("\n\n")[0]
+    operator, trainer = (
+        (IMAGES / image / "Containerfile").read_text() for image in ("operator", "trainer")
+    )
+    [listed] = re.findall(r"for image in .*IMAGES\),(.*?)\);", recipe)
+    targets = re.findall(r"^FROM bare-\w+ AS (trl|unsloth)$", trainer, re.MULTILINE)
+    assert listed.split() == ["operator", *targets]
+    # The recipe asks for the extra of each one's name, and for trl's in place of unsloth's.
+    assert re.findall(r"'\.\[(\w+)\]'", operator + trainer) == ["operator", "trl"]
+    assert '".[$${image/unsloth/trl}]"' in recipe
+    [apart] = re.findall(r"--target /opt/aligntune/unsloth (.*)$", trainer, re.MULTILINE)
+    assert f"--no-deps {apart}; " in recipe
+
+
+@pytest.mark.timeout(300)
+def test_the_list_of_an_image_has_its_packages_by_the_pins_and_no_others() -> None:
+    subprocess.run(["make", "sbom", "IMAGES=operator"], cwd=REPOSITORY, check=True)
+    components = json.loads((REPOSITORY / "dist" / "operator.cdx.json").read_text())["components"]
+    listed = {
+        re.sub(r"[._]", "-", component["name"]).lower(): component["version"]
+        for component in components
+    }
+    pins = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    assert listed.items() <= dict(pin.split("==") for pin in pins).items()
+    assert {"kopf", "aiohttp", "pydantic-settings", "typer"} <= listed.keys()
+    assert not listed.keys() & {"torch", "kubernetes", "pip"}

@@ -135,17 +135,17 @@ def storage(tmp_path: Path) -> Path:
 
 
 def test_stored_logs_are_told_apart_as_the_launcher_does(storage: Path) -> None:
-    read = log_command(job(), 2, (0, 1, 7), tail=2, follow=False, prefixed=True)
+    read = log_command(job(), 2, (0, 1, 7), tail=2, prefixed=True)
     assert run_here(read, storage)[:3] == ["[rank 0] two", "[rank 0] three", "[rank 1] eins"]
     assert run_here(read, storage)[3].startswith("[rank 7] no rank-7.log in ")
-    read = log_command(job(), 2, (0,), tail=None, follow=False, prefixed=False)
+    read = log_command(job(), 2, (0,), tail=None, prefixed=False)
     assert run_here(read, storage) == ["one", "two", "three"]
 
 
 def test_of_a_huge_log_the_end_is_read_and_that_is_said(storage: Path) -> None:
     log = next(storage.glob("*/attempt-2/rank-0.log"))
     log.write_text("x" * 99 + "\n" + ("y" * 99 + "\n") * 90_000)
-    read = log_command(job(), 2, (0,), tail=None, follow=False, prefixed=False)
+    read = log_command(job(), 2, (0,), tail=None, prefixed=False)
     lines = run_here(read, storage)
     assert lines[0] == "... the last 8388608 bytes:"
     assert len(lines) < 90_000

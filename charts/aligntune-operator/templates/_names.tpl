@@ -1,13 +1,13 @@
 {{- /* The labels that select the operator's pods, for ever. */ -}}
 {{- define "selector" -}}
 app.kubernetes.io/name: aligntune-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- /* The pod of `helm test`. */ -}}
 {{- define "test.selector" -}}
 app.kubernetes.io/name: aligntune-operator-test
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "labels" -}}
@@ -33,7 +33,7 @@ kubectl.kubernetes.io/default-container: operator
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}

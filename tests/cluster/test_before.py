@@ -1,14 +1,13 @@
-"""The chart of the commit before, which an upgrade begins with."""
+"""The commit before this one, which an upgrade begins with."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.helm import CHART, chart_before
-from tests.cluster.processes import REPOSITORY
+from tests.cluster.before import write_commit_before
 
-VERSIONS = Path("charts/aligntune-operator/Chart.yaml")
+CHART = Path("charts/aligntune-operator/Chart.yaml")
 
 
 def git(where: Path, *arguments: str) -> None:
@@ -18,7 +17,7 @@ def git(where: Path, *arguments: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository whose chart has been committed once."""
+    """A repository with one commit."""
     folder = tmp_path / "origin"
     folder.mkdir()
     git(folder, "init")
@@ -26,7 +25,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def committed(repository: Path, chart: str) -> Path:
-    file = repository / VERSIONS
+    file = repository / CHART
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(chart)
     git(repository, "add", ".")
@@ -36,18 +35,17 @@ def committed(repository: Path, chart: str) -> Path:
 
 def test_it_is_the_one_before_the_last_commit(repository: Path, tmp_path: Path) -> None:
     committed(repository, "second")
-    chart = chart_before(tmp_path / "out", repository)
-    assert chart == tmp_path / "out" / CHART.relative_to(REPOSITORY)
-    assert (chart / "Chart.yaml").read_text() == "first"
+    write_commit_before(tmp_path / "out", repository)
+    assert (tmp_path / "out" / CHART).read_text() == "first"
 
 
 def test_a_shallow_clone_fetches_it(repository: Path, tmp_path: Path) -> None:
     committed(repository, "second")
     git(tmp_path, "clone", "--depth=1", f"file://{repository}", "clone")
-    chart = chart_before(tmp_path / "out", tmp_path / "clone")
-    assert (chart / "Chart.yaml").read_text() == "first"
+    write_commit_before(tmp_path / "out", tmp_path / "clone")
+    assert (tmp_path / "out" / CHART).read_text() == "first"
 
 
 def test_where_there_is_none_it_is_said(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="does not reach back to it: git fetch --deepen=1"):
-        chart_before(tmp_path / "out", repository)
+        write_commit_before(tmp_path / "out", repository)
