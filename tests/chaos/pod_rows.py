@@ -172,14 +172,14 @@ def suspended_while_starting(scene: Scene) -> None:
         SOON_SECONDS,
     )
     assert scene.tenant.status(scene.name).get("progress", {}).get("step", 0) == 0
-    scene.suspend(suspend=True)
+    scene.tenant.suspend(scene.name)
     resume_once_suspended(scene)
 
 
 def suspended_while_saving(scene: Scene) -> None:
     with standing_still_while_saving(scene):
         pod = scene.pod
-        scene.suspend(suspend=True)
+        scene.tenant.suspend(scene.name)
         wait_until_told_to_end(scene, pod)
     resume_once_suspended(scene)
 
@@ -212,7 +212,7 @@ def wait_until_told_to_end(scene: Scene, pod: str) -> None:
 def resume_once_suspended(scene: Scene) -> None:
     atj = f"atj/{scene.name}"
     scene.tenant("wait", "--for=condition=Suspended", atj, f"--timeout={SOON_SECONDS}s")
-    scene.suspend(suspend=False)
+    scene.tenant.suspend(scene.name, suspend=False)
 
 
 @contextmanager

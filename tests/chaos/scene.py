@@ -1,6 +1,5 @@
 """A job that trains on the kubelet, and what can be done to it and around it."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,11 +69,6 @@ class Scene(NamedTuple):
         )
         with suppress(subprocess.CalledProcessError):
             self.tenant(*command)
-
-    def suspend(self, *, suspend: bool) -> None:
-        """Sets `spec.suspend`."""
-        patch = json.dumps({"spec": {"suspend": suspend}})
-        self.tenant("patch", "atj", self.name, "--type=merge", "-p", patch)
 
 
 def rank_process(scene: Scene) -> psutil.Process:

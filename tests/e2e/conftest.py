@@ -76,6 +76,11 @@ class Tenant:
         assert status["phase"] == "Succeeded", status.get("failure")
         return status
 
+    def suspend(self, name: str, *, suspend: bool = True) -> None:
+        """Sets a job's `spec.suspend`."""
+        patch = json.dumps({"spec": {"suspend": suspend}})
+        self("patch", "atj", name, "--type=merge", "-p", patch)
+
     def pod(self, name: str) -> str:
         return self("get", "pods", "-l", f"aligntune.io/job-name={name}", "-o", "name").strip()
 

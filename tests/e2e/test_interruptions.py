@@ -45,12 +45,12 @@ def evict(tenant: Tenant, pod: str, **options: Any) -> None:
     tenant("create", "--raw", url, "-f", "-", stdin=eviction)
 
 
-def finish(tenant: Tenant, name: str, steps: int = STEPS) -> dict[str, Any]:
+def finish(tenant: Tenant, name: str) -> dict[str, Any]:
     """The attempts of a job that has succeeded, with every step of its loss curve made once."""
     status = tenant.until_succeeded(name)
     folder = (tenant.models / status["model"]["path"]).parent
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
     tenant("delete", "atj", name)
     attempts: dict[str, Any] = status["attempts"]
     return attempts
@@ -78,11 +78,10 @@ class TestInterruptions:
         manifest = job("suspended", save_every=1000)
         tenant.apply(manifest)
         wait_for_step(tenant, "suspended", 3)
-        suspend = '{"spec": {"suspend": %s}}'
-        tenant("patch", "atj", "suspended", "--type=merge", "-p", suspend % "true")
+        tenant.suspend("suspended")
         tenant("wait", "--for=condition=Suspended", "atj/suspended", "--timeout=180s")
         assert tenant.pod("suspended") == ""
-        tenant("patch", "atj", "suspended", "--type=merge", "-p", suspend % "false")
+        tenant.suspend("suspended", suspend=False)
         attempts = finish(tenant, "suspended")
         assert (attempts["restarts"], attempts["preemptions"]) == (0, 0)
         first, second = attempts["history"]

@@ -11,10 +11,10 @@ from tests.cluster.helm import CHART, RELEASE
 from tests.cluster.helm import NAMESPACE as OPERATORS
 from tests.cluster.processes import REPOSITORY, wait_until
 from tests.e2e.conftest import Chart, Tenant
-from tests.e2e.test_interruptions import finish, job, wait_for_step
+from tests.e2e.test_interruptions import job, wait_for_step
 
-STEPS = 32
-"""A job of so many outlasts the upgrade."""
+ENDLESS = 100_000
+"""Steps of a job that trains until the test suspends it, however fast the machine is."""
 OURS = ("--selector", f"app.kubernetes.io/instance={RELEASE}", "-o", "name")
 
 
@@ -32,13 +32,13 @@ def test_a_running_job_outlives_upgrade_uninstall_and_reinstall(
     chart.test()
     assert [Path(file).parts[1] for file in code(cluster)] == ["before", "before"]
 
-    tenant.apply(job("kept", save_every=2, steps=STEPS))
+    tenant.apply(job("kept", save_every=2, steps=ENDLESS))
     wait_for_step(tenant, "kept", 1)
     pod = tenant.pod("kept")
     chart.upgrade("--set", "settings.logLevel=WARNING", "--set", "replicas=1")
     wait_until("only the new operator is left", lambda: len(replicas(cluster)) == 1, 60)
     assert [Path(file).parts[1] for file in code(cluster)] == ["opt"]
-    wait_for_step(tenant, "kept", tenant.status("kept")["progress"]["step"] + 1)
+    wait_for_another_step(tenant, "kept")
     assert tenant.pod("kept") == pod
     chart.uninstall()
     kinds = "all,roles,rolebindings,clusterroles,clusterrolebindings,serviceaccounts"
@@ -46,10 +46,19 @@ def test_a_running_job_outlives_upgrade_uninstall_and_reinstall(
     assert tenant.pod("kept") == pod
 
     chart.install()
-    attempts = finish(tenant, "kept", STEPS)
+    wait_for_another_step(tenant, "kept")
+    assert tenant.pod("kept") == pod
+    tenant.suspend("kept")
+    tenant("wait", "--for=condition=Suspended", "atj/kept", "--timeout=180s")
+    attempts = tenant.status("kept")["attempts"]
     assert (attempts["restarts"], attempts["preemptions"]) == (0, 0)
-    assert len(attempts["history"]) == 1, "nothing was started anew"
+    assert [attempt["reason"] for attempt in attempts["history"]] == ["Suspended"]
+    tenant("delete", "atj", "kept")
     chart.uninstall()
+
+
+def wait_for_another_step(tenant: Tenant, name: str) -> None:
+    wait_for_step(tenant, name, tenant.status(name)["progress"]["step"] + 1)
 
 
 def replicas(cluster: Cluster) -> list[str]:
