@@ -72,7 +72,7 @@ def main() -> None:
         if extra is None:
             raise
         sys.stderr.write(
-            f"this needs {error.name}; run: pip install 'aligntune-operator[{extra}]'\n"
+            f"this needs {error.name}: install aligntune-operator with its extra [{extra}]\n"
         )
         sys.exit(ExitCode.BAD_CONFIG)
 

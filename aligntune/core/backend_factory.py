@@ -102,7 +102,8 @@ def trainer_for(backend: str, task: str) -> Callable[..., SFTTrainerBase | Train
         raise UnsupportedError(f"backend: {backend} has no trainer for {task} here")
     if not _status(backend).installed:
         raise UnsupportedError(
-            f"backend: {backend} is not installed; run: pip install 'aligntune-operator[{backend}]'"
+            f"backend: {backend} is not there: install aligntune-operator with its extra"
+            f" [{backend}]"
         )
     if backend != "unsloth" and "unsloth" in sys.modules:
         raise UnsupportedError(

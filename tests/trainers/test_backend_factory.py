@@ -83,7 +83,7 @@ GIVEN = {"model_name": "m", "dataset_name": "d"}
 
 
 def test_a_named_backend_is_used_or_refused_and_never_replaced() -> None:
-    with pytest.raises(UnsupportedError, match="backend: unsloth is not installed; run: pip inst"):
+    with pytest.raises(UnsupportedError, match="backend: unsloth is not there: install"):
         factory.create_sft_trainer("model", "data", backend="unsloth")
     with pytest.raises(UnsupportedError, match=r"unsloth has no trainer for classification here"):
         factory.create_sft_trainer("m", "d", backend="unsloth", task="text_classification")

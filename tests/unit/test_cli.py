@@ -100,7 +100,7 @@ def test_without_the_operators_packages_a_sentence_says_what_to_install() -> Non
     )
     assert result.returncode == 78
     assert result.stderr == (
-        "this needs pydantic_settings; run: pip install 'aligntune-operator[operator]'\n"
+        "this needs pydantic_settings: install aligntune-operator with its extra [operator]\n"
     )
 
 
@@ -164,4 +164,4 @@ def test_without_the_packages_for_clusters_a_sentence_says_what_to_install(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True
     )
     assert result.returncode == 78
-    assert result.stderr.endswith(f"run: pip install 'aligntune-operator[{extra}]'\n")
+    assert result.stderr.endswith(f": install aligntune-operator with its extra [{extra}]\n")
