@@ -20,6 +20,8 @@ from tests.cluster.processes import Processes, free_port, wait_until
 
 SERVICE_RANGE = "10.96.0.0/16"
 KUBERNETES_SERVICE = "10.96.0.1"
+UNBROKEN_LOG_MEGABYTES = 100_000
+"""More than any test writes: who reads what happened reads one file. The default is 100."""
 MARKER = "aligntune-cluster"
 """File that tells a state folder, which may be wiped, from one given by mistake."""
 
@@ -318,4 +320,8 @@ def audit_flags(
         "rules": [*([writes] if resources else []), *(theirs if accounts else [])],
     }
     policy.write_text(json.dumps(document))
-    return [f"--audit-policy-file={policy}", f"--audit-log-path={audit_log(state)}"]
+    return [
+        f"--audit-policy-file={policy}",
+        f"--audit-log-path={audit_log(state)}",
+        f"--audit-log-maxsize={UNBROKEN_LOG_MEGABYTES}",
+    ]
