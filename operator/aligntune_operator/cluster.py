@@ -272,7 +272,7 @@ class Cluster:
         params = {"limit": str(LIST_CHUNK), **kind.selector}
         while True:
             page = await self._request("GET", path, kind.plural, params=params, accept=kind.accept)
-            for item in page["items"]:
+            for item in page["items"] or ():  # null in an empty list of metadata
                 take(item)
             token = page["metadata"].get("continue")
             if not token:
