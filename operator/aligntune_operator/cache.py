@@ -195,6 +195,11 @@ class Cache:
         if any(known.uid == uid for known in self.objects.of(key_of(body))):
             self.object_seen(body)
 
+    def job_deleted(self, uid: str, answer: Object) -> None:
+        """Takes in the answer to a Job's deletion: the Job, unless it was gone with that."""
+        if answer["metadata"].get("uid") == uid and self.jobs.has(uid):
+            self.job_seen(answer)
+
     def polled(self, key: Key, poll: Poll) -> None:
         """Takes in what a progress endpoint said, and since when it says nothing."""
         state = self._object(key)
