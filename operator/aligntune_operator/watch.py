@@ -84,14 +84,22 @@ async def _watch(
     beats: Mapping[str, Callable[[], None]],
 ) -> None:
     """Watches what is listed, but for the kind that kopf watches."""
+    by_kind = {since.source.kind.plural: since for since in listed}
+    pods = by_kind[PODS.plural].source
     async with asyncio.TaskGroup() as watches:
-        for since in listed:
-            if (beat := beats.get(since.source.kind.plural)) is not None:
-                watches.create_task(watch_forever(cluster, since, changed, beat))
+        for plural, beat in beats.items():
+            first = pods if plural == JOBS.plural else None
+            watched = watch_forever(cluster, by_kind[plural], changed, beat, first=first)
+            watches.create_task(watched)
 
 
 async def watch_forever(
-    cluster: Cluster, since: Listed, changed: Callable[[Key], None], beat: Callable[[], None]
+    cluster: Cluster,
+    since: Listed,
+    changed: Callable[[Key], None],
+    beat: Callable[[], None],
+    *,
+    first: Source | None = None,
 ) -> None:
     """Keeps the cache equal to the cluster in one kind of object.
 
@@ -100,6 +108,8 @@ async def watch_forever(
         since: The list that the cache has taken in.
         changed: Told of each AlignTuneJob to look at.
         beat: Called whenever it asks, and for whatever it is told.
+        first: Listed anew before what this watch has missed is taken in. A Job that ended
+            meanwhile is concluded on, long after its end, without waiting for its pods' last words.
 
     Raises:
         RefusedError: The namespace is refused; where it watches everywhere, it asks on.
@@ -113,10 +123,13 @@ async def watch_forever(
         beat()
         try:
             if version is None:
+                await _list_first(cluster, first, namespace, changed)
                 version = (await relist(cluster, source, namespace, changed)).version
                 beat()
             async for change in cluster.watch(source.kind, namespace, version):
                 beat()
+                if told:
+                    await _list_first(cluster, first, namespace, changed)
                 told, version = False, change.version
                 _take(source, change, changed)
         except ExpiredError:
@@ -126,12 +139,18 @@ async def watch_forever(
             fails, refused = True, isinstance(error, RefusedError | GoneError)
             if namespace and isinstance(error, RefusedError):
                 raise
-            if refused:
-                wait = REFUSED_SECONDS
+            wait = REFUSED_SECONDS if refused else RETRY_SECONDS
             if not told:
                 what = "is refused" if refused else "broke"
                 logger.warning("the watch of %s %s (%s): asking on", where, what, error)
         await asyncio.sleep(wait)
+
+
+async def _list_first(
+    cluster: Cluster, first: Source | None, namespace: str | None, changed: Callable[[Key], None]
+) -> None:
+    if first is not None:
+        await relist(cluster, first, namespace, changed)
 
 
 def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> None:

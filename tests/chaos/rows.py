@@ -479,7 +479,13 @@ def end_together(world: World, gangs: Iterable[str]) -> bool:
         pods = running(world, name)
         for pod in pods if len(pods) == GANG_PODS else ():
             path = f"/api/v1/namespaces/{world.namespace}/pods/{pod['metadata']['name']}"
-            world.server("PATCH", path, patch, **{"Content-Type": "application/merge-patch+json"})
+            try:
+                world.server(
+                    "PATCH", path, patch, **{"Content-Type": "application/merge-patch+json"}
+                )
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != httpx.codes.NOT_FOUND:
+                    raise  # else it was let go a moment before it was complete
     return all(world.phase(name) in FINAL for name in gangs)
 
 

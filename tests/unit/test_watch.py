@@ -70,7 +70,7 @@ def refusal(status: int) -> Answer:
 
 @asynccontextmanager
 async def watching(
-    *answers: Answer, beat: Callable[[], None] = lambda: None
+    *answers: Answer, beat: Callable[[], None] = lambda: None, pods_first: bool = False
 ) -> AsyncIterator[Watching]:
     """A watch of Jobs from version 10 on: its cache, the keys to look at, what was asked."""
     left, asked, changed = list(answers), asyncio.Queue[str](), asyncio.Queue[Key]()
@@ -81,17 +81,24 @@ async def watching(
             await asyncio.Event().wait()
         return await left.pop(0)(request)
 
+    async def list_pods(request: web.Request) -> web.StreamResponse:
+        asked.put_nowait("pods")
+        assert [*cache.jobs.of(CHAT)] == []
+        return await page(20)(request)
+
     application = web.Application()
     runner = web.AppRunner(application, shutdown_timeout=0, handler_cancellation=True)
     application.router.add_get("/apis/batch/v1/jobs", serve)
+    application.router.add_get("/api/v1/pods", list_pods)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     cache = Cache()
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
-        _, jobs, _ = sources(cache)
-        watched = watch.watch_forever(cluster, Listed(jobs, None, 10), changed.put_nowait, beat)
+        _, jobs, pods = sources(cache)
+        since, first = Listed(jobs, None, 10), pods if pods_first else None
+        watched = watch.watch_forever(cluster, since, changed.put_nowait, beat, first=first)
         task = asyncio.create_task(watched)
         yield cache, changed, asked
         task.cancel()
@@ -146,6 +153,19 @@ async def test_a_watch_that_is_too_far_behind_begins_with_a_list(expired: Answer
         assert [await told(changed), await told(changed)] == [CHAT, CHAT]
         assert list(cache.jobs.of(CHAT)) == [], "the list does not show it any more"
         assert await asked_for(asked, 5) == ["10", "11", "list", "list", "99"]
+
+
+@pytest.mark.parametrize(
+    "break_", [[refusal(500)], [stream(EXPIRED), page(11, job(11))]], ids=["failed", "expired"]
+)
+async def test_what_pods_told_meanwhile_is_known_before_what_jobs_did(
+    break_: list[Answer],
+) -> None:
+    """Else a Job that ended long ago is concluded on without its pods' last words."""
+    told_after = stream({"type": "ADDED", "object": job(12)})
+    async with watching(*break_, told_after, pods_first=True) as (_, changed, asked):
+        assert await told(changed) == CHAT
+        assert "pods" in await asked_for(asked, 3)
 
 
 async def test_an_object_that_cannot_be_read_does_not_hide_the_others() -> None:
