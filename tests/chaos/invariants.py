@@ -68,7 +68,8 @@ def check(world: World) -> None:
         created = attempts[one["metadata"]["uid"]][-1].number
         assert created == told["current"], f"{name}: {created} attempts"
         struck = {number for job, number in world.struck if job == name}
-        assert mistold(name, told, struck, world.lost_peer) == ""
+        untrue = mistold(name, told, struck, world.lost_peer)
+        assert not untrue, untrue
     for child in world.jobs():
         owners = [owner["uid"] for owner in child["metadata"].get("ownerReferences", ())]
         assert owners, f"{child['metadata']['name']} has no owner"
