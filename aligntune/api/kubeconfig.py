@@ -1,4 +1,4 @@
-"""Kubeconfigs: what is wrong with one, and who logs its user in."""
+"""Kubeconfigs: what is wrong with one, who logs its user in, and where its token lies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,11 +40,30 @@ def login_plugin(configs: Sequence[Kubeconfig], context: str | None = None) -> s
         configs: The files, of which the first that has a name counts.
         context: The context; None: the current one.
     """
+    plugin = _entry(configs, "users", _user(configs, context), "user").get("exec") or {}
+    return str(plugin.get("command", ""))
+
+
+def token_file(files: Sequence[Path], configs: Sequence[Kubeconfig]) -> Path | None:
+    """Where the current context's user has a token that somebody renews; None: nowhere.
+
+    Args:
+        files: Where the configs were read; a path that is not absolute is one from there.
+        configs: What they say, of which the first that has a name counts.
+    """
+    user = _user(configs, None)
+    for file, config in zip(files, configs, strict=True):
+        if entry := _entry([config], "users", user, "user"):
+            named = entry.get("tokenFile")
+            return file.parent / str(named) if named else None
+    return None
+
+
+def _user(configs: Sequence[Kubeconfig], context: str | None) -> object:
+    """The name of a context's user; None for the context: of the current one."""
     current = (config["current-context"] for config in configs if config.get("current-context"))
     name = context or next(current, None)
-    user = _entry(configs, "contexts", name, "context").get("user")
-    plugin = _entry(configs, "users", user, "user").get("exec") or {}
-    return str(plugin.get("command", ""))
+    return _entry(configs, "contexts", name, "context").get("user")
 
 
 def _entry(

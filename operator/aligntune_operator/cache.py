@@ -141,7 +141,7 @@ class Cache:
         self._held: set[str] = set()
 
     def hold(self, namespace: str) -> None:
-        """Shows nothing of a namespace until `release`: not all kinds are known there yet."""
+        """Shows nothing of a namespace until `release`: what is there is not known, or not yet."""
         self._held.add(namespace)
 
     def release(self, namespace: str) -> list[Key]:
@@ -194,6 +194,11 @@ class Cache:
         uid = body["metadata"]["uid"]
         if any(known.uid == uid for known in self.objects.of(key_of(body))):
             self.object_seen(body)
+
+    def job_deleted(self, uid: str, answer: Object) -> None:
+        """Takes in the answer to a Job's deletion: the Job, unless it was gone with that."""
+        if answer["metadata"].get("uid") == uid and self.jobs.has(uid):
+            self.job_seen(answer)
 
     def polled(self, key: Key, poll: Poll) -> None:
         """Takes in what a progress endpoint said, and since when it says nothing."""
@@ -257,11 +262,12 @@ class Cache:
 
     def statuses(self) -> Iterator[AlignTuneJobState]:
         """Every AlignTuneJob."""
-        return (state for _, state in self.objects.items())
+        return (state for key, state in self.objects.items() if key.namespace not in self._held)
 
     def running_pods(self) -> Iterator[tuple[Key, PodState]]:
         """The pod of each job that can be asked for progress: the running one of index 0."""
-        for key, state in self.objects.items():
+        for state in self.statuses():
+            key = state.key
             ours = {job.uid for job in self._jobs_of(state)}
             for pod in self.pods.of(key):
                 if pod.job_uid in ours and pod.running and pod.index == 0 and pod.ip:

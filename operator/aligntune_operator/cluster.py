@@ -164,9 +164,15 @@ class Cluster:
                 raise
             return found
 
-    async def delete_job(self, key: Key, name: str, uid: str) -> None:
-        """Deletes a Job; it stays visible until the last of its pods is gone."""
-        await self._delete(f"apis/batch/v1/namespaces/{key.namespace}/jobs/{name}", uid, "jobs")
+    async def delete_job(self, key: Key, name: str, uid: str) -> Object:
+        """Deletes a Job; it stays visible until the last of its pods is gone.
+
+        Returns:
+            The Job, which is being deleted now.
+        """
+        return await self._delete(
+            f"apis/batch/v1/namespaces/{key.namespace}/jobs/{name}", uid, "jobs"
+        )
 
     async def delete_align_tune_job(self, key: Key, uid: str) -> None:
         """Deletes the AlignTuneJob; the garbage collector removes its children."""
@@ -272,7 +278,7 @@ class Cluster:
         params = {"limit": str(LIST_CHUNK), **kind.selector}
         while True:
             page = await self._request("GET", path, kind.plural, params=params, accept=kind.accept)
-            for item in page["items"]:
+            for item in page["items"] or ():  # null in an empty list of metadata
                 take(item)
             token = page["metadata"].get("continue")
             if not token:
@@ -346,14 +352,14 @@ class Cluster:
 
     async def _delete(
         self, path: str, uid: str, resource: str, propagation: str = "Foreground"
-    ) -> None:
+    ) -> Object:
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": propagation,
             "preconditions": {"uid": uid},
         }
-        await self._request("DELETE", path, resource, body)
+        return await self._request("DELETE", path, resource, body)
 
     async def _request(
         self,

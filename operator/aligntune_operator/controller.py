@@ -138,7 +138,7 @@ class Controller:
                 return await self._start(observed.object, observed.spec, attempt)
             case DeleteJob(name, uid):
                 try:
-                    await self._cluster.delete_job(key, name, uid)
+                    self._cache.job_deleted(uid, await self._cluster.delete_job(key, name, uid))
                 except GoneError:
                     self._cache.jobs.gone(uid)
             case DeleteAlignTuneJob(uid):

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 
 from aligntune.api.job import AlignTuneJobSpec, PolicySpec
 from aligntune.api.status import Attempts
-from aligntune_operator.attempts import over
+from aligntune_operator.attempts import SUSPENDED, newest, over
 from aligntune_operator.observe import (
     WITNESS_PATIENCE,
+    JobState,
     Observed,
     PodState,
 )
@@ -87,9 +88,17 @@ def _run(observed: Observed, spec: AlignTuneJobSpec, now: datetime) -> Iterator[
         # The status is due as soon as the pods' last words are seen, or given up on.
         yield Wait(job.ended + WITNESS_PATIENCE)
     elif job is not None and spec.suspend and not job.deleting:
-        yield DeleteJob(job.name, job.uid)
+        # What ends the attempt stands in the status first, where a suspension that is taken back
+        # meanwhile, or the operator's own end, does not lose it.
+        if _booked_as_suspended(job, attempts):
+            yield DeleteJob(job.name, job.uid)
     else:
         yield from _follow(observed, spec, now)
+
+
+def _booked_as_suspended(job: JobState, attempts: Attempts) -> bool:
+    entry = newest(attempts)
+    return entry is not None and entry.attempt == job.attempt and entry.reason == SUSPENDED
 
 
 def _next_attempt(observed: Observed, attempts: Attempts, now: datetime) -> Iterator[Action]:

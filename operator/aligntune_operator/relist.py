@@ -134,11 +134,23 @@ async def list_at_last(
     cache: Cache,
     namespace: str,
     changed: Callable[[Key], None],
+    *,
+    asks: Callable[[], None],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[Listed]:
-    """Where to watch a namespace from that `list_first` was refused, once it no longer is."""
+    """Where to watch a namespace from that was refused, once it no longer is.
+
+    Args:
+        cluster: The API server.
+        cache: Which shows nothing of it until then.
+        namespace: Which.
+        changed: Told of each AlignTuneJob to look at, of which one may be gone.
+        asks: Called whenever it asks.
+        sleep: Waits for so many seconds.
+    """
     while True:
         await sleep(REFUSED_SECONDS)
+        asks()
         try:
             listed = [
                 await relist(cluster, source, namespace, changed) for source in sources(cache)

@@ -14,7 +14,7 @@ import aiohttp
 import kopf
 
 from aligntune.api import labels
-from aligntune.api.kubeconfig import login_plugin, read_kubeconfig
+from aligntune.api.kubeconfig import login_plugin, read_kubeconfig, token_file
 from aligntune.core.errors import ConfigError
 
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -87,13 +87,13 @@ def connect(
         ConfigError: The kubeconfig does not say it as the operator can use it.
     """
     account = kopf.login_with_service_account(settings=settings, logger=logger)
-    info = account or _by_kubeconfig(settings)
+    info, file = (account, TOKEN_FILE) if account else _by_kubeconfig(settings)
     if info is None:
         raise NoClusterError(
             "no cluster: run in a pod with a service account, or set KUBECONFIG to a kubeconfig"
         )
 
-    token = (rotating_token(TOKEN_FILE, time.monotonic),) if account else ()
+    token = (rotating_token(file, time.monotonic),) if file else ()
     # By which audit logs, and API priority and fairness, tell who asks.
     named = {"User-Agent": labels.FIELD_MANAGER}
 
@@ -101,7 +101,7 @@ def connect(
         return aiohttp.ClientSession(
             # kopf's watches hold a connection each; the workers and the poller bound the rest.
             connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-            headers=named | ({} if account else info.as_http_headers()),
+            headers=named | ({} if file else info.as_http_headers()),
             middlewares=(*around, *token),
             trust_env=bool(info.trust_env),
             # A pod behind the API server's proxy could set cookies in the server's name.
@@ -118,8 +118,12 @@ def connect(
     )
 
 
-def _by_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | None:
-    """What the current context of the kubeconfig says; None: there is no kubeconfig."""
+def _by_kubeconfig(
+    settings: kopf.OperatorSettings,
+) -> tuple[kopf.ConnectionInfo | None, Path | None]:
+    """What the current context of the kubeconfig says, which kopf reads without `tokenFile`, and
+    that file; None: there is no kubeconfig, or it names no such file.
+    """
     usual = Path("~/.kube/config").expanduser()
     named = os.environ.get("KUBECONFIG") or (str(usual) if usual.exists() else "")
     files = [Path(file.strip()).expanduser() for file in named.split(os.pathsep) if file.strip()]
@@ -129,8 +133,13 @@ def _by_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | Non
             f"{named}: its user is logged in by {plugin!r}, which the operator does not run: name a"
             " kubeconfig with a token or a certificate"
         )
+    file = token_file(files, configs)
+    if file is not None and not file.is_file():
+        raise ConfigError(
+            f"{named}: there is no tokenFile {file}: name the file that has the token"
+        )
     try:
-        return kopf.login_with_kubeconfig(settings=settings, logger=logger)
+        return kopf.login_with_kubeconfig(settings=settings, logger=logger), file
     # what it says of a context, cluster or user that is not there, and of a list that is null
     except (kopf.LoginError, LookupError, TypeError) as error:
         raise ConfigError(
@@ -140,16 +149,19 @@ def _by_kubeconfig(settings: kopf.OperatorSettings) -> kopf.ConnectionInfo | Non
 
 
 def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:
-    """Asks again where the API server refuses the credentials, or a watch, until it does not.
+    """Asks again where the API server refuses the credentials, or a watch, or fails, until it does
+    not.
 
-    kopf would close its session under all other watches, and then neither watch nor end.
+    kopf would close its session under all other watches, and then neither watch nor end; of a
+    server that fails it would log an error, and the whole answer, each time.
     """
 
     def refuses(response: aiohttp.ClientResponse) -> bool:
         # A namespace that is deleted takes the operator's rights in it along, a CRD its collection.
         watch = response.url.path.endswith(f"/{labels.PLURAL}")
         of_a_watch = watch and response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
-        return of_a_watch or response.status == HTTPStatus.UNAUTHORIZED
+        failed = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return of_a_watch or failed or response.status == HTTPStatus.UNAUTHORIZED
 
     async def ask(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -182,7 +194,9 @@ def beats(beat: Callable[[str], None]) -> aiohttp.ClientMiddlewareType:
 
 
 def rotating_token(file: Path, clock: Callable[[], float]) -> aiohttp.ClientMiddlewareType:
-    """Sends the token in `file` with each request, read anew every minute."""
+    """Sends the token in `file` with each request, read anew every minute, and once it is refused:
+    by then there may be another.
+    """
     header, expires = "", 0.0
 
     async def authorise(
@@ -193,6 +207,9 @@ def rotating_token(file: Path, clock: Callable[[], float]) -> aiohttp.ClientMidd
             header = f"Bearer {file.read_text().strip()}"  # noqa: ASYNC240 - a file in memory
             expires = clock() + TOKEN_LIFETIME_SECONDS
         request.headers["Authorization"] = header
-        return await handler(request)
+        response = await handler(request)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            expires = 0.0
+        return response
 
     return authorise

@@ -6,12 +6,13 @@ none. docs/adr/0011 has the figures.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import (
-    ALIGN_TUNE_JOBS,
+    JOBS,
+    PODS,
     ApiError,
     Change,
     Cluster,
@@ -40,6 +41,9 @@ async def watch_namespace(
 ) -> None:
     """Keeps the cache equal to the cluster in the Jobs and pods of a namespace.
 
+    One that comes to be refused shows nothing until it can be listed again: no watch tells what is
+    deleted meanwhile.
+
     Args:
         cluster: The API server.
         cache: What `listed` was taken into.
@@ -48,17 +52,54 @@ async def watch_namespace(
         changed: Told of each AlignTuneJob to look at.
         beat: Told of each sign of life of each watch.
     """
-    if namespace and not listed:
-        listed = await list_at_last(cluster, cache, namespace, changed)
+    beats = {
+        plural: partial(beat, f"own watch of {plural} in {namespace}")
+        for plural in (JOBS.plural, PODS.plural)
+    }
+    if namespace is None:
+        await _watch(cluster, listed, changed, beats)
+        return
+
+    def asks() -> None:
+        for turns in beats.values():
+            turns()
+
+    while True:
+        if not listed:
+            listed = await list_at_last(cluster, cache, namespace, changed, asks=asks)
+        try:
+            await _watch(cluster, listed, changed, beats)
+        except* RefusedError as refused:
+            logger.warning(
+                "namespace %s is refused (%s): asking on", namespace, refused.exceptions[0]
+            )
+            cache.hold(namespace)
+            listed = []
+
+
+async def _watch(
+    cluster: Cluster,
+    listed: list[Listed],
+    changed: Callable[[Key], None],
+    beats: Mapping[str, Callable[[], None]],
+) -> None:
+    """Watches what is listed, but for the kind that kopf watches."""
+    by_kind = {since.source.kind.plural: since for since in listed}
+    pods = by_kind[PODS.plural].source
     async with asyncio.TaskGroup() as watches:
-        for since in listed:
-            if since.source.kind != ALIGN_TUNE_JOBS:  # which kopf watches
-                name = f"own watch of {since.source.kind.plural} in {namespace}"
-                watches.create_task(watch_forever(cluster, since, changed, partial(beat, name)))
+        for plural, beat in beats.items():
+            first = pods if plural == JOBS.plural else None
+            watched = watch_forever(cluster, by_kind[plural], changed, beat, first=first)
+            watches.create_task(watched)
 
 
 async def watch_forever(
-    cluster: Cluster, since: Listed, changed: Callable[[Key], None], beat: Callable[[], None]
+    cluster: Cluster,
+    since: Listed,
+    changed: Callable[[Key], None],
+    beat: Callable[[], None],
+    *,
+    first: Source | None = None,
 ) -> None:
     """Keeps the cache equal to the cluster in one kind of object.
 
@@ -67,32 +108,49 @@ async def watch_forever(
         since: The list that the cache has taken in.
         changed: Told of each AlignTuneJob to look at.
         beat: Called whenever it asks, and for whatever it is told.
+        first: Listed anew before what this watch has missed is taken in. A Job that ended
+            meanwhile is concluded on, long after its end, without waiting for its pods' last words.
+
+    Raises:
+        RefusedError: The namespace is refused; where it watches everywhere, it asks on.
     """
     source, namespace, listed = since
     version: int | None = listed
     where = f"{source.kind.plural} in {namespace}" if namespace else source.kind.plural
-    refused = False
+    fails = False
     while True:
-        told, refused = refused, False
+        told, fails, wait = fails, False, RETRY_SECONDS
         beat()
         try:
             if version is None:
+                await _list_first(cluster, first, namespace, changed)
                 version = (await relist(cluster, source, namespace, changed)).version
                 beat()
             async for change in cluster.watch(source.kind, namespace, version):
                 beat()
-                version = change.version
+                if told:
+                    await _list_first(cluster, first, namespace, changed)
+                told, version = False, change.version
                 _take(source, change, changed)
         except ExpiredError:
             logger.info("the watch of %s is too far behind: listing again", where)
             version = None
-        except (RefusedError, GoneError) as error:
-            refused = True
-            if not told:
-                logger.warning("the watch of %s is refused (%s): asking on", where, error)
         except ApiError as error:
-            logger.warning("the watch of %s broke: %s", where, error)
-        await asyncio.sleep(REFUSED_SECONDS if refused else RETRY_SECONDS)
+            fails, refused = True, isinstance(error, RefusedError | GoneError)
+            if namespace and isinstance(error, RefusedError):
+                raise
+            wait = REFUSED_SECONDS if refused else RETRY_SECONDS
+            if not told:
+                what = "is refused" if refused else "broke"
+                logger.warning("the watch of %s %s (%s): asking on", where, what, error)
+        await asyncio.sleep(wait)
+
+
+async def _list_first(
+    cluster: Cluster, first: Source | None, namespace: str | None, changed: Callable[[Key], None]
+) -> None:
+    if first is not None:
+        await relist(cluster, first, namespace, changed)
 
 
 def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> None:

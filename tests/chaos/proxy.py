@@ -1,11 +1,13 @@
 """Between the operator and a real API server: what networks and overloaded servers do."""
 
 import asyncio
+import itertools
 import json
 import re
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -52,7 +54,7 @@ class Proxy:
 
     Args:
         server: URL of the API server.
-        credentials: The administrator's.
+        credentials: The administrator's; without a certificate, who asks says who it is.
         pods: Who answers at the addresses of pods.
     """
 
@@ -63,10 +65,13 @@ class Proxy:
         self._flows = asyncio.Event()
         self._delay_seconds = 0.0
         self._answers: list[Answer] = []
+        self._failures: Iterator[int] = itertools.repeat(0)
         self._clients: set[asyncio.Transport] = set()
         self.url = ""
         self.done = 0
         """Requests that were refused, and connections that were broken."""
+        self.answered = Counter[int]()
+        """What the API server itself has answered, by status."""
 
     def __enter__(self) -> Self:
         ready = threading.Event()
@@ -105,6 +110,15 @@ class Proxy:
     def answer(self, status: int, asked: Asked, times: int) -> None:
         """Answers the next requests of a kind with an error."""
         self._answers.append(Answer(status, asked, times))
+
+    @contextmanager
+    def failing(self, statuses: Iterable[int]) -> Iterator[None]:
+        """Answers every request with the next of these errors."""
+        self._failures = iter(statuses)
+        try:
+            yield
+        finally:
+            self._failures = itertools.repeat(0)
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
@@ -145,11 +159,15 @@ class Proxy:
                 answer.left -= 1
                 self.done += 1
                 return answer.status
+        if status := next(self._failures):
+            self.done += 1
+            return status
         return None
 
     async def _ask_pod(self, request: web.BaseRequest, pod: str) -> web.StreamResponse:
         try:
-            async with self._session.get(f"{self._server}{pod}") as answer:
+            who = {k: v for k, v in request.headers.items() if k == "Authorization"}
+            async with self._session.get(f"{self._server}{pod}", headers=who) as answer:
                 found = await answer.json()
         except aiohttp.ClientError:
             return await unreachable(request, {})
@@ -166,6 +184,7 @@ class Proxy:
                 timeout=aiohttp.ClientTimeout(total=None),
                 allow_redirects=False,
             ) as answer:
+                self.answered[answer.status] += 1
                 kept = {k: v for k, v in answer.headers.items() if k.lower() not in HOP_BY_HOP}
                 response = web.StreamResponse(status=answer.status, headers=kept)
                 await response.prepare(request)

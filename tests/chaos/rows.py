@@ -5,16 +5,17 @@ that lose a peer first, two whose data is bad. `invariants.check` then says what
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import httpx
 import psutil
 
 from aligntune.api.labels import JOB_NAME
 from tests.chaos.endpoints import GARBAGE, LIE, Dialect, newer, older, unreachable
 from tests.chaos.proxy import a_watch, a_write, anything
-from tests.chaos.world import ALIGN_TUNE_JOBS, FINAL, Object, World
+from tests.chaos.world import ALIGN_TUNE_JOBS, FINAL, Object, World, make_namespace
 
 
 class Row(NamedTuple):
@@ -35,6 +36,11 @@ class Row(NamedTuple):
     """On which kwok lets pods live and end; none: a stand-in for the kubelet does."""
     clock_hours: int = 0
     """What the operator's clock is ahead of the API server's."""
+    account: bool = False
+    """The operator is a service account with rights in its namespaces alone, not the administrator.
+    """
+    beside: bool = False
+    """It watches a second namespace."""
 
 
 def operator_killed(world: World) -> None:
@@ -115,6 +121,16 @@ def server_fails(world: World) -> None:
     until_felt(world)
 
 
+def server_fails_for_minutes(world: World) -> None:
+    world.leader()
+    world.some_time()
+    errors = iter(lambda: world.rng.choice((500, 502, 503, 504)), None)
+    with world.proxy.failing(errors):
+        world.proxy.cut()
+        world.tend_for(world.rng.uniform(125, 150))
+    until_felt(world)
+
+
 def writes_refused_for_a_moment(world: World) -> None:
     for _ in range(5):
         world.some_time(1)
@@ -129,6 +145,25 @@ def credentials_refused(world: World) -> None:
     world.proxy.cut()
     world.some_time()
     until_felt(world)
+
+
+def token_expires(world: World) -> None:
+    """It is renewed only when the API server takes it no longer, and some seconds after that."""
+    assert world.account is not None
+    for number in range(2):
+        refused = world.proxy.answered[401]
+        world.account.renew(seconds=15)
+        world.apply(f"done-before-{number}")
+
+        def met(refused: int = refused) -> bool:
+            world.proxy.cut()  # the API server asks nobody anew whose watch is open
+            world.some_time(3, least=2)
+            return world.proxy.answered[401] > refused
+
+        world.until("the API server takes the token no longer", met)
+        world.apply(f"done-after-{number}", f"retried-after-{number}")
+        world.some_time(10, least=5)
+        world.account.renew()
 
 
 def deleted_while_the_operator_is_down(world: World) -> None:
@@ -200,6 +235,28 @@ def quota_refuses_the_pods(world: World) -> None:
     world.delete("resourcequotas", "none")
 
 
+def pod_security_refuses_the_pods(world: World) -> None:
+    """The other jobs' pods meet the standard, and go on."""
+    refused = ("done-refused", "retried-refused")
+    enforce(world, "restricted")
+    world.apply(*refused, runtime={"gpusPerNode": 0, "lockMemory": True})
+    for name in refused:
+        world.until(
+            f"{name} says why", lambda name=name: "violates PodSecurity" in says(world, name), 60
+        )
+    assert not any(world.every("pods", selector=f"{JOB_NAME}={name}") for name in refused)
+    others = [name for name in world.names if name not in refused]
+    world.until("the others end", lambda: all(world.phase(name) in FINAL for name in others))
+    enforce(world, "privileged")
+
+
+def enforce(world: World, standard: str) -> None:
+    """Sets the Pod Security Standard of the namespace."""
+    patch = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": standard}}}
+    path = f"/api/v1/namespaces/{world.namespace}"
+    world.server("PATCH", path, patch, **{"Content-Type": "application/merge-patch+json"})
+
+
 def says(world: World, name: str) -> str:
     """Why a job has no pods yet, by its status."""
     conditions = world.status(name).get("conditions", ())
@@ -210,6 +267,47 @@ def namespace_deleted(world: World) -> None:
     world.some_time()
     world.server("DELETE", f"/api/v1/namespaces/{world.namespace}")
     world.names.clear()
+
+
+def namespace_removed(world: World) -> None:
+    """The operator's rights go first, so that no watch tells it what is deleted."""
+    removed, account = world.beside, world.account
+    assert removed is not None
+    assert account is not None
+    path = f"/api/v1/namespaces/{removed.namespace}"
+    again = ("done-0", "retried-0", "wrong-0", "held-0")
+    removed.apply("held-before", *again)
+    for name in ("held-before", "held-0"):
+        removed.until_running(name)
+        world.until(f"{name} is counted", lambda name=name: counts(world, removed, name))
+    with steady_jobs(world):
+        account.shut_out(removed.namespace)
+        world.proxy.cut()
+        world.until("the operator is refused", lambda: world.proxy.answered[403] > 0)
+        world.server("DELETE", path)
+        removed.names.clear()
+        world.until("the namespace is gone", lambda: gone(world, path))
+        world.until("nothing is told of it", lambda: not counts(world, removed, "held-before"), 60)
+        until_told(world)
+        make_namespace(world.server, removed.namespace, account)
+        removed.apply(*again)
+        removed.kubelet.may_end.set()
+        removed.until("they end", lambda: all(removed.phase(name) in FINAL for name in again), 120)
+        assert not counts(world, removed, "held-before")
+
+
+def counts(world: World, where: World, name: str) -> bool:
+    """Whether the operator knows a job, by its metrics."""
+    labels = f'aligntunejob="{name}",namespace="{where.namespace}"'
+    return any(labels in series for series in world.operator.metrics())
+
+
+def gone(world: World, path: str) -> bool:
+    try:
+        world.server("GET", path)
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code == httpx.codes.NOT_FOUND
+    return False
 
 
 def others_write_all_the_time(world: World) -> None:
@@ -330,6 +428,77 @@ def fleet(world: World) -> None:
     world.kill(world.operator)
 
 
+GANG_PODS = 4
+"""Of each gang, a GPU each; and the GPUs that there are: enough for one gang."""
+MOST_PAIRS = 5
+"""Of gangs, until two hold a part of the GPUs each."""
+
+
+def gangs_half_fit(world: World) -> None:
+    """Where one gang is given all GPUs at once there is no fault, and two others ask."""
+    pairs = ((f"gang-{number}-a", f"gang-{number}-b") for number in range(MOST_PAIRS))
+    assert any(half_fit(world, *pair) for pair in pairs), "one gang was given all GPUs each time"
+
+
+def half_fit(world: World, *gangs: str) -> bool:
+    """Has gangs ask at once for GPUs that are enough for one; whether each held a part of them."""
+    give_gpus(world, 0)
+    runtime = {"nodes": GANG_PODS, "gpusPerNode": 1}
+    world.apply(*gangs, runtime=runtime, policy={"startTimeoutSeconds": 20})
+    wanted = GANG_PODS * len(gangs)
+    world.until("all pods wait", lambda: sum(len(pods_of(world, one)) for one in gangs) == wanted)
+    give_gpus(world, 1)
+    held: list[int] = []
+
+    def all_given() -> bool:
+        held[:] = [len(running(world, name)) for name in gangs]
+        return sum(held) == GANG_PODS
+
+    world.until("every GPU is held", all_given)
+    world.until("both gangs end", lambda: end_together(world, gangs))
+    if not all(held):
+        return False
+    ends = [world.status(name)["attempts"]["history"][0]["reason"] for name in gangs]
+    assert "Unschedulable" in ends, f"nobody let go: {ends}"
+    return True
+
+
+def give_gpus(world: World, each: int) -> None:
+    """Says how many GPUs each fake node has."""
+    count = {"nvidia.com/gpu": str(each)}
+    patch = {"status": {"capacity": count, "allocatable": count}}
+    for node in world.server("GET", "/api/v1/nodes")["items"]:
+        path = f"/api/v1/nodes/{node['metadata']['name']}/status"
+        world.server("PATCH", path, patch, **{"Content-Type": "application/merge-patch+json"})
+
+
+def end_together(world: World, gangs: Iterable[str]) -> bool:
+    """Lets each gang of which all pods run end; whether all have ended."""
+    patch = {"metadata": {"annotations": {"gang": "complete"}}}
+    for name in gangs:
+        pods = running(world, name)
+        for pod in pods if len(pods) == GANG_PODS else ():
+            path = f"/api/v1/namespaces/{world.namespace}/pods/{pod['metadata']['name']}"
+            try:
+                world.server(
+                    "PATCH", path, patch, **{"Content-Type": "application/merge-patch+json"}
+                )
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != httpx.codes.NOT_FOUND:
+                    raise  # else it was let go a moment before it was complete
+    return all(world.phase(name) in FINAL for name in gangs)
+
+
+def pods_of(world: World, name: str) -> list[Object]:
+    """The pods of a job that are there to stay."""
+    found = world.every("pods", selector=f"{JOB_NAME}={name}")
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def running(world: World, name: str) -> list[Object]:
+    return [pod for pod in pods_of(world, name) if pod["status"].get("phase") == "Running"]
+
+
 ROWS = (
     Row("operator-killed", operator_killed, "the operator is killed three times", short=True),
     Row(
@@ -351,6 +520,12 @@ ROWS = (
     Row("overloaded", server_overloaded, "requests and watches are answered with 429"),
     Row("server-fails", server_fails, "requests and watches are answered with 500"),
     Row(
+        "server-fails-for-minutes",
+        server_fails_for_minutes,
+        "for over two minutes, what both replicas ask is answered with 500, 502, 503 and 504",
+        replicas=2,
+    ),
+    Row(
         "writes-refused",
         writes_refused_for_a_moment,
         "writes are answered with 409, 500 and 503",
@@ -361,6 +536,12 @@ ROWS = (
         credentials_refused,
         "requests and watches are answered with 401",
         short=True,
+    ),
+    Row(
+        "token-expired",
+        token_expires,
+        "the operator's token expires twice, and is renewed some seconds too late",
+        account=True,
     ),
     Row(
         "deleted-meanwhile",
@@ -381,7 +562,21 @@ ROWS = (
     Row("pod-deleted", pod_deleted, "running pods are deleted"),
     Row("pod-force-deleted", pod_deleted_by_force, "running pods are deleted by force"),
     Row("quota", quota_refuses_the_pods, "a quota refuses the pods until the status says so"),
+    Row(
+        "pod-security",
+        pod_security_refuses_the_pods,
+        "the namespace enforces Pod Security's restricted standard, which some jobs' pods violate,"
+        " until the status says so",
+    ),
     Row("namespace-deleted", namespace_deleted, "the namespace is deleted under running jobs"),
+    Row(
+        "namespace-removed",
+        namespace_removed,
+        "one of two watched namespaces is deleted with the operator's rights in it, under running"
+        " jobs, and made again with jobs of the same names",
+        account=True,
+        beside=True,
+    ),
     Row(
         "others-write", others_write_all_the_time, "others write to the AlignTuneJobs all the time"
     ),
@@ -424,5 +619,13 @@ ROWS = (
         alone=True,
         jobs=100,
         fake_nodes=10,
+    ),
+    Row(
+        "gangs-half-fit",
+        gangs_half_fit,
+        "two gangs hold a part each of the GPUs that are enough for one",
+        alone=True,
+        jobs=1,
+        fake_nodes=4,
     ),
 )

@@ -98,11 +98,17 @@ def test_a_fault_doubles_nothing_and_loses_nothing(
                 replicas=row.replicas,
                 clock_hours=row.clock_hours,
                 fake_nodes=row.fake_nodes > 0,
+                account=row.account,
+                beside=row.beside,
             ) as around:
                 around.apply(*(f"{kind}-{n}" for kind in KINDS for n in range(row.jobs)))
                 row.fault(around)
-                told = f"{around.proxy.done} broken or refused, {around.exits} exits"
-                check(around)
+                told = (
+                    f"{around.proxy.done} broken or refused, {around.exits} exits,"
+                    f" answered with {dict(around.proxy.answered)}"
+                )
+                for each in filter(None, (around, around.beside)):
+                    check(each)
                 print(f"{row.name}, CHAOS_SEED={seed}: {told}")  # noqa: T201 - pytest -s
         except Exception as error:
             logs = [log.read_text()[-2000:] for log in folder.glob("operator-*.log")]
@@ -153,6 +159,8 @@ def test_pods_of_two_attempts_that_run_at_once_are_found_in_the_audit_log(tmp_pa
         + event("patch", "a-peer", "chat-1", "Running")
         + event("delete", "a", "chat-1", "Running", **asked)
         + event("delete", "a", "chat-1", "Running", **asked)
+        + event("delete", "a-late", "chat-1", "Pending", **asked)
+        + event("patch", "a-late", "chat-1", "Running", **asked)
         + event("patch", "b", "chat-2", "Running")
         + event("patch", "a-peer", "chat-1", "Failed")
         + event("patch", "b", "chat-2", "Succeeded")
@@ -177,6 +185,9 @@ def test_pods_of_two_attempts_that_run_at_once_are_found_in_the_audit_log(tmp_pa
         ("held-0", ["Succeeded"], (0, 0), {1}, False),
         ("wrong-0", ["DataError"], (0, 0), set(), True),
         ("wrong-0", ["Unknown"], (0, 0), set(), False),
+        ("gang-0", ["Unschedulable", "Unschedulable", "Succeeded"], (2, 0), set(), True),
+        ("gang-0", ["Unschedulable", "Succeeded"], (0, 1), set(), False),
+        ("gang-0", ["Preempted", "Succeeded"], (0, 1), set(), False),
     ],
 )
 def test_an_attempt_whose_cause_or_count_is_not_what_was_done_is_found(

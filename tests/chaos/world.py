@@ -8,7 +8,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ import httpx
 import yaml
 
 from aligntune.api.labels import ATTEMPT, JOB_NAME
+from tests.chaos.accounts import Account
 from tests.chaos.endpoints import Network
 from tests.chaos.proxy import Proxy
 from tests.cluster import packages
@@ -35,6 +36,7 @@ EXPECTED = {
     "wrong": "Failed",
     "steady": "Succeeded",
     "held": "Succeeded",
+    "gang": "Succeeded",
 }
 """What a job does, by the beginning of its name -> how it must end."""
 
@@ -46,6 +48,8 @@ class ApiServer:
 
     def __init__(self, control_plane: ControlPlane) -> None:
         pki = control_plane.state / "pki"
+        self.anyone = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        """Whoever asks: no certificate says who it is."""
         self.credentials = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         self.credentials.load_cert_chain(pki / "admin.crt", pki / "admin.key")
         [entry] = yaml.safe_load(control_plane.kubeconfig.read_text())["clusters"]
@@ -82,6 +86,8 @@ class World:
         replicas: list[Operator],
         rng: random.Random,
         kubelet: "Kubelet",
+        account: Account | None = None,
+        beside: "World | None" = None,
     ) -> None:
         self.control_plane = control_plane
         self.server = server
@@ -90,6 +96,10 @@ class World:
         self.replicas = replicas
         self.rng = rng
         self.kubelet = kubelet
+        self.account = account
+        """As whom the operator asks; None: the administrator."""
+        self.beside = beside
+        """The other namespace that the operator watches."""
         self.names: list[str] = []
         self.exits: list[int] = []
         """Exit codes of replicas that ended by themselves, and were started again."""
@@ -130,10 +140,12 @@ class World:
         conditions = self.status(name).get("conditions", ())
         return any(c["type"] == "ProgressUnknown" and c["status"] == "True" for c in conditions)
 
-    def apply(self, *names: str) -> None:
-        """Creates jobs that behave as their names say."""
+    def apply(self, *names: str, **spec: Object) -> None:
+        """Creates jobs that behave as their names say, with these sections in place of their
+        own."""
         for name in names:
-            self.server("POST", self._path("aligntunejobs", ALIGN_TUNE_JOBS), manifest(name))
+            body = manifest(name, **spec)
+            self.server("POST", self._path("aligntunejobs", ALIGN_TUNE_JOBS), body)
             if name not in self.names:
                 self.names.append(name)
 
@@ -153,6 +165,11 @@ class World:
         """Lets a random time pass, in which the operator is wherever it is."""
         end = time.monotonic() + self.rng.uniform(least, most)
         wait_until("a random time has passed", lambda: time.monotonic() > end, most + 1)
+
+    def tend_for(self, seconds: float) -> None:
+        """Lets time pass, and starts replicas again that end meanwhile."""
+        end = time.monotonic() + seconds
+        self.until(f"{seconds:.0f} s have passed", lambda: time.monotonic() > end, seconds + 60)
 
     def until(
         self, what: str, condition: Callable[[], bool], seconds: float = SETTLE_SECONDS
@@ -219,9 +236,9 @@ def attempt_of(pod: Object) -> int:
     return int(pod["metadata"]["labels"][ATTEMPT])
 
 
-def manifest(name: str) -> Object:
-    policy = {"maxRestarts": 20, "terminationGracePeriodSeconds": 5}
-    return align_tune_job(name, policy=policy)
+def manifest(name: str, **spec: Object) -> Object:
+    policy = {"maxRestarts": 20, "terminationGracePeriodSeconds": 5} | spec.pop("policy", {})
+    return align_tune_job(name, policy=policy, **spec)
 
 
 class Kubelet:
@@ -343,28 +360,34 @@ def world(
     replicas: int,
     clock_hours: int = 0,
     fake_nodes: bool = False,
+    account: bool = False,
+    beside: bool = False,
 ) -> Iterator[World]:
     """A namespace of its own with a fresh operator, whose requests go through a proxy.
 
-    Where the control plane has fake nodes, kwok lets pods live, and not our own stand-in.
+    Where the control plane has fake nodes, kwok lets pods live, and not our own stand-in. With an
+    `account` the operator is one, with rights in its namespaces alone, else the administrator.
+    `beside` the namespace, it watches another.
     """
     namespace = f"{name}-{seed}"
+    namespaces = (namespace, f"{namespace}-beside") if beside else (namespace,)
     folder.mkdir()
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    server("POST", "/api/v1/namespaces", body)
-    server("POST", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims", claim("models"))
-    server("POST", "/api/v1/persistentvolumes", volume(namespace))
+    who = Account(control_plane.state, server, folder / "token") if account else None
+    for each in namespaces:
+        make_namespace(server, each, who)
+        server("POST", "/api/v1/persistentvolumes", volume(each))
     pods = Network()
-    kubelet = Kubelet(server, namespace, seed, pods)
-    with (
-        Proxy(server.url, server.credentials, pods) as proxy,
-        nullcontext() if fake_nodes else kubelet,
-    ):
-        options = ["--namespaces", namespace, "--poll-interval-seconds", "2"]
+    kubelets = [Kubelet(server, each, seed, pods) for each in namespaces]
+    with ExitStack() as stack:
+        credentials = server.anyone if who else server.credentials
+        proxy = stack.enter_context(Proxy(server.url, credentials, pods))
+        for kubelet in () if fake_nodes else kubelets:
+            stack.enter_context(kubelet)
+        options = ["--namespaces", ",".join(namespaces), "--poll-interval-seconds", "2"]
         if replicas > 1:
             options += ["--lease-namespace", namespace]
         kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(yaml.safe_dump(plain_kubeconfig(proxy.url)))
+        kubeconfig.write_text(yaml.safe_dump(plain_kubeconfig(proxy.url, who)))
         started = [
             Operator(
                 kubeconfig,
@@ -377,7 +400,12 @@ def world(
         for replica in started:
             replica.start()
         rng = random.Random(seed)
-        found = World(control_plane, server, namespace, proxy, started, rng, kubelet)
+        found: World | None = None
+        for each, kubelet in reversed(tuple(zip(namespaces, kubelets, strict=True))):
+            found = World(
+                control_plane, server, each, proxy, started, rng, kubelet, who, beside=found
+            )
+        assert found is not None
         found.until("the operator is ready", lambda: all(r.metrics() for r in started))
         try:
             yield found
@@ -386,6 +414,15 @@ def world(
                 if replica.running:
                     replica.send(signal.SIGCONT)
                     replica.stop(signal.SIGKILL)
+
+
+def make_namespace(server: ApiServer, name: str, account: Account | None) -> None:
+    """A namespace in which the operator may do everything, with the claim that jobs name."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    server("POST", "/api/v1/namespaces", body)
+    server("POST", f"/api/v1/namespaces/{name}/persistentvolumeclaims", claim("models"))
+    if account is not None:
+        account.let_in(name)
 
 
 def volume(namespace: str) -> Object:
@@ -418,13 +455,14 @@ def clock_off_by(hours: int) -> dict[str, str]:
     }
 
 
-def plain_kubeconfig(url: str) -> Object:
-    """For the proxy, which asks nobody who they are."""
+def plain_kubeconfig(url: str, account: Account | None) -> Object:
+    """For the proxy, which asks nobody who they are; the API server asks accounts."""
+    user = {"tokenFile": str(account.file)} if account else {}
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "chaos", "cluster": {"server": url}}],
-        "users": [{"name": "chaos", "user": {}}],
+        "users": [{"name": "chaos", "user": user}],
         "contexts": [{"name": "chaos", "context": {"cluster": "chaos", "user": "chaos"}}],
         "current-context": "chaos",
     }

@@ -22,6 +22,7 @@ class Recorder(Cluster):
 
     def __init__(self) -> None:
         self.written: list[str] = []
+        self.job: dict[str, Any] = {}
         self.object: dict[str, Any] = {
             "metadata": {
                 "namespace": KEY.namespace,
@@ -41,14 +42,33 @@ class Recorder(Cluster):
         version = str(len(self.written) + 1)
         return {"uid": f"u{version}", "resourceVersion": version}
 
+    def suspend(self, *, suspend: bool) -> None:
+        self.written.append(f"suspend: {suspend}")
+        version = self._given()["resourceVersion"]
+        self.object = self.object | {
+            "metadata": self.object["metadata"] | {"resourceVersion": version},
+            "spec": self.object["spec"] | {"suspend": suspend},
+        }
+
     async def create(self, manifest: Any) -> Any:
         self.written.append(manifest["kind"])
         created = {"creationTimestamp": "2026-11-01T12:00:00Z"} | self._given()
-        return manifest | {"metadata": manifest["metadata"] | created}
+        self.job = dict(manifest) | {"metadata": manifest["metadata"] | created}
+        return self.job
+
+    async def delete_job(self, key: Key, name: str, uid: str) -> Any:
+        assert (key, name, uid) == (KEY, self.job["metadata"]["name"], self.job["metadata"]["uid"])
+        self.written.append("delete Job")
+        changed = {
+            "resourceVersion": self._given()["resourceVersion"],
+            "deletionTimestamp": "2026-11-01T12:00:00Z",
+        }
+        return self.job | {"metadata": self.job["metadata"] | changed}
 
     async def write_status(self, state: AlignTuneJobState, status: AlignTuneJobStatus) -> Any:
         assert state.uid == "uid"
         self.written.append(f"status {status.phase}")
+        self.attempts = status.attempts
         written = self._given() | {"uid": "uid"}
         told = status.model_dump(mode="json", by_alias=True, exclude_none=True)
         self.object = self.object | {
@@ -76,6 +96,11 @@ class World:
             others_first=lambda: self.others_wait,
         )
 
+    def suspend(self, *, suspend: bool) -> None:
+        """A person sets `spec.suspend`; no watch tells of anything else."""
+        self.cluster.suspend(suspend=suspend)
+        self.cache.object_seen(self.cluster.object)
+
 
 async def test_a_job_that_is_alone_is_told_at_once_that_it_starts() -> None:
     world = World()
@@ -91,3 +116,25 @@ async def test_a_status_waits_for_other_new_jobs_but_not_beyond_its_next_turn() 
     assert not world.cache.is_new(KEY), "it does not come first again"
     await world.controller.reconcile(KEY)
     assert world.cluster.written == ["Job", "status Starting"]
+
+
+async def test_a_suspension_is_in_the_status_before_the_pods_are_stopped_for_it() -> None:
+    world = World()
+    await world.controller.reconcile(KEY)
+    world.suspend(suspend=True)
+    for _ in range(2):
+        await world.controller.reconcile(KEY)
+    assert world.cluster.written[2:5] == ["suspend: True", "status Starting", "delete Job"]
+    assert world.cluster.attempts.history[0].reason == "Suspended"
+
+
+async def test_a_suspension_taken_back_once_the_pods_are_being_stopped_stays_one() -> None:
+    """Though no watch has told yet that they are."""
+    world = World()
+    await world.controller.reconcile(KEY)
+    world.suspend(suspend=True)
+    for _ in range(2):
+        await world.controller.reconcile(KEY)
+    world.suspend(suspend=False)
+    await world.controller.reconcile(KEY)
+    assert world.cluster.attempts.history[0].reason == "Suspended"

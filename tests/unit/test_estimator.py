@@ -40,7 +40,8 @@ class World:
         if not request.path.startswith("/api/"):
             return web.json_response(LLAMA_8B)
         items = [{"metadata": {"labels": labels}} for labels in self.nodes]
-        listed = {"metadata": {"resourceVersion": "1"}, "items": items, "message": "no"}
+        # An empty list of metadata has null in place of its items.
+        listed = {"metadata": {"resourceVersion": "1"}, "items": items or None, "message": "no"}
         return web.json_response(listed, status=self.status)
 
     @property

@@ -79,7 +79,9 @@ async def test_a_namespace_that_refuses_is_decided_on_once_it_may_be_listed() ->
 
     async with answering(status) as cluster:
         assert await list_first(cluster, cache, "gone", changed.append) == []
-        listed = await list_at_last(cluster, cache, "gone", changed.append, seen_by_kopf)
+        listed = await list_at_last(
+            cluster, cache, "gone", changed.append, asks=lambda: None, sleep=seen_by_kopf
+        )
     assert [since.version for since in listed] == [5, 5, 5]
     assert changed == [key]
     assert cache.observe(key) is not None

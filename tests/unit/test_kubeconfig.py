@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from aligntune.api.kubeconfig import login_plugin, read_kubeconfig
 from aligntune.cluster.connection import connect
 from aligntune.cluster.errors import ClusterError
 from aligntune.core.errors import ConfigError
+from aligntune_operator import session
+from aligntune_operator.handlers import kopf_settings
 
 WRONG = [
     pytest.param("foo: [", ":1: malformed YAML", id="malformed"),
@@ -124,3 +127,37 @@ def test_the_operator_needs_a_current_context(tmp_path: Path) -> None:
     ended = operator(file)
     assert f"{file}: the current context names no cluster and user" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+async def test_the_operator_sends_the_token_that_the_kubeconfigs_token_file_has_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, token="old", tokenFile="token")))
+    (tmp_path / "token").write_text("first\n")
+    sent: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        sent.append(request.headers["Authorization"])
+        return web.Response(status=401)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    connection = session.connect(kopf_settings())
+    for renewed in ("second", "third"):
+        async with connection.session.get(f"{site.name}/version"):
+            (tmp_path / "token").write_text(renewed)
+    await connection.close()
+    await runner.cleanup()
+    assert sent == ["Bearer first", "Bearer second"]
+
+
+def test_the_operator_says_that_the_kubeconfigs_token_file_is_not_there(tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path, tokenFile="token")
+    told = operator(file)
+    assert told.returncode == 78
+    assert told.stderr == (
+        f"aligntune-operator: {file}: there is no tokenFile {tmp_path}/token: name the file that"
+        " has the token\n"
+    )

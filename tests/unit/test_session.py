@@ -1,11 +1,18 @@
+from pathlib import Path
+
 import aiohttp
 import pytest
 from aiohttp import web
 
-from aligntune_operator.session import REFUSED_SECONDS, beats, waits_where_refused
+from aligntune_operator.session import (
+    REFUSED_SECONDS,
+    beats,
+    rotating_token,
+    waits_where_refused,
+)
 
 
-@pytest.mark.parametrize("refusal", [401, 403, 404])
+@pytest.mark.parametrize("refusal", [401, 403, 404, 500, 504])
 async def test_a_refused_watch_is_asked_for_again_until_it_is_granted_and_told_of_once(
     refusal: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -36,3 +43,26 @@ async def test_a_refused_watch_is_asked_for_again_until_it_is_granted_and_told_o
     assert [record.getMessage() for record in caplog.records] == [
         f"the watch of {group}/aligntunejobs is refused ({refusal}): asking on"
     ]
+
+
+async def test_a_token_that_is_refused_is_read_anew_and_not_only_after_a_minute(
+    tmp_path: Path,
+) -> None:
+    file, sent = tmp_path / "token", list[str]()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        sent.append(request.headers["Authorization"])
+        return web.Response(status=401 if sent[-1] == "Bearer expired" else 200)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    middlewares = (rotating_token(file, lambda: 0.0),)
+    file.write_text("expired")
+    async with aiohttp.ClientSession(site.name, middlewares=middlewares) as session:
+        for _ in range(2):
+            async with session.get("/"):
+                file.write_text("renewed")
+    await runner.cleanup()
+    assert sent == ["Bearer expired", "Bearer renewed"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
-from aligntune_operator import watch
+from aligntune_operator import relist, watch
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
 from aligntune_operator.observe import Key
@@ -70,7 +70,7 @@ def refusal(status: int) -> Answer:
 
 @asynccontextmanager
 async def watching(
-    *answers: Answer, beat: Callable[[], None] = lambda: None
+    *answers: Answer, beat: Callable[[], None] = lambda: None, pods_first: bool = False
 ) -> AsyncIterator[Watching]:
     """A watch of Jobs from version 10 on: its cache, the keys to look at, what was asked."""
     left, asked, changed = list(answers), asyncio.Queue[str](), asyncio.Queue[Key]()
@@ -81,17 +81,24 @@ async def watching(
             await asyncio.Event().wait()
         return await left.pop(0)(request)
 
+    async def list_pods(request: web.Request) -> web.StreamResponse:
+        asked.put_nowait("pods")
+        assert [*cache.jobs.of(CHAT)] == []
+        return await page(20)(request)
+
     application = web.Application()
     runner = web.AppRunner(application, shutdown_timeout=0, handler_cancellation=True)
     application.router.add_get("/apis/batch/v1/jobs", serve)
+    application.router.add_get("/api/v1/pods", list_pods)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     cache = Cache()
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
-        _, jobs, _ = sources(cache)
-        watched = watch.watch_forever(cluster, Listed(jobs, None, 10), changed.put_nowait, beat)
+        _, jobs, pods = sources(cache)
+        since, first = Listed(jobs, None, 10), pods if pods_first else None
+        watched = watch.watch_forever(cluster, since, changed.put_nowait, beat, first=first)
         task = asyncio.create_task(watched)
         yield cache, changed, asked
         task.cancel()
@@ -103,6 +110,7 @@ async def watching(
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(watch, "REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(relist, "REFUSED_SECONDS", 0.0)
 
 
 async def told(changed: asyncio.Queue[Key]) -> Key:
@@ -147,6 +155,19 @@ async def test_a_watch_that_is_too_far_behind_begins_with_a_list(expired: Answer
         assert await asked_for(asked, 5) == ["10", "11", "list", "list", "99"]
 
 
+@pytest.mark.parametrize(
+    "break_", [[refusal(500)], [stream(EXPIRED), page(11, job(11))]], ids=["failed", "expired"]
+)
+async def test_what_pods_told_meanwhile_is_known_before_what_jobs_did(
+    break_: list[Answer],
+) -> None:
+    """Else a Job that ended long ago is concluded on without its pods' last words."""
+    told_after = stream({"type": "ADDED", "object": job(12)})
+    async with watching(*break_, told_after, pods_first=True) as (_, changed, asked):
+        assert await told(changed) == CHAT
+        assert "pods" in await asked_for(asked, 3)
+
+
 async def test_an_object_that_cannot_be_read_does_not_hide_the_others() -> None:
     broken = job(11)
     del broken["metadata"]["creationTimestamp"]
@@ -170,6 +191,68 @@ async def test_a_watch_is_alive_for_what_it_is_told_and_not_while_nothing_comes(
     async with watching(told_first, beat=lambda: beats.append(None)) as (_, _, asked):
         assert await asked_for(asked, 2) == ["10", "13"]
         assert len(beats) == 3, "two requests and a bookmark"
+
+
+async def test_an_api_server_that_fails_is_told_of_once_for_each_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outage = [refusal(503), refusal(500)]
+    cut = {"type": "ERROR", "object": {"code": 502, "message": "cut"}}
+    heard_and_cut = stream({"type": "ADDED", "object": job(11)}, cut)
+    async with watching(*outage, stream(), *outage, heard_and_cut) as (_, _, asked):
+        assert await asked_for(asked, 7) == [*["10"] * 6, "11"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the watch of jobs broke (503: no): asking on",
+        "the watch of jobs broke (503: no): asking on",
+        "the watch of jobs broke (502: cut): asking on",
+    ]
+
+
+async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_listed_anew() -> None:
+    """No watch tells of what is deleted meanwhile."""
+    cache, beaten, asked, refuses = Cache(), set[str](), asyncio.Queue[str](), True
+
+    async def serve(request: web.BaseRequest) -> web.StreamResponse:
+        asked.put_nowait(f"{request.path.rpartition('/')[2]} {'watch' in request.query}")
+        if refuses:
+            return web.json_response({"message": "no"}, status=403)
+        if "watch" in request.query:
+            await asyncio.Event().wait()
+        return web.json_response({"metadata": {"resourceVersion": "99"}, "items": []})
+
+    def statuses() -> list[Key]:
+        return [state.key for state in cache.statuses()]
+
+    align_tune_job = job(5)
+    align_tune_job["metadata"] |= {"name": "chat", "generation": 1}
+    cache.object_seen(align_tune_job | {"spec": {}})
+    runner = web.ServerRunner(web.Server(serve, handler_cancellation=True), shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with ClientSession() as session:
+        cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
+        listed = [Listed(source, "research", 10) for source in sources(cache)]
+        changed = asyncio.Queue[Key]()
+        watched = watch.watch_namespace(
+            cluster, cache, "research", listed, changed=changed.put_nowait, beat=beaten.add
+        )
+        task = asyncio.create_task(watched)
+        async with asyncio.timeout(10):
+            while await asked.get() != "aligntunejobs False":
+                pass
+            assert statuses() == []
+            beaten.clear()
+            await asked_for(asked, 2)
+            assert len(beaten) == 2, "asking in vain is a sign of life of both watches"
+            refuses = False
+            assert await changed.get() == CHAT
+            while await asked.get() != "pods True":
+                pass
+        assert list(cache.objects.of(CHAT)) == []
+        task.cancel()
+        await asyncio.wait([task])
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize("status", [403, 404])
