@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 
 from aligntune.core.config.model import GgufType
 from aligntune.core.errors import ConfigError, RunError
+from aligntune.training.machine import require
 
 LLAMA_CPP = "LLAMA_CPP"
 """The variable that names llama.cpp's folder."""
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_tools() -> None:
-    """See that llama.cpp is here, before any work is done.
+    """See that llama.cpp is here, and what its converter imports, before any work is done.
 
     Raises:
         ConfigError: It is not.
@@ -51,6 +52,7 @@ def check_tools() -> None:
                 f"model.gguf: needs llama.cpp, and the variable {LLAMA_CPP} {there}: name the"
                 " folder that it was built in, as docs/gguf.md shows, or remove gguf"
             )
+    require("sentencepiece", "model.gguf")
 
 
 def check_convertible(
