@@ -21,10 +21,10 @@ $(READY):
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 		|| { apt-get update -qq && apt-get install -qq -y python3-venv; } \
 		|| { echo "Python's venv is needed: apt-get install python3-venv" >&2; exit 1; }
-	@# A package that the tests use, pycosat, comes as source only.
-	@{ command -v cc && [ -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; } >/dev/null \
-		|| { apt-get update -qq && apt-get install -qq -y gcc python3-dev; } \
-		|| { echo "A C compiler and Python's headers are needed: apt-get install gcc python3-dev" >&2; exit 1; }
+	@# What the tests use that comes as source only: the package pycosat, and llama.cpp.
+	@{ command -v cc && command -v c++ && [ -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; } >/dev/null \
+		|| { apt-get update -qq && apt-get install -qq -y g++ python3-dev; } \
+		|| { echo "Compilers of C and C++ and Python's headers are needed: apt-get install g++ python3-dev" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt uv
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'

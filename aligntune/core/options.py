@@ -28,6 +28,7 @@ SHARED_OPTIONS: dict[str, str] = {
     "attention": "model.attention",
     "chat_template": "model.chat_template",
     "trust_remote_code": "model.trust_remote_code",
+    "gguf": "model.gguf",
     "split": "datasets.0.split",
     "dataset_config": "datasets.0.config",
     "max_samples": "datasets.0.max_samples",

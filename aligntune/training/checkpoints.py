@@ -29,8 +29,13 @@ from aligntune.training.files import (
 MANIFEST = "complete.json"
 """Written last; a checkpoint without it is not one."""
 
-NOT_PART_OF_A_RUN = {"output_dir", "checkpoint", "logging"}
-"""What may change between attempts: where files go and how often, not what is computed."""
+NOT_PART_OF_A_RUN: Any = {
+    "output_dir": True,
+    "checkpoint": True,
+    "logging": True,
+    "model": {"gguf": True},
+}
+"""What may change between attempts: where files go, which and how often, not what is computed."""
 
 ROWS = "perDeviceBatchSize x gradientAccumulationSteps"
 

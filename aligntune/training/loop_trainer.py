@@ -1,6 +1,8 @@
 """A trainer around a `RunLoop`: what all of ours do alike, whatever they train."""
 
 import logging
+import shutil
+import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -21,11 +23,12 @@ from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.training import gguf
 from aligntune.training.adapters import whole
 from aligntune.training.arguments import recomputes, shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
-from aligntune.training.files import claim
+from aligntune.training.files import UNFINISHED, claim, settle, sync
 from aligntune.training.loop import RunLoop
 from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
 from aligntune.training.metric_names import metrics_of
@@ -136,6 +139,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         anew = config.checkpoint.resume == "never"
         point_trackers(config.logging, config.output_dir, anew=anew)
         check_kernels(config, machine)
+        if config.model.gguf:
+            gguf.check_tools()
         with self.progress.doing("loading"):
             named = self.resolve(config)
             model = whole(named.model)
@@ -144,6 +149,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.tokenizer = self.load_tokenizer(model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(model, self.computed_in)
+            if model.gguf and rank() == 0:
+                gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config)
         self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
         self.arguments = self.make_arguments(self.shared_arguments(machine))
@@ -232,19 +239,51 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         folder = Path(path) if path is not None else Path(self.config.output_dir) / MODEL
         with self.progress.doing("saving"):
             weights = self.loop.whole_weights() if self.loop else None
-            if self.arguments.process_index == 0:
+            whole = not isinstance(self.model, PeftModel) or merge or self._saves_whole
+            first = self.arguments.process_index == 0
+            if first:
                 self.context.check_owner()
-                model = self.model
-                adapted = isinstance(model, PeftModel)
-                if merges := adapted and (merge or self._saves_whole):
-                    base = self.config.model.model_copy(update={"quantization": None})
-                    model = merged(model, weights, self.load_base(base), folder.parent)
-                    weights = None
-                card = self._card(whole_weights=merges or not adapted)
-                save(model, weights, self.tokenizer, card, folder, check=self.context.check_owner)
+                self._save(folder, weights, whole=whole)
             if self.loop is not None:
                 self.loop.accelerator.wait_for_everyone()
+            # The others need not wait: collectives have a timeout, and this may take longer.
+            if first and self.config.model.gguf:
+                self._add_gguf(folder, weights, whole=whole)
         return folder
+
+    def _save(self, folder: Path, weights: dict[str, Any] | None, *, whole: bool) -> Path:
+        model = self.model
+        if whole and isinstance(model, PeftModel):
+            base = self.config.model.model_copy(update={"quantization": None})
+            model, weights = merged(model, weights, self.load_base(base), folder.parent), None
+        card = self._card(whole_weights=whole)
+        return save(model, weights, self.tokenizer, card, folder, check=self.context.check_owner)
+
+    def _add_gguf(self, folder: Path, weights: dict[str, Any] | None, *, whole: bool) -> None:
+        """Put GGUF files of the model into its folder, where it is safe whatever becomes of them.
+
+        Args:
+            folder: The saved model, `whole` or only the adapters.
+            weights: As for `save`.
+            whole: Whether nothing is left to be merged.
+        """
+        name = self.context.name or folder.name
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=UNFINISHED) as scratch:
+            source = folder
+            if not whole:
+                source = self._save(Path(scratch) / MODEL, weights, whole=True)
+            try:
+                converted = gguf.convert(source, Path(scratch), name)
+                if not whole:
+                    shutil.rmtree(source)  # as large as what it was converted to
+                files = gguf.quantise(converted, self.config.model.gguf)
+            except RunError as error:
+                raise type(error)(f"{error}; the model itself is in {folder}") from error
+            settle(Path(scratch))
+            self.context.check_owner()
+            for file in files:
+                file.rename(folder / file.name)
+            sync(folder)
 
     def save_checkpoint(self) -> Path:
         """Save where the run stands now; returns the checkpoint's folder."""

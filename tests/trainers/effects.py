@@ -234,6 +234,7 @@ SHARED: dict[str, Case] = {
         lambda config: model_arguments(config.model, "fp32")["trust_remote_code"],
         True,
     ),
+    "model.gguf": Case({"model": {"gguf": ["q8_0"]}}, refusal, "model.gguf"),
     # datasets
     "datasets.name": Case({"datasets": [{"name": "{data}/test.jsonl"}]}, rows, 16),
     "datasets.config": Case(

@@ -260,6 +260,10 @@ OF_PAIRS = {
 REFUSED: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
     "dpo": OF_PAIRS,
     "reward": OF_PAIRS | {
+        "model.gguf": (
+            {"model": {"gguf": ["q8_0"]}},
+            "model.gguf: GGUF is for models that write text",
+        ),
         "reference_model": (
             {"reference_model": {"name": "m"}},
             "referenceModel: a reward model is held to no reference",

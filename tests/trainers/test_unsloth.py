@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
 
 from aligntune.api.exit_codes import ExitCode
@@ -23,7 +23,10 @@ from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.training.checkpoints import MANIFEST
+from aligntune.training.gguf import LLAMA_CPP
 from aligntune.training.requirements import misfits
+from tests.trainers.llama_cpp import TOLERANCE as GGUF_TOLERANCE
+from tests.trainers.llama_cpp import distance, llama_cpp, logits
 from tests.trainers.tiny import (
     UNSLOTH,
     curve,
@@ -114,10 +117,17 @@ def configs(
 
 
 @pytest.fixture(scope="module")
-def report(configs: dict[str, Any], tiny_model: Path) -> dict[str, Any]:
+def report(configs: dict[str, Any], tiny_model: Path, smol_model: Path) -> dict[str, Any]:
     """How the runs of all methods went, in one process with Unsloth."""
     folder = Path(configs["sft"].output_dir).parent / "runs"
-    folder.mkdir()
+    (folder / "gguf").mkdir(parents=True)
+    gguf = {
+        "model": {"name": str(smol_model), "gguf": ["q8_0"]},
+        "train": {"max_steps": 3},
+        "output_dir": str(folder / "gguf" / "out"),
+    }
+    sft = configs["sft"].model_dump(by_alias=False, exclude_unset=True)
+    write_run(folder / "gguf" / "run.json", SFTConfig.model_validate(merge(sft, gguf)))
     for method, config in configs.items():
         write_run(folder / f"{method}.json", config, backend="unsloth")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder / "t5")
@@ -127,7 +137,7 @@ def report(configs: dict[str, Any], tiny_model: Path) -> dict[str, Any]:
         check=False,
         capture_output=True,
         text=True,
-        env=environment(),
+        env=environment() | {LLAMA_CPP: str(llama_cpp())},
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     told: dict[str, Any] = json.loads((folder / "report").read_text())
@@ -184,6 +194,12 @@ def test_all_weights_are_saved_as_a_plain_model(
     folder = Path(configs["full"].output_dir) / "model"
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert answer(model, folder) == report["runs"]["full"]["answer"]
+
+
+def test_adapters_are_saved_as_gguf_too(report: dict[str, Any]) -> None:
+    folder = Path(report["gguf"])
+    merged = logits(AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload())
+    assert distance(folder / "model-q8_0.gguf", merged) < GGUF_TOLERANCE["model-q8_0.gguf"]
 
 
 def test_rank_stabilised_adapters_and_recomputed_activations_are_what_was_asked_for(

@@ -3,8 +3,9 @@
     python -m tests.trainers.unsloth_runs FOLDER
 
 For each method that has a `METHOD.json` in the folder: a whole run, one that is stopped by SIGTERM
-and goes on, and what the trained model says and leaves. `report` tells how they went. Importing
-Unsloth takes as long as all of this, so all methods share a process.
+and goes on, and what the trained model says and leaves. `gguf/run.json` is a short run that saves
+GGUF, too. `report` tells how they went. Importing Unsloth takes as long as all of this, so all
+methods share a process.
 """
 
 import json
@@ -66,6 +67,13 @@ def report_of(run: Path) -> dict[str, Any]:
     }
 
 
+def saved(config: Any) -> str:
+    """The folder of a model that is trained and saved."""
+    trainer = trainer_of(config)
+    trainer.train()
+    return str(trainer.save_model())
+
+
 def refusal(config: Any, **sections: Any) -> str:
     """The sentence by which a config that is laid over another is refused."""
     document = merge(config.model_dump(by_alias=False, exclude_unset=True), sections)
@@ -79,6 +87,7 @@ def refusal(config: Any, **sections: Any) -> str:
 def main(folder: Path) -> None:
     runs = [run for run in sorted(folder.glob("*.json")) if "parts" not in run.name]
     report: dict[str, Any] = {"runs": {run.stem: report_of(run) for run in runs}}
+    report["gguf"] = saved(read_run_config(folder / "gguf" / "run.json").method)
     config = read_run_config(folder / "sft.json").method
     report["refusals"] = {
         "too long": refusal(config, model={"max_length": 300}),

@@ -10,6 +10,8 @@ ModelName = Annotated[str, Field(max_length=512)]
 Revision = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 JobName = Annotated[str, Field(min_length=1, max_length=63)]
+GgufType = Literal["bf16", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+"""How a GGUF file keeps the weights, in llama.cpp's words."""
 
 LONGEST_DEFAULT = 1024
 """Tokens per sequence where neither the config nor the model says less."""
@@ -121,6 +123,10 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run Python code that the model's repository ships. Off: it is someone else's code with this
     pod's credentials."""
+    gguf: Annotated[list[GgufType], Field(max_length=6)] = []
+    """Save the whole model as GGUF too, for llama.cpp and Ollama: a file `model-TYPE.gguf` for each
+    type, with adapters merged in. q4_k_m is what most people run, q8_0 is next to lossless. Empty:
+    none, as each takes minutes and room on the disk."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

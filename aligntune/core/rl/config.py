@@ -242,6 +242,11 @@ REFERENCE_NEEDS_POLICY = Rule(
     "a reward model is held to no reference: remove referenceModel",
     "referenceModel",
 )
+REWARD_MODELS_HAVE_NO_GGUF = Rule(
+    "self.algo != 'reward' || !has(self.model.gguf) || size(self.model.gguf) == 0",
+    "GGUF is for models that write text, and a reward model gives scores: remove gguf",
+    "model.gguf",
+)
 PAIRS_NEED_NO_DROPOUT = Rule(
     "!(self.algo in ['dpo', 'reward']) || !has(self.model.lora) || !has(self.model.lora.dropout)"
     " || self.model.lora.dropout == 0.0",
@@ -285,6 +290,7 @@ class RLSpec(MethodSpec):
             NEEDS_REWARDS,
             REWARDS_NEED_SAMPLING,
             REFERENCE_NEEDS_POLICY,
+            REWARD_MODELS_HAVE_NO_GGUF,
             PAIRS_NEED_NO_DROPOUT,
             RATIOS_NEED_NO_DROPOUT,
             PPO_ACCUMULATES,
@@ -331,6 +337,8 @@ class RLSpec(MethodSpec):
             raise broken(REWARDS_NEED_SAMPLING)
         if self.reference_model is not None and self.algo == AlgorithmType.REWARD:
             raise broken(REFERENCE_NEEDS_POLICY)
+        if self.model.gguf and self.algo == AlgorithmType.REWARD:
+            raise broken(REWARD_MODELS_HAVE_NO_GGUF)
         if not samples and self.model.lora is not None and self.model.lora.dropout:
             raise broken(PAIRS_NEED_NO_DROPOUT)
         if self.dpo is not None and self.dpo.precompute_reference and self._streams():

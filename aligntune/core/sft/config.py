@@ -91,6 +91,11 @@ CLASSIFIED_TEXT_IS_PLAIN = Rule(
     "chatTemplate has no effect with task: text_classification, which reads plain text; remove it",
     "model",
 )
+CLASSIFIERS_HAVE_NO_GGUF = Rule(
+    f"!({CLASSIFIES}) || !has(self.model.gguf) || size(self.model.gguf) == 0",
+    "GGUF is for models that write text, and task: text_classification trains none: remove gguf",
+    "model.gguf",
+)
 STREAM_NEEDS_LABELS = Rule(
     f"!({CLASSIFIES}) || !{STREAMS} || (has(self.classification)"
     " && has(self.classification.labels) && size(self.classification.labels) > 0)",
@@ -113,6 +118,7 @@ class SFTSpec(MethodSpec):
             CLASSIFICATION_ONLY,
             CLASSES_ARE_NO_TOKENS,
             CLASSIFIED_TEXT_IS_PLAIN,
+            CLASSIFIERS_HAVE_NO_GGUF,
             STREAM_NEEDS_LABELS,
             STREAM_HAS_NO_FREQUENCIES,
             STREAM_NEEDS_MAX_STEPS,
@@ -138,6 +144,8 @@ class SFTSpec(MethodSpec):
             raise broken(CLASSES_ARE_NO_TOKENS)
         if self.model.chat_template is not None:
             raise broken(CLASSIFIED_TEXT_IS_PLAIN)
+        if self.model.gguf:
+            raise broken(CLASSIFIERS_HAVE_NO_GGUF)
         classes = self.classification or ClassificationConfig()
         if any(source.streaming for source in self.datasets):
             if not classes.labels:
