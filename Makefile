@@ -8,7 +8,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
 GENERATED := crds charts docs/reference tests/golden
 
 .PHONY: help setup demo test test-gpu verify docs generate golden images sbom cluster cluster-down e2e \
-	chaos bench bench-steps bench-apply bench-learning
+	chaos bench bench-steps bench-backends bench-apply bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -116,6 +116,9 @@ bench-steps: setup ## Measure what we add to a step, and runs beside TRL: time, 
 	$(BIN)/python bench/throughput.py
 	$(BIN)/python bench/checkpoint.py
 	@set -e; for method in sft dpo grpo; do $(BIN)/python bench/memory_beside_trl.py $$method; done
+
+bench-backends: setup ## Measure Unsloth's models beside TRL's: time per step, peak memory. On a GPU, if there is one.
+	@set -e; for method in sft dpo grpo; do $(BIN)/python bench/backends.py $$method; done
 
 bench-apply: setup ## Measure from kubectl apply to the first step, part by part, on a kubelet. Needs root.
 	$(BIN)/python bench/apply_to_first_step.py

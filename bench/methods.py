@@ -81,9 +81,9 @@ def config(method: str, steps: int, output: Path, **changes: dict[str, Any]) -> 
     return whole | {name: whole[name] | section for name, section in changes.items()}
 
 
-def write_run(path: Path, method: str, config: dict[str, Any]) -> Path:
+def write_run(path: Path, method: str, config: dict[str, Any], **more: Any) -> Path:
     """What a pod is given; returns the path."""
-    path.write_text(json.dumps({"sft" if method == "sft" else "rl": config}))
+    path.write_text(json.dumps({"sft" if method == "sft" else "rl": config} | more))
     return path
 
 
