@@ -25,7 +25,7 @@ from tests.chaos.invariants import (
     pods_that_ran,
 )
 from tests.chaos.rows import ROWS, Row
-from tests.chaos.together import go_through, rounds
+from tests.chaos.together import Trial, go_through, trials
 from tests.chaos.world import ApiServer, world
 from tests.cluster import fake_nodes
 from tests.cluster.control_plane import ControlPlane, audit_log
@@ -34,21 +34,20 @@ from tests.cluster.processes import REPOSITORY
 RUNS = int(os.environ.get("RUNS", "0"))
 """0: the short round."""
 SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(10_000)))
-SIDE_BY_SIDE = 5
+SIDE_BY_SIDE = 8
 """Rows at the same time, each with a namespace, a proxy and an operator of its own."""
+ROW_SECONDS = 900
+"""How long one may take; nothing here measures time."""
 KINDS = ("done", "retried", "wrong")
 AUDITED = {"batch": ("jobs", "jobs/status"), "": ("pods", "pods/status")}
 CRD = REPOSITORY / "crds" / "aligntune.io_aligntunejobs.yaml"
 TRAINERS = (*fake_nodes.RUNS, Path(__file__).parent / "stages" / "trainer-ends.yaml")
 
 
-def chosen() -> list[tuple[Row, ...]]:
-    """Rows that run together."""
+def chosen() -> list[Row]:
     if names := os.environ.get("ROWS"):
-        return [(row,) for row in ROWS if row.name in names.split(",")]
-    if not RUNS:
-        return [tuple(row for row in ROWS if row.short)]
-    return rounds(ROWS, SIDE_BY_SIDE)
+        return [row for row in ROWS if row.name in names.split(",")]
+    return [row for row in ROWS if row.short or RUNS]
 
 
 @pytest.fixture(scope="module")
@@ -63,37 +62,32 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
 
 @pytest.fixture
 def control_plane_of(
-    rows: tuple[Row, ...], control_plane: ControlPlane, tmp_path: Path
+    tried: tuple[Trial[Row], ...], control_plane: ControlPlane, tmp_path: Path
 ) -> Iterator[ControlPlane]:
     """That of all rows; one with fake nodes for the row that asks for them."""
-    if not rows[0].fake_nodes:
+    nodes, state = tried[0].row.fake_nodes, tmp_path / "state"
+    if not nodes:
         yield control_plane
         return
-    nodes, state = rows[0].fake_nodes, tmp_path / "state"
     with ControlPlane(state, audited=AUDITED, fake_nodes=nodes, pods=TRAINERS) as running:
         running.install(CRD)
         yield running
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", range(max(RUNS, 1)))
-@pytest.mark.parametrize("rows", chosen(), ids=lambda rows: "+".join(row.name for row in rows))
+@pytest.mark.parametrize("tried", trials(chosen(), max(RUNS, 1), SIDE_BY_SIDE, ROW_SECONDS))
 def test_a_fault_doubles_nothing_and_loses_nothing(
-    rows: tuple[Row, ...],
-    number: int,
-    control_plane_of: ControlPlane,
-    tmp_path: Path,
+    tried: tuple[Trial[Row], ...], control_plane_of: ControlPlane, tmp_path: Path
 ) -> None:
-    seed, server = SEED + number, ApiServer(control_plane_of)
+    server = ApiServer(control_plane_of)
 
-    def one(row: Row) -> None:
-        folder, name = tmp_path / row.name, row.name
+    def one(trial: Trial[Row]) -> None:
+        row, seed, folder = trial.row, SEED + trial.number, tmp_path / str(trial)
         try:
             with world(
                 control_plane_of,
                 server,
                 folder,
-                name=name,
+                name=row.name,
                 seed=seed,
                 replicas=row.replicas,
                 clock_hours=row.clock_hours,
@@ -116,7 +110,7 @@ def test_a_fault_doubles_nothing_and_loses_nothing(
             raise
 
     with closing(server):
-        go_through(rows, one)
+        go_through(tried, one, SIDE_BY_SIDE)
 
 
 def test_the_page_of_faults_has_every_row() -> None:

@@ -19,7 +19,7 @@ from aligntune.api import labels
 from tests.chaos.invariants import attempts_of, doubled
 from tests.chaos.pod_rows import COUNTED, FREE, ROWS, SCRATCH, TOKEN_SECRET, PodRow
 from tests.chaos.scene import Scene, make_small_disk
-from tests.chaos.together import go_through, rounds
+from tests.chaos.together import Trial, go_through, trials
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import audit_log
 from tests.cluster.processes import REPOSITORY, wait_until
@@ -38,6 +38,8 @@ RUNS = int(os.environ.get("RUNS", "1"))
 CHOSEN = os.environ.get("ROWS", "").split(",")
 GOING_THROUGH = [row for row in ROWS if row.name in CHOSEN or CHOSEN == [""]]
 TOGETHER = int(os.environ.get("TOGETHER", "1"))
+ROW_SECONDS = 2400
+"""How long one may take; nothing here measures time."""
 
 
 @pytest.fixture(scope="module")
@@ -99,28 +101,23 @@ def manifest(name: str, row: PodRow, hub: Hub) -> dict[str, Any]:
     return made
 
 
-@pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("operator_process", "queues")
-@pytest.mark.parametrize("number", range(RUNS))
-@pytest.mark.parametrize(
-    "rows", rounds(GOING_THROUGH, TOGETHER), ids=lambda rows: "+".join(row.name for row in rows)
-)
+@pytest.mark.parametrize("tried", trials(GOING_THROUGH, RUNS, TOGETHER, ROW_SECONDS))
 def test_a_fault_of_a_pod_loses_no_step_and_doubles_none(
-    rows: tuple[PodRow, ...],
-    number: int,
+    tried: tuple[Trial[PodRow], ...],
     cluster: Cluster,  # noqa: F811
     tenant: Tenant,  # noqa: F811
     hub: Hub,
 ) -> None:
-    def one(row: PodRow) -> None:
-        scene = Scene(cluster, tenant, hub, f"{row.name}-{number}")
+    def one(trial: Trial[PodRow]) -> None:
         try:
-            check(row, scene)
+            check(trial.row, Scene(cluster, tenant, hub, str(trial)))
         except Exception as error:
-            error.add_note(f"in row {row.name}")
+            error.add_note(f"in row {trial}")
             raise
+        print(trial, "held")  # noqa: T201 - pytest -s
 
-    go_through(rows, one)
+    go_through(tried, one, TOGETHER)
 
 
 def check(row: PodRow, scene: Scene) -> None:

@@ -1,8 +1,11 @@
 """Rows that run at the same time, which uses a machine on which most of them wait."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import pytest
 
 
 class Named(Protocol):
@@ -20,24 +23,50 @@ class Named(Protocol):
 R = TypeVar("R", bound=Named)
 
 
-def rounds(rows: Iterable[R], most: int) -> list[tuple[R, ...]]:
-    """Rows in groups of at most `most`; those that go alone come last."""
+class Trial(NamedTuple, Generic[R]):
+    """A row, for the how manieth time."""
+
+    row: R
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.row.name}-{self.number}"
+
+
+def trials(rows: Iterable[R], runs: int, at_once: int, seconds: int) -> list[Any]:
+    """Parameters of a test: all trials that go together, and each of those that go alone.
+
+    Args:
+        rows: The rows.
+        runs: How often each is tried.
+        at_once: How many go together.
+        seconds: How long a trial may take.
+    """
     rows = list(rows)
-    together = [row for row in rows if not row.alone]
-    parts = [tuple(together[start : start + most]) for start in range(0, len(together), most)]
-    return parts + [(row,) for row in rows if row.alone]
+    tried = [Trial(row, number) for number in range(runs) for row in rows]
+    together = tuple(trial for trial in tried if not trial.row.alone)
+    groups = [together] if together else []
+    groups += [(trial,) for trial in tried if trial.row.alone]
+    return [
+        pytest.param(
+            group,
+            id=str(group[0]) if len(group) == 1 else f"{len(group)}-together",
+            marks=pytest.mark.timeout(seconds * math.ceil(len(group) / at_once)),
+        )
+        for group in groups
+    ]
 
 
-def go_through(rows: Sequence[R], one: Callable[[R], None]) -> None:
-    """Goes through rows at once.
+def go_through(tried: Sequence[Trial[R]], one: Callable[[Trial[R]], None], at_once: int) -> None:
+    """Makes trials, some at once.
 
     Raises:
         BaseExceptionGroup: Some failed; each error says which.
     """
-    if len(rows) == 1:
-        one(rows[0])  # what it starts ends with its thread, which is to be this one
+    if len(tried) == 1:
+        one(tried[0])  # what it starts ends with its thread, which is to be this one
         return
-    with ThreadPoolExecutor(len(rows)) as pool:
-        errors = [future.exception() for future in [pool.submit(one, row) for row in rows]]
+    with ThreadPoolExecutor(at_once) as pool:
+        errors = [future.exception() for future in [pool.submit(one, trial) for trial in tried]]
     if found := [error for error in errors if error is not None]:
-        raise BaseExceptionGroup("rows that failed", found)
+        raise BaseExceptionGroup("trials that failed", found)
