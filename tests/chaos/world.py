@@ -455,7 +455,7 @@ def clock_off_by(hours: int) -> dict[str, str]:
     }
 
 
-def plain_kubeconfig(url: str, account: Account | None) -> Object:
+def plain_kubeconfig(url: str, account: Account | None = None) -> Object:
     """For the proxy, which asks nobody who they are; the API server asks accounts."""
     user = {"tokenFile": str(account.file)} if account else {}
     return {

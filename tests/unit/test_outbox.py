@@ -150,9 +150,9 @@ async def test_one_jobs_events_do_not_wait_for_anothers(world: World) -> None:
         world.post(str(number), "stuck")
     world.post("hello")
     async with asyncio.timeout(30):
-        while not world.told():  # noqa: ASYNC110 - as above
+        while len(world.outbox) > 10:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
-    assert len(world.outbox) == 10
+    assert world.told() == ["hello"]
 
 
 def test_no_more_events_wait_than_there_is_room_for() -> None:
