@@ -239,42 +239,44 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         folder = Path(path) if path is not None else Path(self.config.output_dir) / MODEL
         with self.progress.doing("saving"):
             weights = self.loop.whole_weights() if self.loop else None
-            whole = not isinstance(self.model, PeftModel) or merge or self._saves_whole
+            whole_weights = not isinstance(self.model, PeftModel) or merge or self._saves_whole
             first = self.arguments.process_index == 0
             if first:
                 self.context.check_owner()
-                self._save(folder, weights, whole=whole)
+                self._save(folder, weights, whole_weights=whole_weights)
             if self.loop is not None:
                 self.loop.accelerator.wait_for_everyone()
             # The others need not wait: collectives have a timeout, and this may take longer.
             if first and self.config.model.gguf:
-                self._add_gguf(folder, weights, whole=whole)
+                self._add_gguf(folder, weights, whole_weights=whole_weights)
         return folder
 
-    def _save(self, folder: Path, weights: dict[str, Any] | None, *, whole: bool) -> Path:
+    def _save(self, folder: Path, weights: dict[str, Any] | None, *, whole_weights: bool) -> Path:
         model = self.model
-        if whole and isinstance(model, PeftModel):
+        if whole_weights and isinstance(model, PeftModel):
             base = self.config.model.model_copy(update={"quantization": None})
             model, weights = merged(model, weights, self.load_base(base), folder.parent), None
-        card = self._card(whole_weights=whole)
+        card = self._card(whole_weights=whole_weights)
         return save(model, weights, self.tokenizer, card, folder, check=self.context.check_owner)
 
-    def _add_gguf(self, folder: Path, weights: dict[str, Any] | None, *, whole: bool) -> None:
+    def _add_gguf(
+        self, folder: Path, weights: dict[str, Any] | None, *, whole_weights: bool
+    ) -> None:
         """Put GGUF files of the model into its folder, where it is safe whatever becomes of them.
 
         Args:
-            folder: The saved model, `whole` or only the adapters.
+            folder: The saved model, with `whole_weights` or only the adapters.
             weights: As for `save`.
-            whole: Whether nothing is left to be merged.
+            whole_weights: Whether nothing is left to be merged.
         """
         name = self.context.name or folder.name
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=UNFINISHED) as scratch:
             source = folder
-            if not whole:
-                source = self._save(Path(scratch) / MODEL, weights, whole=True)
+            if not whole_weights:
+                source = self._save(Path(scratch) / MODEL, weights, whole_weights=True)
             try:
                 converted = gguf.convert(source, Path(scratch), name)
-                if not whole:
+                if not whole_weights:
                     shutil.rmtree(source)  # as large as what it was converted to
                 files = gguf.quantise(converted, self.config.model.gguf)
             except RunError as error:

@@ -111,7 +111,7 @@ def connect(
     pods = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
     return Connection(
         session(),
-        session(waits_where_refused(asyncio.sleep), beats(beat)),
+        session(asks_until_answered(asyncio.sleep), beats(beat)),
         pods,
         info.server.rstrip("/"),
         in_cluster=account is not None,
@@ -148,7 +148,7 @@ def _by_kubeconfig(
         ) from error
 
 
-def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:
+def asks_until_answered(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.ClientMiddlewareType:
     """Asks again where the API server refuses the credentials, or a watch, or fails, until it does
     not.
 
@@ -156,7 +156,7 @@ def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.Cl
     server that fails it would log an error, and the whole answer, each time.
     """
 
-    def refuses(response: aiohttp.ClientResponse) -> bool:
+    def in_vain(response: aiohttp.ClientResponse) -> bool:
         # A namespace that is deleted takes the operator's rights in it along, a CRD its collection.
         watch = response.url.path.endswith(f"/{labels.PLURAL}")
         of_a_watch = watch and response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
@@ -167,11 +167,11 @@ def waits_where_refused(sleep: Callable[[float], Awaitable[None]]) -> aiohttp.Cl
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         told = False
-        while refuses(response := await handler(request)):
+        while in_vain(response := await handler(request)):
             response.close()
             if not told:
                 logger.warning(
-                    "the watch of %s is refused (%d): asking on", request.url.path, response.status
+                    "%s is answered with %d: asking on", request.url.path, response.status
                 )
             told = True
             await sleep(REFUSED_SECONDS)

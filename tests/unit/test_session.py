@@ -6,9 +6,9 @@ from aiohttp import web
 
 from aligntune_operator.session import (
     REFUSED_SECONDS,
+    asks_until_answered,
     beats,
     rotating_token,
-    waits_where_refused,
 )
 
 
@@ -30,7 +30,7 @@ async def test_a_refused_watch_is_asked_for_again_until_it_is_granted_and_told_o
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    middlewares = (waits_where_refused(sleep), beats(heard.append))
+    middlewares = (asks_until_answered(sleep), beats(heard.append))
     group = "/apis/aligntune.io/v1alpha1"
     async with aiohttp.ClientSession(f"http://{host}:{port}", middlewares=middlewares) as session:
         async with session.get(f"{group}/aligntunejobs?watch=true") as response:
@@ -41,7 +41,7 @@ async def test_a_refused_watch_is_asked_for_again_until_it_is_granted_and_told_o
     assert waits == [REFUSED_SECONDS] * 2
     assert heard == [f"{group}/aligntunejobs"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        f"the watch of {group}/aligntunejobs is refused ({refusal}): asking on"
+        f"{group}/aligntunejobs is answered with {refusal}: asking on"
     ]
 
 
