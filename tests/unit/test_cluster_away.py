@@ -119,6 +119,7 @@ def stream(*pieces: str, ends: bool = False, silent: bool = False) -> Answer:
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Transfer-Encoding", "chunked")
+        request.send_header("Connection", "close")  # nothing is asked on one that is about to end
         request.end_headers()
         for piece in pieces:
             request.wfile.write(chunk(piece))
