@@ -1,8 +1,6 @@
 """Direct preference optimisation, end to end on a tiny model."""
 
-import json
 import math
-import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,8 +39,7 @@ from tests.trainers.tiny import (
     wait_for_step,
     write_run,
 )
-
-TRAJECTORY = Path(__file__).parent / "trajectories" / "dpo-lora.json"
+from tests.trainers.trajectory import check_committed, check_steps, steps_of
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +85,7 @@ def script(
         else None,
     )
     plain.train()
-    return [line for line in plain.state.log_history if "grad_norm" in line]
+    return steps_of(plain)
 
 
 class Logged(TrainerCallback):
@@ -131,9 +128,7 @@ def test_losses_are_those_of_a_plain_trl_script_to_the_last_digit(
         gradient_accumulation_steps=2,
         precompute_ref_log_probs=way == "precomputed",
     )
-    ours = curve(Path(settings.output_dir))
-    assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
-    assert [line["gradNorm"] for line in ours] == [line["grad_norm"] for line in theirs]
+    check_steps(Path(settings.output_dir), theirs)
     for name in ("rewards/margins", "rewards/chosen", "logps/rejected", "entropy"):
         assert [line[name] for line in logged.lines] == [line[name] for line in theirs]
     first, *rest = zip(logged.lines, theirs, strict=True)
@@ -167,19 +162,9 @@ def test_every_loss_takes_the_step_that_it_takes_in_trl(
 
 
 def test_the_trajectory_is_the_committed_one(pairs_config: MakeRLConfig) -> None:
-    """A change here needs a reason in its commit; UPDATE_TRAJECTORIES=1 rewrites the file."""
     settings = pairs_config("dpo", train={"max_steps": 12})
     TRLDPOTrainer(settings).train()
-    seen = [
-        {"loss": line["loss"], "gradNorm": line["gradNorm"]}
-        for line in curve(Path(settings.output_dir))
-    ]
-    if os.environ.get("UPDATE_TRAJECTORIES"):
-        versions = {"torch": torch.__version__, "trl": trl.__version__}
-        TRAJECTORY.write_text(json.dumps({"versions": versions, "steps": seen}, indent=1) + "\n")
-    committed = json.loads(TRAJECTORY.read_text())["steps"]
-    for ours, theirs in zip(seen, committed, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)  # other processors round differently
+    check_committed(Path(settings.output_dir), "dpo-lora")
 
 
 def test_the_right_answers_win_and_the_result_says_so(pairs_config: MakeRLConfig) -> None:

@@ -1,7 +1,6 @@
 """GRPO, end to end on a tiny model, in this process or in forked ranks."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,7 @@ from tests.trainers.tiny import (
     write_jsonl,
     write_run,
 )
-
-TRAJECTORY = Path(__file__).parent / "trajectories" / "grpo-lora.json"
+from tests.trainers.trajectory import check_committed, check_steps, steps_of
 
 
 @pytest.fixture(scope="session")
@@ -128,27 +126,14 @@ def test_losses_are_those_of_a_plain_trl_script_to_the_last_digit(
         else None,
     )
     script.train()
-    logged = [line for line in script.state.log_history if "grad_norm" in line]
-    ours = curve(Path(settings.output_dir))
-    assert any(line["gradNorm"] for line in ours)
-    assert [line["loss"] for line in ours] == [line["loss"] for line in logged]
-    assert [line["gradNorm"] for line in ours] == [line["grad_norm"] for line in logged]
+    assert any(line["gradNorm"] for line in curve(Path(settings.output_dir)))
+    check_steps(Path(settings.output_dir), steps_of(script))
 
 
 def test_the_trajectory_is_the_committed_one(grpo: MakeRLConfig) -> None:
-    """A change here needs a reason in its commit; UPDATE_TRAJECTORIES=1 rewrites the file."""
     settings = grpo(grpo={"beta": 0.05, "num_iterations": 2})
     TRLGRPOTrainer(settings).train()
-    seen = [
-        {"loss": line["loss"], "gradNorm": line["gradNorm"]}
-        for line in curve(Path(settings.output_dir))
-    ]
-    if os.environ.get("UPDATE_TRAJECTORIES"):
-        versions = {"torch": torch.__version__, "trl": trl.__version__}
-        TRAJECTORY.write_text(json.dumps({"versions": versions, "steps": seen}, indent=1) + "\n")
-    committed = json.loads(TRAJECTORY.read_text())["steps"]
-    for ours, theirs in zip(seen, committed, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)  # processors round differently
+    check_committed(Path(settings.output_dir), "grpo-lora", relative=1e-3, absolute=1e-6)
 
 
 def test_metrics_and_result_tell_what_was_sampled_and_what_for(grpo: MakeRLConfig) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ from tests.trainers.tiny import (
     wait_for_step,
     write_run,
 )
+from tests.trainers.trajectory import check_committed, check_steps, steps_of
 
-TRAJECTORY = Path(__file__).parent / "trajectories" / "reward-lora.json"
 CHAT = [
     {"role": "user", "content": "What is 1 plus 2?"},
     {"role": "assistant", "content": "It is 3."},
@@ -84,26 +83,13 @@ def test_losses_are_those_of_a_plain_trl_script_to_the_last_digit(
         else None,
     )
     script.train()
-    logged = [line for line in script.state.log_history if "grad_norm" in line]
-    ours = curve(Path(settings.output_dir))
-    assert [line["loss"] for line in ours] == [line["loss"] for line in logged]
-    assert [line["gradNorm"] for line in ours] == [line["grad_norm"] for line in logged]
+    check_steps(Path(settings.output_dir), steps_of(script))
 
 
 def test_the_trajectory_is_the_committed_one(pairs_config: MakeRLConfig) -> None:
-    """A change here needs a reason in its commit; UPDATE_TRAJECTORIES=1 rewrites the file."""
     settings = pairs_config("reward", train={"max_steps": 12})
     TRLRewardTrainer(settings).train()
-    seen = [
-        {"loss": line["loss"], "gradNorm": line["gradNorm"]}
-        for line in curve(Path(settings.output_dir))
-    ]
-    if os.environ.get("UPDATE_TRAJECTORIES"):
-        versions = {"torch": torch.__version__, "trl": trl.__version__}
-        TRAJECTORY.write_text(json.dumps({"versions": versions, "steps": seen}, indent=1) + "\n")
-    committed = json.loads(TRAJECTORY.read_text())["steps"]
-    for ours, theirs in zip(seen, committed, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)  # other processors round differently
+    check_committed(Path(settings.output_dir), "reward-lora")
 
 
 def test_right_answers_come_to_score_higher_and_the_result_says_so(

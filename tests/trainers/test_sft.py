@@ -1,8 +1,6 @@
 """Supervised fine-tuning, end to end on a tiny model, in this process."""
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,7 @@ from aligntune.core.errors import LossDivergedError
 from aligntune.training.context import RunContext
 from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import MakeConfig, curve, losses, sums
-
-TRAJECTORY = Path(__file__).parent / "trajectories" / "sft-lora.json"
+from tests.trainers.trajectory import check_committed, check_steps, steps_of
 
 
 def test_loss_falls_and_the_result_says_what_happened(config: MakeConfig) -> None:
@@ -100,11 +97,7 @@ def test_losses_are_those_of_a_plain_trl_script_to_the_last_digit(
         else None,
     )
     script.train()
-    logged = [line for line in script.state.log_history if "grad_norm" in line]
-    ours = curve(Path(settings.output_dir))
-    assert [line["loss"] for line in ours] == [line["loss"] for line in logged]
-    assert [line["gradNorm"] for line in ours] == [line["grad_norm"] for line in logged]
-    assert [line["learningRate"] for line in ours] == [line["learning_rate"] for line in logged]
+    check_steps(Path(settings.output_dir), steps_of(script))
 
 
 def _conversations() -> Any:
@@ -122,21 +115,9 @@ def _conversations() -> Any:
 
 
 def test_the_trajectory_is_the_committed_one(config: MakeConfig) -> None:
-    """A change here needs a reason in its commit; UPDATE_TRAJECTORIES=1 rewrites the file."""
     settings = config(train={"max_steps": 12})
     TRLSFTTrainer(settings).train()
-    seen = [
-        {"loss": line["loss"], "gradNorm": line["gradNorm"]}
-        for line in curve(Path(settings.output_dir))
-    ]
-    if os.environ.get("UPDATE_TRAJECTORIES"):
-        versions = {"torch": torch.__version__, "trl": trl.__version__}
-        TRAJECTORY.write_text(json.dumps({"versions": versions, "steps": seen}, indent=1) + "\n")
-    committed = json.loads(TRAJECTORY.read_text())["steps"]
-    for ours, theirs in zip(seen, committed, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)  # other processors round differently
-    drift = math.fsum(line["loss"] for line in seen) - math.fsum(one["loss"] for one in committed)
-    assert abs(drift / len(seen)) < 1e-4
+    check_committed(Path(settings.output_dir), "sft-lora")
 
 
 def test_accumulated_batches_train_like_one_large_batch(config: MakeConfig) -> None:
