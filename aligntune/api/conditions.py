@@ -70,9 +70,10 @@ class Reason(NamedTuple):
 VALID = Reason("Valid", "The spec is valid; backend {backend} trains {task}.")
 INVALID_SPEC = Reason("InvalidSpec", "{errors}")
 UNSUPPORTED = Reason("Unsupported", "{error}")
-REFUSED = Reason("AdmissionRefused", "The API server refused the Job: {error}")
-MISSING = Reason("ObjectsMissing", "{sentences}")
-TOO_LARGE = Reason("EstimateTooLarge", "{sentence}")
+REFUSED = Reason("AdmissionRefused", "The API server refused the Job: {message}")
+MISSING = Reason("ObjectsMissing", "{message}")
+IN_USE = Reason("FolderInUse", "{message}")
+TOO_LARGE = Reason("EstimateTooLarge", "{message}")
 PODS_PENDING = Reason("PodsPending", "{ready} of {total} pods run. {detail}")
 PODS_RUNNING = Reason("PodsRunning", "{started} of {total} pods run.")
 PODS_ENDED = Reason("PodsEnded", "No pod runs any more.")
@@ -82,7 +83,7 @@ SUSPENDED_BY_SPEC = Reason("SuspendedBySpec", "spec.suspend is true.")
 ENDPOINT_ANSWERS = Reason("EndpointAnswers", "The pod reports its progress.")
 ENDPOINT_SILENT = Reason("EndpointSilent", "{error} Training may well go on.")
 NOT_REPORTING = Reason("NotReporting", "No pod has reported yet, or none runs any more.")
-TRAINED = Reason("Trained", "Trained {steps} steps; the model is in {path}.")
+TRAINED = Reason("Trained", "Trained {steps} steps; the model {place}.")
 DURABLE_STORAGE = Reason("DurableStorage", "A restart goes on from the newest checkpoint.")
 EPHEMERAL_STORAGE = Reason(
     "EphemeralStorage",
@@ -98,6 +99,11 @@ WAITING = Reason("WaitingForJobs", "{sentences}")
 IN_PROGRESS = Reason("InProgress", "The job is not over.")
 STOPPING = Reason("Stopping", "Waiting for the pods to save a checkpoint and end.")
 HINDERED = Reason("CannotCreateJob", "The Job could not be created and is tried again: {error}")
+AWAITING_PODS = Reason(
+    "WaitingForPods",
+    "The next attempt starts once the pods of an earlier one, or of a deleted job of this name,"
+    " have ended: they may still write to the storage.",
+)
 STARTING = Reason("Starting", "Waiting for every pod to run.")
 UP_TO_DATE = Reason("UpToDate", "Nothing is left to be done by the operator.")
 WORKING = Reason("Working", "Nothing is in the way.")

@@ -12,6 +12,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
 from aligntune.api.labels import GROUP, KIND, PLURAL, VERSION
+from aligntune.api.manifest import BOOLEANS_OF_YAML_1_1
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune.core.config.base import Section
 
@@ -39,7 +40,7 @@ ACCEPTED_BEFORE = (
     "has(oldSelf.status) && has(oldSelf.status.conditions)"
     " && oldSelf.status.conditions.exists(c, c.type == 'Accepted' && c.status == 'True')"
 )
-IMMUTABLE_SECTIONS = ("backend", "sft", "rl", "runtime", "storage")
+IMMUTABLE_SECTIONS = ("backend", "sft", "rl", "runtime", "storage", "hub")
 
 
 def _immutable(section: str) -> Schema:
@@ -187,7 +188,7 @@ def custom_resource_definition() -> Schema:
 
 def _string(representer: RoundTripRepresenter, text: str) -> ScalarNode:
     """A string in quotes where Kubernetes' Go libraries, of YAML 1.1, would read a boolean."""
-    quotes = "'" if text.lower() in {"y", "n", "yes", "no", "on", "off"} else None
+    quotes = "'" if text.lower() in BOOLEANS_OF_YAML_1_1 else None
     return representer.represent_scalar("tag:yaml.org,2002:str", text, style=quotes)
 
 

@@ -33,7 +33,8 @@ class StorageSpec(Section):
     claim_name: ObjectName | None = None
     """A PersistentVolumeClaim in the job's namespace. Unset: see ephemeral."""
     sub_path: SubPath = ""
-    """Folder in the claim. Empty: one of the job's own, from its name and UID."""
+    """Folder in the claim, which one job at a time may write to. Empty: one of the job's own, from
+    its name and UID."""
     ephemeral: bool = False
     """Say that the output may vanish with the pod. Off: losing a model is never a default."""
 

@@ -12,13 +12,20 @@ from aligntune.api.labels import KIND
 from aligntune.api.run import RunConfig
 from aligntune.core.backend_factory import check_supported
 from aligntune.core.config.base import plain
-from aligntune.core.config.errors import Mistake, mistakes
+from aligntune.core.config.errors import Location, Mistake, mistake_at, mistakes
 from aligntune.core.errors import ConfigError, UnsupportedError
 
 OLDER_THAN_THE_OPERATOR = (
     "the operator knows this field, and this trainer does not: use an image of the operator's"
     " version, or remove the field from the manifest"
 )
+
+
+BOOLEANS_OF_YAML_1_1 = {"y", "n", "yes", "no", "on", "off"}
+"""Words, in whatever case, that kubectl takes for true or false where they have no quotes."""
+
+
+STDIN = Path("/dev/stdin")
 
 
 class ManifestError(ConfigError):
@@ -31,14 +38,14 @@ def read_manifests(path: Path) -> list[Manifest]:
 
 
 def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
-    """Every AlignTuneJob in a YAML or JSON file, with all that is written there; other kinds in it
-    are passed over.
+    """Every AlignTuneJob in a YAML or JSON file (-: standard input), with all that is written
+    there; other kinds in it are passed over.
 
     Raises:
         ManifestError: It cannot be read, holds no AlignTuneJob, or some that are not valid or that
             this version has no trainer for.
     """
-    documents = [document for document in read_yaml(path) if document is not None]
+    documents = [item for document in read_yaml(path) for item in _items(document)]
     ours = [d for d in documents if not isinstance(d, dict) or d.get("kind", KIND) == KIND]
     if not ours:
         raise ManifestError(f"{path}: no {KIND} in this file")
@@ -46,18 +53,43 @@ def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
     wrong: list[str] = []
     for document in ours:
         try:
-            manifest = Manifest.parse(document)
+            manifest = Manifest.parse(_without_status(document))
             check_supported(manifest.spec.backend, manifest.spec.method)
         except ValidationError as error:
             wrong += _told(mistakes(error, Manifest), document, path)
         except UnsupportedError as error:
-            mistake = Mistake(("spec", *error.location), "", str(error))
-            wrong += _told([mistake], document, path)
+            unsupported = Mistake(("spec", *error.location), "", str(error))
+            wrong += _told([unsupported], document, path)
         else:
             found.append((manifest, plain(document)))
+            wrong += _told(_misread((), document), document, path)
     if wrong:
         raise ManifestError("\n".join(wrong))
     return found
+
+
+def _items(document: object) -> Iterator[object]:
+    """A document, or those in a List, as kubectl prints several."""
+    if isinstance(document, dict) and str(document.get("kind", "")).endswith("List"):
+        yield from document.get("items") or ()
+    elif document is not None:
+        yield document
+
+
+def _without_status(document: object) -> object:
+    """What a person writes of an object that the API server has printed."""
+    if not isinstance(document, dict):
+        return document
+    return {name: value for name, value in document.items() if name != "status"}
+
+
+def _misread(location: Location, value: object) -> Iterator[Mistake]:
+    """Words without quotes that kubectl, whose YAML is 1.1, reads otherwise."""
+    if isinstance(value, dict | list):
+        for part, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _misread((*location, part), child)
+    elif type(value) is str and value.lower() in BOOLEANS_OF_YAML_1_1:
+        yield mistake_at(location, f'kubectl reads a boolean here: put it in quotes, "{value}"')
 
 
 def read_yaml(path: Path) -> list[object]:
@@ -96,7 +128,7 @@ def _is_of_an_operator(document: object) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return (STDIN if str(path) == "-" else path).read_text(encoding="utf-8")
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -115,8 +147,8 @@ def _json(path: Path, text: str) -> object:
 def _yaml(path: Path, text: str) -> Iterator[object]:
     """The documents in a text.
 
-    The round-trip loader reads YAML 1.2, as Kubernetes does (2e-4 is a number there, a string to
-    YAML 1.1 readers), makes plain values only, and remembers lines.
+    The round-trip loader reads YAML 1.2 (2e-4 is a number there, as to Kubernetes, and a string to
+    other readers of YAML 1.1), makes plain values only, and remembers lines and quotes.
     """
     # A pod's config is JSON, and its start does not wait for this.
     from ruamel.yaml import YAML
@@ -124,7 +156,9 @@ def _yaml(path: Path, text: str) -> Iterator[object]:
     from ruamel.yaml.reader import ReaderError
 
     try:
-        yield from YAML(typ="rt").load_all(text)
+        yaml = YAML(typ="rt")
+        yaml.preserve_quotes = True
+        yield from yaml.load_all(text)
     except MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ManifestError(f"{path}{line}: malformed YAML: {error.problem}") from error

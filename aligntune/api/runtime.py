@@ -6,10 +6,11 @@ Host paths, host namespaces, privileges and security contexts are not among them
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from aligntune.api.labels import RESERVED_VOLUMES
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import EXACT, Rule, Section, broken, cel_rules
+from aligntune.core.config.errors import shown
 
 Nodes = Annotated[int, Field(ge=1, le=1000)]
 DnsLabel = Annotated[
@@ -27,17 +28,31 @@ ExtendedResource = Annotated[str, Field(max_length=317, pattern=f"^{DOMAIN}/{NAM
 EnvName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
 ]
-QUANTITY_PATTERN = r"^\+?[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?|e[0-9]+)?$"
+QUANTITY_PATTERN = r"^\+?[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i|e[0-9]+)?$"
+LONGEST_QUANTITY = 32
+
+
+def _quantity(value: object) -> object:
+    """A number or a text that Kubernetes reads as a quantity; one sentence for whatever is not."""
+    text = value if isinstance(value, str) else ""
+    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= EXACT
+    if not whole and (len(text) > LONGEST_QUANTITY or not re.match(QUANTITY_PATTERN, text)):
+        raise broken(
+            Rule("", f'must be a quantity such as "0.5", 500m or 32Gi, got {shown(value)}')
+        )
+    return value
+
+
 Quantity = Annotated[
-    Annotated[str, Field(max_length=32, pattern=QUANTITY_PATTERN)]
-    | Annotated[int, Field(ge=0, le=2**53)],
+    str | int,
+    BeforeValidator(_quantity),
     Field(
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
             "pattern": QUANTITY_PATTERN,
-            "maxLength": 32,
+            "maxLength": LONGEST_QUANTITY,
             "minimum": 0,
-            "maximum": 2**53,
+            "maximum": EXACT,
         }
     ),
 ]
@@ -296,6 +311,14 @@ MOUNT_NEEDS_VOLUME = Rule(
 )
 
 
+REQUIRED_AFFINITY = "requiredDuringSchedulingIgnoredDuringExecution"
+POD_AFFINITY = Rule(
+    "",  # the schema says nothing of what is in it, so no rule of the API server's can
+    f"must be a mapping, and its {REQUIRED_AFFINITY} a list, which topologyKey is added to",
+    "affinity.podAffinity",
+)
+
+
 class RuntimeSpec(Section):
     """Where the job runs."""
 
@@ -357,6 +380,11 @@ class RuntimeSpec(Section):
     def _rules(self) -> Self:
         if not {mount.name for mount in self.volume_mounts} <= {v.name for v in self.volumes}:
             raise broken(MOUNT_NEEDS_VOLUME)
+        together = self.affinity.get("podAffinity", {})
+        if not isinstance(together, dict) or not isinstance(
+            together.get(REQUIRED_AFFINITY, []), list
+        ):
+            raise broken(POD_AFFINITY)
         return self
 
     @property

@@ -65,11 +65,7 @@ def submit(
     from aligntune.api.manifest import read_documents
     from aligntune.cluster.errors import ClusterError
 
-    documents = [
-        (file, document)
-        for file in files
-        for _, document in read_documents(Path("/dev/stdin") if str(file) == "-" else file)
-    ]
+    documents = [(file, document) for file in files for _, document in read_documents(file)]
     cluster = target.connect()
     applied = []
     for file, document in documents:

@@ -56,9 +56,9 @@ def render(file: ManifestFile) -> None:
     from aligntune_operator.observe import Key, queue_labels
     from aligntune_operator.render.job import job
     from aligntune_operator.render.shared import shared_objects
-    from aligntune_operator.settings import Settings
+    from aligntune_operator.settings import Settings, load_settings
 
-    uid, settings = "00000000-0000-0000-0000-000000000000", Settings()
+    uid, settings = "00000000-0000-0000-0000-000000000000", load_settings(Settings)
     objects: list[dict[str, object]] = []
     for manifest in read_manifests(file):
         key = Key(manifest.metadata.namespace, manifest.metadata.name)

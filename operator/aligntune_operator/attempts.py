@@ -1,6 +1,7 @@
 """Attempts as the status remembers them, and whether and when one that failed is followed."""
 
 import hashlib
+import math
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import Attempt, Attempts, Failure
 from aligntune_operator.observe import JobState, Observed
-from aligntune_operator.status.failure import deadline_exceeded
+from aligntune_operator.status.failure import deadline_exceeded, failed
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LONGEST_BACKOFF = timedelta(minutes=5)
@@ -21,6 +22,9 @@ FREE_SETBACKS = 3
 """Attempts in a row without a step gained from which on free restarts are counted too."""
 
 LONGEST_HISTORY = 10
+
+ROUNDING = 1
+"""Seconds by which two times of the API server may be closer than they were."""
 
 SUCCEEDED = "Succeeded"
 SUSPENDED = "Suspended"
@@ -146,11 +150,14 @@ def follow(
     gained nothing.
     """
     spec = observed.spec
+    if failure.reason == Cause.DEADLINE_EXCEEDED and spec and _left(attempts, spec) > ROUNDING:
+        failure = failed(
+            Cause.PREEMPTED, "spec.policy.activeDeadlineSeconds was changed under this attempt"
+        )
     if spec is None or _retry(failure, spec) == Retry.NEVER:
         return attempts, failure.model_copy(update={"retryable": False})
     policy = spec.policy
-    deadline = policy.active_deadline_seconds
-    if deadline is not None and attempts.active_seconds >= deadline:
+    if _left(attempts, spec) <= 0:
         return attempts, deadline_exceeded()
     vain = setbacks(attempts, resume_step(spec, checkpoint))
     counted = _retry(failure, spec) == Retry.COUNTED or vain >= FREE_SETBACKS
@@ -165,6 +172,14 @@ def follow(
         "batch_divisor": divisor,
     }
     return attempts.model_copy(update=changes), failure
+
+
+def _left(attempts: Attempts, spec: AlignTuneJobSpec) -> float:
+    """Seconds for which attempts to come may hold pods. A Job keeps the deadline that it began
+    with, so that it may have ended for an earlier one.
+    """
+    deadline = spec.policy.active_deadline_seconds
+    return math.inf if deadline is None else deadline - attempts.active_seconds
 
 
 def _retry(failure: Failure, spec: AlignTuneJobSpec) -> Retry:

@@ -26,6 +26,7 @@ from aligntune_operator.observe import (
     pod_state,
 )
 from aligntune_operator.stages import cycle
+from aligntune_operator.status.conditions import finished
 
 State = TypeVar("State", AlignTuneJobState, JobState, PodState)
 Note = TypeVar("Note", Hindrance, Explanation, str)
@@ -240,6 +241,7 @@ class Cache:
             explanation=self._explanations.get(state.uid),
             shortage=self._shortages.get(state.uid, ""),
             sources=dict(self._sources(state)),
+            awaited=any(self._waits(follower) for follower in self.followers(key)),
             cycle=tuple(cycle(key.name, partial(self._waits_for, key.namespace))),
         )
 
@@ -304,6 +306,10 @@ class Cache:
             source = self._object(Key(state.key.namespace, name))
             if source is not None:
                 yield name, source
+
+    def _waits(self, key: Key) -> bool:
+        state = self._object(key)
+        return state is not None and not state.deleting and not finished(state.status)
 
     def _waits_for(self, namespace: str, name: str) -> tuple[str, ...]:
         state = self._object(Key(namespace, name))

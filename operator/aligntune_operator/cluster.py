@@ -15,6 +15,8 @@ from aligntune_operator.observe import AlignTuneJobState, Key, Object, owner
 from aligntune_operator.status.events import Posting
 
 MANAGER = {"fieldManager": labels.FIELD_MANAGER}
+STRICT = {"fieldValidation": "Strict"}
+"""A field of a manifest's affinity that is misspelt is refused, instead of dropped."""
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
 LEASES = "apis/coordination.k8s.io/v1"
 LIST_CHUNK = 500
@@ -152,7 +154,7 @@ class Cluster:
         metadata = manifest["metadata"]
         path = f"{api}/namespaces/{metadata['namespace']}/{plural}"
         try:
-            return await self._request("POST", path, plural, manifest, params=MANAGER)
+            return await self._request("POST", path, plural, manifest, params=MANAGER | STRICT)
         except ConflictError:
             try:
                 found = await self._request("GET", f"{path}/{metadata['name']}", plural)

@@ -34,7 +34,7 @@ from aligntune_operator.plan import (
     Wait,
     plan,
 )
-from aligntune_operator.preflight import Need, needs
+from aligntune_operator.preflight import Need, folder_in_use, needs
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.render.job import job as render_job
 from aligntune_operator.render.shared import shared_objects
@@ -45,7 +45,7 @@ from aligntune_operator.status.reduce import reduce_status
 logger = logging.getLogger(__name__)
 
 MISSING_RETRY = timedelta(seconds=15)
-"""How often a job is tried again that names what is not there: nothing watches for it."""
+"""How often a job is tried again that names what is not there or in use: nothing watches for it."""
 
 SEEN_FOR = timedelta(seconds=60)
 """How long what a job names counts as there once it was seen: many jobs name the same claim."""
@@ -187,6 +187,8 @@ class Controller:
         self, state: AlignTuneJobState, spec: AlignTuneJobSpec
     ) -> tuple[Hindrance, timedelta] | None:
         """What keeps a job from beginning, and when to look again."""
+        if in_use := folder_in_use(state, spec, self._cache.statuses()):
+            return Hindrance("in use", in_use), MISSING_RETRY
         if missing := await self._missing(state, spec):
             return Hindrance("missing", missing), MISSING_RETRY
         if self._settings.estimates != "refuse":

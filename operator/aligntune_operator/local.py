@@ -22,7 +22,7 @@ from pydantic.alias_generators import to_camel
 
 from aligntune.api import env
 from aligntune.api.conditions import Phase
-from aligntune.api.job import AlignTuneJobSpec, Manifest
+from aligntune.api.job import AlignTuneJobSpec, Manifest, StorageSpec
 from aligntune.api.names import MODEL, attempt_folder
 from aligntune.api.progress import Snapshot
 from aligntune.api.run import RunConfig
@@ -77,7 +77,7 @@ def run(
         generation=1,
         created=began,
         deleting=False,
-        spec=_only_once(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
+        spec=_here(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
         status=AlignTuneJobStatus(),
     )
     process: LocalProcess | None = None
@@ -221,10 +221,13 @@ def _models_here(spec: AlignTuneJobSpec, output: Path) -> dict[str, str]:
     return folders
 
 
-def _only_once(spec: AlignTuneJobSpec) -> AlignTuneJobSpec:
-    """Without restarts that count: a person is there, and sees a fault at once."""
+def _here(spec: AlignTuneJobSpec) -> AlignTuneJobSpec:
+    """With a folder that stays as its storage, and without restarts that count: a person is there,
+    and sees a fault at once.
+    """
     policy = spec.policy.model_copy(update={"max_restarts": 0})
-    return spec.model_copy(update={"policy": policy})
+    storage = StorageSpec(claim_name=UID)
+    return spec.model_copy(update={"policy": policy, "storage": storage})
 
 
 def _config(
@@ -276,6 +279,11 @@ def _relocate(value: Any, folders: Mapping[str, str]) -> Any:  # noqa: ANN401 - 
 
 def _environment(spec: AlignTuneJobSpec) -> dict[str, str]:
     """The manifest's variables; those from Secrets must be in this process's environment."""
+    if spec.runtime.env_from:
+        raise ConfigError(
+            "spec.runtime.envFrom: Secrets and ConfigMaps are in the cluster; set what is needed of"
+            " them in this shell, and leave it out"
+        )
     variables = {}
     for variable in spec.runtime.env:
         if variable.value_from is None:

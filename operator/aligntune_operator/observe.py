@@ -196,9 +196,10 @@ class Explanation(NamedTuple):
 class Hindrance(NamedTuple):
     """Why the Job could not be created when it was last tried."""
 
-    kind: Literal["missing", "too large", "refused", "failed"]
-    """What the job names is not there, it needs more memory than its GPUs have, the API server will
-    not have it, or it did not answer as it should: then the next try may pass."""
+    kind: Literal["in use", "missing", "too large", "refused", "failed"]
+    """Another job writes to its folder, what it names is not there, it needs more memory than its
+    GPUs have, the API server will not have it, or it did not answer as it should: then the next try
+    may pass."""
     message: str
 
 
@@ -228,6 +229,8 @@ class Observed:
     sources: Mapping[str, AlignTuneJobState] = field(default_factory=dict)
     """The jobs that this one starts from and still waits for; those that are not there are not in
     it."""
+    awaited: bool = False
+    """Whether another job has yet to start from this one's model."""
 
     @property
     def accepted(self) -> bool:
@@ -246,9 +249,9 @@ class Observed:
         return [pod for pod in self.pods if not pod.ended and not pod.lost(now)]
 
     @property
-    def predecessor_runs(self) -> bool:
-        """Whether an earlier AlignTuneJob of this name has a Job that may still be given pods."""
-        return any(not job.over and not job.deleting for job in self.predecessors)
+    def running_predecessors(self) -> list[JobState]:
+        """Jobs of earlier AlignTuneJobs of this name that may still be given pods."""
+        return [job for job in self.predecessors if not job.over and not job.deleting]
 
     @property
     def current_pods(self) -> tuple[PodState, ...]:
@@ -316,6 +319,7 @@ def observe(
     explanation: Explanation | None = None,
     shortage: str = "",
     sources: Mapping[str, AlignTuneJobState] | None = None,
+    awaited: bool = False,
     cycle: tuple[str, ...] = (),
 ) -> Observed:
     """Puts the parts together, and validates the spec as the trainer will."""
@@ -344,6 +348,7 @@ def observe(
         explanation=explanation,
         shortage=shortage,
         sources=sources or {},
+        awaited=awaited,
     )
 
 

@@ -56,6 +56,9 @@ class Wait:
 EXPLANATION_INTERVAL = timedelta(seconds=15)
 """How often Events are asked why an attempt does not start, and how long before it is first."""
 
+AWAITED_INTERVAL = timedelta(minutes=1)
+"""How often a job that is to be deleted is looked at while another waits for its model."""
+
 KEPT_JOBS = 3
 """Attempts whose Jobs and pods are kept, the newest included."""
 
@@ -105,7 +108,7 @@ def _next_attempt(observed: Observed, attempts: Attempts, now: datetime) -> Iter
     """The next attempt, once its time has come and no pod is left, or to come, that could write
     beside it.
     """
-    if observed.predecessor_runs:
+    if observed.running_predecessors:
         return
     if writers := observed.writers(now):
         yield from _await_end(writers, now)
@@ -159,4 +162,6 @@ def _clean_up(observed: Observed, policy: PolicySpec, now: datetime) -> Iterator
             yield DeleteJob(job.name, job.uid)
     if policy.ttl_seconds_after_finished is not None:
         expires = end + timedelta(seconds=policy.ttl_seconds_after_finished)
+        if observed.awaited:
+            expires = max(expires, now + AWAITED_INTERVAL)
         yield Wait(expires) if expires > now else DeleteAlignTuneJob(observed.object.uid)

@@ -1,13 +1,15 @@
 """What a job names and somebody else must have made: looked for before a GPU is taken."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aligntune.api import labels
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.status import Source
+from aligntune_operator.observe import AlignTuneJobState
 from aligntune_operator.render.pod import model_cache
 from aligntune_operator.settings import Settings
+from aligntune_operator.status.conditions import finished
 
 
 class Need(NamedTuple):
@@ -38,6 +40,35 @@ def needs(
     """What must be there, each once; Secrets are never read, their absence shows in the pod."""
     found = {(need.kind, need.name): need for need in _needs(spec, lineage, queue_labels, settings)}
     return list(found.values())
+
+
+def folder_in_use(
+    state: AlignTuneJobState, spec: AlignTuneJobSpec, others: Iterable[AlignTuneJobState]
+) -> str:
+    """Which job writes to the folder that this one names; empty if none does.
+
+    Two that have not begun let each other in by age, so that none waits for the other for ever.
+    """
+    if spec.storage is None or not spec.storage.sub_path:
+        return ""  # a folder of its own
+    folder = (state.key.namespace, spec.storage.claim_name, spec.storage.sub_path)
+    for other in others:
+        storage = other.spec.get("storage") or {}
+        theirs = (other.key.namespace, storage.get("claimName"), storage.get("subPath"))
+        if theirs == folder and other.uid != state.uid and _goes_first(other, state):
+            return (
+                f"spec.storage.subPath: AlignTuneJob {other.key.name}, which is not over, writes to"
+                f" the folder {folder[2]} of claim {folder[1]} as well: wait for it, delete it, or"
+                " name another folder."
+            )
+    return ""
+
+
+def _goes_first(other: AlignTuneJobState, state: AlignTuneJobState) -> bool:
+    if other.deleting or finished(other.status):
+        return False
+    older = (other.created, other.uid) < (state.created, state.uid)
+    return older or other.status.attempts.current > 0
 
 
 def _needs(

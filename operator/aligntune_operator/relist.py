@@ -94,8 +94,8 @@ async def list_first(
 ) -> list[Listed]:
     """Takes in every kind before the first decision.
 
-    A Job that is merely not seen yet must not be created again. An API server that is out of order
-    is waited for.
+    A Job that is merely not seen yet must not be created again. An API server that is out of order,
+    or throttles, is waited for.
 
     Args:
         cluster: The API server.
@@ -121,7 +121,8 @@ async def list_first(
             cache.hold(namespace)
             return []
         except ApiError as error:
-            if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            throttled = error.status == HTTPStatus.TOO_MANY_REQUESTS
+            if error.status < HTTPStatus.INTERNAL_SERVER_ERROR and not throttled:
                 raise
             if not told:
                 logger.warning("the lists could not be had (%s): waiting for the API server", error)

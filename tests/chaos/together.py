@@ -1,6 +1,7 @@
 """Rows that run at the same time, which uses a machine on which most of them wait."""
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -66,7 +67,15 @@ def go_through(tried: Sequence[Trial[R]], one: Callable[[Trial[R]], None], at_on
     if len(tried) == 1:
         one(tried[0])  # what it starts ends with its thread, which is to be this one
         return
+
+    def told(trial: Trial[R]) -> None:
+        try:
+            one(trial)
+        except BaseException:
+            traceback.print_exc()  # hours before the last has ended
+            raise
+
     with ThreadPoolExecutor(at_once) as pool:
-        errors = [future.exception() for future in [pool.submit(one, trial) for trial in tried]]
+        errors = [future.exception() for future in [pool.submit(told, trial) for trial in tried]]
     if found := [error for error in errors if error is not None]:
         raise BaseExceptionGroup("trials that failed", found)

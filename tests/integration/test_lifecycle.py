@@ -194,6 +194,7 @@ def test_what_trains_cannot_change_once_accepted_and_other_things_can(
         ({"backend": "unsloth"}, "backend"),
         ({"runtime": {"nodes": 2}}, "runtime"),
         ({"storage": {"ephemeral": True}}, "storage"),
+        ({"hub": {"tokenSecret": {"name": "hf", "key": "token"}}}, "hub"),
     ):
         stdin = manifest("chat", **change)
         assert f"spec.{section} cannot change once the job is accepted" in api.refusal(
@@ -221,10 +222,14 @@ def test_a_spec_that_only_the_operator_can_refuse_is_refused_and_can_be_mended_i
 
 @pytest.mark.usefixtures("operator")
 def test_a_job_that_the_api_server_refuses_says_so_in_the_status(api: Api, manifest: Make) -> None:
-    bad = {"gpusPerNode": 0, "affinity": {"nodeAffinity": "everywhere"}}
-    api.apply(manifest("chat", runtime=bad))
-    api.until("told", lambda: api.condition("chat", "Accepted")["reason"] == "AdmissionRefused")
-    assert "nodeAffinity" in api.condition("chat", "Accepted")["message"]
+    for affinity in ({"nodeAffinity": "everywhere"}, {"nodeAfinity": {}}):
+        [name] = affinity
+        job = name.lower()
+        api.apply(manifest(job, runtime={"gpusPerNode": 0, "affinity": affinity}))
+        api.until(
+            "told", lambda job=job: api.condition(job, "Accepted")["reason"] == "AdmissionRefused"
+        )
+        assert name in api.condition(job, "Accepted")["message"]
 
 
 @pytest.mark.usefixtures("operator")

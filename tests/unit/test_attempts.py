@@ -69,7 +69,7 @@ def followed(
 
 @pytest.mark.parametrize("cause", [cause for cause in Cause if RETRY[cause] == Retry.NEVER])
 def test_what_would_fail_the_same_way_is_not_tried_again(cause: Cause) -> None:
-    attempts, failure = followed(cause)
+    attempts, failure = followed(cause, policy={"activeDeadlineSeconds": 1}, active_seconds=1)
     assert attempts.next_start is None
     assert not failure.retryable
 
@@ -120,6 +120,25 @@ def test_the_deadline_is_over_all_attempts() -> None:
     policy = {"activeDeadlineSeconds": 600}
     assert followed(Cause.PREEMPTED, policy=policy, active_seconds=599)[0].next_start is not None
     attempts, failure = followed(Cause.PREEMPTED, policy=policy, active_seconds=600)
+    assert attempts.next_start is None
+    assert failure.reason == Cause.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("raised", [{"activeDeadlineSeconds": 900}, {}])
+def test_a_deadline_that_was_raised_ends_the_attempt_under_way_and_not_the_job(
+    raised: dict[str, int],
+) -> None:
+    """Its Job keeps the one that it began with, which cannot be told from the time it ran."""
+    attempts, failure = followed(Cause.DEADLINE_EXCEEDED, policy=raised, active_seconds=600)
+    assert attempts.next_start is not None
+    assert (attempts.restarts, attempts.preemptions) == (0, 1)
+    assert failure.reason == Cause.PREEMPTED
+    assert failure.message == "spec.policy.activeDeadlineSeconds was changed under this attempt"
+
+
+def test_a_deadline_whose_seconds_were_rounded_is_not_taken_for_one_that_was_raised() -> None:
+    policy = {"activeDeadlineSeconds": 600}
+    attempts, failure = followed(Cause.DEADLINE_EXCEEDED, policy=policy, active_seconds=599)
     assert attempts.next_start is None
     assert failure.reason == Cause.DEADLINE_EXCEEDED
 

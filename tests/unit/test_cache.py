@@ -4,10 +4,18 @@ from typing import Any
 from aligntune.api.progress import Snapshot
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Explanation, Hindrance, Key, Poll
-from aligntune_operator.plan import plan
+from aligntune_operator.plan import AWAITED_INTERVAL, DeleteAlignTuneJob, Wait, plan
 
 KEY = Key("ns", "chat")
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+FINISHED = {
+    "type": "Finished",
+    "status": "True",
+    "reason": "Trained",
+    "message": "",
+    "lastTransitionTime": "2026-11-01T11:00:00Z",
+    "observedGeneration": 1,
+}
 
 
 def align_tune_job(uid: str = "uid", version: int = 1, **status: Any) -> dict[str, Any]:
@@ -220,3 +228,22 @@ def test_what_was_said_of_a_job_does_not_reach_another_that_takes_its_name() -> 
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.hindrance is None, "it was kept of one that is gone"
+
+
+def test_a_job_is_not_deleted_while_another_waits_to_start_from_its_model() -> None:
+    """Another may wait for a second model yet, and would never start."""
+    cache, follower = Cache(), align_tune_job("follower", 2)
+    source = align_tune_job(completionTime="2026-11-01T11:00:00Z", conditions=[FINISHED])
+    source["spec"] |= {"policy": {"ttlSecondsAfterFinished": 60}}
+    follower["metadata"] |= {"name": "follower"}
+    follower["spec"] = {"rl": {"model": {"fromJob": "chat"}, "rewardModel": {"fromJob": "judge"}}}
+    for job in (source, follower):
+        cache.object_seen(job)
+    awaited = cache.observe(KEY)
+    assert awaited is not None
+    assert not any(isinstance(action, DeleteAlignTuneJob) for action in plan(awaited, NOW))
+    assert Wait(NOW + AWAITED_INTERVAL) in plan(awaited, NOW)
+    cache.object_gone(follower)
+    alone = cache.observe(KEY)
+    assert alone is not None
+    assert DeleteAlignTuneJob("uid") in plan(alone, NOW)

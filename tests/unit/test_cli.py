@@ -112,6 +112,22 @@ def test_render_shows_the_objects_that_the_operator_would_make() -> None:
     assert job["spec"]["template"]["spec"]["containers"][0]["args"][0] == "launch"
 
 
+def test_render_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIGNTUNE_OPERATOR_WORKERS", "0")
+    with pytest.raises(ConfigError, match="ALIGNTUNE_OPERATOR_WORKERS"):
+        run("render", EXAMPLES / "sft-chat.yaml")
+
+
+def test_run_does_not_leave_out_variables_that_only_a_cluster_has(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    job = (EXAMPLES / "sft-chat.yaml").read_text()
+    file.write_text(
+        job.replace("runtime:\n", "runtime:\n    envFrom: [{secretRef: {name: keys}}]\n")
+    )
+    with pytest.raises(ConfigError, match=r"spec.runtime.envFrom: .* in the cluster"):
+        run("run", file, "--output", tmp_path, "--volume", f"cache={tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

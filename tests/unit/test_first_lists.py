@@ -48,10 +48,11 @@ async def answering(status: Callable[[str], int]) -> AsyncIterator[Cluster]:
     await runner.cleanup()
 
 
+@pytest.mark.parametrize("first", [503, 429])
 async def test_a_start_waits_for_an_api_server_that_is_out_of_order_and_says_so_once(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, first: int
 ) -> None:
-    statuses, waits = [503, 500, 200, 200, 200], list[float]()
+    statuses, waits = [first, 500, 200, 200, 200], list[float]()
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -61,7 +62,7 @@ async def test_a_start_waits_for_an_api_server_that_is_out_of_order_and_says_so_
     assert [since.version for since in listed] == [5, 5, 5]
     assert len(waits) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "the lists could not be had (503: no): waiting for the API server"
+        f"the lists could not be had ({first}: no): waiting for the API server"
     ]
 
 

@@ -1,3 +1,4 @@
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def test_other_kinds_in_the_file_are_passed_over(tmp_path: Path) -> None:
     assert len(read_manifests(file)) == 1
 
 
+def test_what_kubectl_prints_of_jobs_can_be_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.yaml"
+    job = textwrap.indent(GOOD + "status: {phase: Running}\n", "  ").replace("  ", "- ", 1)
+    file.write_text(f"apiVersion: v1\nkind: List\nitems:\n{job}")
+    [manifest] = read_manifests(file)
+    assert manifest.metadata.name == "chat"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
@@ -66,6 +75,34 @@ def test_other_kinds_in_the_file_are_passed_over(tmp_path: Path) -> None:
         ("name: chat", "name: Chat", "job.yaml:3: metadata.name: must match"),
         ("[{name: d}]", "[]", "job.yaml:7: spec.sft.datasets: must have at least 1 item"),
         ("[{name: d}]", "[{name: d]", "job.yaml:7: malformed YAML: expected ',' or '}'"),
+        (
+            "chat}",
+            "chat, labels: {keep: yes}}",
+            "job.yaml:3: metadata.labels.keep: kubectl reads a boolean here: put it in quotes",
+        ),
+        (
+            "  storage:",
+            "  runtime: {resources: {limits: {cpu: 0.5, memory: 32GB}}}\n  storage:",
+            (
+                "job.yaml:10: spec.runtime.resources.limits.cpu: must be a quantity such as"
+                ' "0.5", 500m or 32Gi, got 0.5\n'
+                "job.yaml:10: spec.runtime.resources.limits.memory: must be a quantity such as"
+                " \"0.5\", 500m or 32Gi, got '32GB'"
+            ),
+        ),
+        (
+            "  storage:",
+            "  runtime: {topologyKey: zone, affinity: {podAffinity: null}}\n  storage:",
+            "job.yaml:10: spec.runtime.affinity.podAffinity: must be a mapping",
+        ),
+        (
+            "learningRate",
+            "learning_rate",
+            (
+                "job.yaml:9: spec.sft.train.learning_rate: unknown field; did you mean"
+                " 'learningRate'?"
+            ),
+        ),
         ("v1alpha1", "v2", "job.yaml:1: apiVersion: must be 'aligntune.io/v1alpha1', got"),
     ],
 )

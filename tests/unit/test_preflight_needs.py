@@ -1,8 +1,15 @@
 """What a job names that must be there before it starts."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
 from aligntune.api.job import AlignTuneJobSpec
-from aligntune.api.status import Source
-from aligntune_operator.preflight import needs
+from aligntune.api.status import AlignTuneJobStatus, Attempts, Source
+from aligntune_operator.observe import AlignTuneJobState, Key
+from aligntune_operator.preflight import folder_in_use, needs
 from aligntune_operator.settings import Settings
 
 
@@ -33,3 +40,33 @@ def test_everything_that_others_must_have_made_is_looked_for_once_and_no_secret(
         ("ServiceAccount", "trainer"),
         ("LocalQueue", "gpu"),
     ]
+
+
+def writer(name: str, minute: int, *, folder: str = "chat", begun: bool = False) -> Any:
+    spec = {
+        "sft": {"model": {"name": "m"}, "datasets": [{"name": "d"}]},
+        "storage": {"claimName": "models", "subPath": folder},
+    }
+    status = AlignTuneJobStatus(attempts=Attempts(current=int(begun)))
+    created = datetime(2026, 11, 1, 12, minute, tzinfo=UTC)
+    return AlignTuneJobState(Key("ns", name), name, 1, 1, created, False, spec, status)
+
+
+@pytest.mark.parametrize(
+    ("job", "other", "waits"),
+    [
+        (writer("b", 1), writer("a", 0), True),
+        (writer("a", 0), writer("b", 1), False),
+        (writer("a", 0), writer("b", 1, begun=True), True),
+        (writer("b", 1), writer("a", 0, folder="other"), False),
+        (writer("b", 1, folder=""), writer("a", 0, folder=""), False),
+        (writer("b", 1), writer("b", 1), False),
+        (writer("b", 1), replace(writer("a", 0), deleting=True), False),
+        (writer("b", 1), replace(writer("a", 0), key=Key("other", "a")), False),
+    ],
+)
+def test_two_jobs_never_write_to_one_folder_and_the_older_goes_first(
+    job: AlignTuneJobState, other: AlignTuneJobState, *, waits: bool
+) -> None:
+    told = folder_in_use(job, AlignTuneJobSpec.parse(job.spec), [other])
+    assert told.startswith(f"spec.storage.subPath: AlignTuneJob {other.key.name}, which") == waits

@@ -38,7 +38,7 @@ class Section(BaseModel):
         """Validates what a YAML or JSON document held, as strictly as the API server would.
 
         Python callers may pass 5 for 5.0 or "ddp" for an enum; in a document `"5"` is no number,
-        but 5.0 is the integer 5.
+        but 5.0 is the integer 5, and a field has its camelCase name alone.
 
         Raises:
             pydantic.ValidationError: `errors.mistakes` makes sentences of it.
@@ -49,7 +49,7 @@ class Section(BaseModel):
             mistake: InitErrorDetails = {"type": broken(TOO_DEEP), "input": None}
             raise ValidationError.from_exception_data(cls.__name__, [mistake]) from None
         if len(text) > LONGEST_REMEMBERED:
-            return cls.model_validate_json(text, strict=True)
+            return cls.model_validate_json(text, strict=True, by_name=False)
         section: Self = _remembered(cls, text)
         return section
 
@@ -57,7 +57,7 @@ class Section(BaseModel):
 @lru_cache(maxsize=2048)
 def _remembered(section: type[Section], text: str) -> Any:  # noqa: ANN401 - a section of that type
     """Sections are immutable, and an operator reads each again at every step of a job."""
-    return section.model_validate_json(text, strict=True)
+    return section.model_validate_json(text, strict=True, by_name=False)
 
 
 def plain(document: object) -> Any:  # noqa: ANN401 - as JSON is

@@ -26,6 +26,11 @@ class Mistake(NamedTuple):
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+def mistake_at(location: Location, message: str) -> Mistake:
+    """A mistake that no validation finds."""
+    return Mistake(location, _path(location, ""), message)
+
+
 def mistakes(
     error: ValidationError, model: type[BaseModel], root: str = "", *, unknown: str = ""
 ) -> Iterator[Mistake]:
@@ -71,7 +76,7 @@ def _message(model: type[BaseModel], location: Location, detail: Mapping[str, An
         case _:
             message = detail["msg"].removeprefix("Value error, ")
             message = re.sub(r"^\w+ should", "must", message)
-            return f"{message}, got {_shown(detail['input'])}"
+            return f"{message}, got {shown(detail['input'])}"
 
 
 def _path(location: Location, root: str) -> str:
@@ -107,7 +112,8 @@ def _section_in(annotation: object) -> type[BaseModel] | None:
     return next(filter(None, map(_section_in, get_args(annotation))), None)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A wrong value, as a sentence about it quotes it."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list):

@@ -19,7 +19,7 @@ from aligntune.api.labels import (
 )
 from aligntune.api.names import base_name
 from aligntune.api.run import RunConfig
-from aligntune.api.runtime import ClaimSource, RuntimeSpec, Volume
+from aligntune.api.runtime import REQUIRED_AFFINITY, ClaimSource, RuntimeSpec, Volume
 from aligntune.api.status import Source
 from aligntune.core.config.base import Section
 from aligntune_operator.observe import Key
@@ -272,14 +272,13 @@ def _affinity(runtime: RuntimeSpec, name: str) -> dict[str, Any]:
     """The job's own affinity, and that of its pods to each other."""
     if runtime.topology_key is None:
         return runtime.affinity
-    required = "requiredDuringSchedulingIgnoredDuringExecution"
     pods = dict(runtime.affinity.get("podAffinity", {}))
     together = {
         "labelSelector": {"matchLabels": {labels.JOB_NAME: name}},
         "topologyKey": runtime.topology_key,
     }
     return runtime.affinity | {
-        "podAffinity": pods | {required: [*pods.get(required, ()), together]}
+        "podAffinity": pods | {REQUIRED_AFFINITY: [*pods.get(REQUIRED_AFFINITY, ()), together]}
     }
 
 

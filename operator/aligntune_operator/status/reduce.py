@@ -64,6 +64,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     if observed.accepted and (missing := stages.failure(observed)):
         phase, failure = Phase.FAILED, missing
     finishes = phase in OVER
+    model = _model(observed, outcome) if phase == Phase.SUCCEEDED else None
     if progress and phase != Phase.RUNNING:
         activity = "done" if finishes else "starting"
         progress = progress.model_copy(update=IDLE | {"activity": activity})
@@ -72,7 +73,7 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
         phase=phase,
         conditions=merge(
             before.conditions,
-            verdicts(observed, phase, attempts, failure, outcome),
+            verdicts(observed, phase, attempts, failure, outcome=outcome, model=model, now=now),
             observed.object.generation,
             now,
         ),
@@ -84,14 +85,14 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
         attempts=attempts,
         failure=failure,
         lineage=before.lineage or stages.lineage(observed),
-        model=_model(observed, outcome) if phase == Phase.SUCCEEDED else None,
+        model=model,
         start_time=before.start_time or (observed.job.created if observed.job else None),
         completion_time=(end.at if end else now) if finishes else None,
     )
 
 
 def _model(observed: Observed, outcome: Outcome | None) -> TrainedModel | None:
-    """Where the model of a job that has succeeded is.
+    """Where the model of a job that has succeeded is: ephemeral storage ends with its pod.
 
     The launcher tells it, but its word may be lost: cut for its length, or gone with a pod that was
     removed while the operator was away. It is not waited for, since nothing brings it back. A pod
@@ -100,7 +101,9 @@ def _model(observed: Observed, outcome: Outcome | None) -> TrainedModel | None:
     """
     path, url = (outcome.model_path, outcome.model_url) if outcome else (None, None)
     spec, state = observed.spec, observed.object
-    if path is None and spec is not None and spec.storage is not None and durable(spec):
+    if spec is None or spec.storage is None or not durable(spec):
+        path = None
+    elif path is None:
         folder = output_folder(state.key.name, state.uid, spec.storage.sub_path)
         path = f"{folder}/{MODEL}"
     return TrainedModel(path=path, url=url) if path or url else None

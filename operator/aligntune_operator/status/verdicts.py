@@ -1,12 +1,13 @@
 """What each condition of an AlignTuneJob says, and why."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from aligntune.api import conditions as reasons
 from aligntune.api.conditions import OVER, Condition, Phase, Reason
+from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Outcome
-from aligntune.api.status import Attempts, Failure
+from aligntune.api.status import Attempts, Failure, TrainedModel
 from aligntune_operator.attempts import durable
 from aligntune_operator.observe import Observed
 from aligntune_operator.stages import waiting
@@ -16,17 +17,38 @@ from aligntune_operator.status.failure import obstacle
 SILENCE_PATIENCE = timedelta(seconds=30)
 """How long an endpoint may be silent before a condition says so: one lost packet is no news."""
 
+KEEPS_OUT: Mapping[str, Reason] = {
+    "in use": reasons.IN_USE,
+    "missing": reasons.MISSING,
+    "too large": reasons.TOO_LARGE,
+    "refused": reasons.REFUSED,
+}
+"""Hindrances for which a job that has not begun is not accepted."""
+
 
 def verdicts(
     observed: Observed,
     phase: Phase,
     attempts: Attempts,
     failure: Failure | None,
+    *,
     outcome: Outcome | None,
+    model: TrainedModel | None,
+    now: datetime,
 ) -> Mapping[Condition, Verdict]:
-    """What each condition says in this phase."""
+    """What each condition says in this phase.
+
+    Args:
+        observed: What was observed.
+        phase: The phase that follows from it.
+        attempts: The attempts, with what was seen of the newest.
+        failure: Why the job or its last attempt has failed.
+        outcome: The launcher's last word.
+        model: What was trained, once the job has succeeded.
+        now: The time.
+    """
     over = phase in OVER
-    end = _end_reason(phase, failure, outcome)
+    end = _end_reason(observed, phase, failure, outcome, model)
     accepted = _accepted(observed)
     reconciling: Verdict
     stalled: Verdict
@@ -36,7 +58,7 @@ def verdicts(
     elif phase == Phase.FAILED:
         reconciling, stalled = (False, end), (True, end)
     else:
-        reconciling = _reconciling(observed, phase, attempts, failure)
+        reconciling = _reconciling(observed, phase, attempts, failure, now)
         stalled = (False, reasons.WORKING)
     too_large = _too_large(observed)
     return {
@@ -61,19 +83,17 @@ def _accepted(observed: Observed) -> Verdict:
         return False, reasons.UNSUPPORTED(error=observed.unsupported)
     hindrance = observed.hindrance
     # What trains may be changed while this is False, so only before the first attempt.
-    if hindrance and observed.object.status.attempts.current == 0:
-        match hindrance.kind:
-            case "missing":
-                return False, reasons.MISSING(sentences=hindrance.message)
-            case "too large":
-                return False, reasons.TOO_LARGE(sentence=hindrance.message)
-            case "refused":
-                return False, reasons.REFUSED(error=hindrance.message)
+    if hindrance and hindrance.kind in KEEPS_OUT and not observed.object.status.attempts.current:
+        return False, KEEPS_OUT[hindrance.kind](message=hindrance.message)
     return True, reasons.VALID(backend=observed.spec.backend, task=observed.spec.task)
 
 
 def _reconciling(
-    observed: Observed, phase: Phase, attempts: Attempts, failure: Failure | None
+    observed: Observed,
+    phase: Phase,
+    attempts: Attempts,
+    failure: Failure | None,
+    now: datetime,
 ) -> Verdict:
     job, hindrance = observed.job, observed.hindrance
     gone = job is None and phase == Phase.RUNNING
@@ -83,6 +103,10 @@ def _reconciling(
         return True, reasons.HINDERED(error=hindrance.message)
     if phase == Phase.PENDING and observed.object.from_jobs:
         return True, reasons.WAITING(sentences=waiting(observed))
+    due = attempts.next_start is None or attempts.next_start <= now
+    writers = observed.running_predecessors or observed.writers(now)
+    if phase in (Phase.PENDING, Phase.RESTARTING) and due and writers:
+        return True, reasons.AWAITING_PODS
     if phase == Phase.RESTARTING and failure is not None and attempts.next_start is not None:
         return True, reasons.RESTARTING(
             number=attempts.current,
@@ -146,16 +170,29 @@ def _progress_unknown(observed: Observed, phase: Phase) -> Verdict:
 def _too_large(observed: Observed) -> Reason | None:
     """What was once estimated stays: what trains is the same as long as the job lives."""
     if observed.shortage:
-        return reasons.TOO_LARGE(sentence=observed.shortage)
+        return reasons.TOO_LARGE(message=observed.shortage)
     before = observed.object.status.conditions
     kept = (Reason(c.reason, c.message) for c in before if c.type == Condition.GPU_TOO_SMALL)
     return next(kept, None)
 
 
-def _end_reason(phase: Phase, failure: Failure | None, outcome: Outcome | None) -> Reason:
+def _end_reason(
+    observed: Observed,
+    phase: Phase,
+    failure: Failure | None,
+    outcome: Outcome | None,
+    model: TrainedModel | None,
+) -> Reason:
     if phase == Phase.SUCCEEDED:
-        path = outcome.model_path if outcome else None
-        return reasons.TRAINED(steps=outcome.step if outcome else "all", path=path or "its storage")
+        steps = outcome.step if outcome else "all"
+        return reasons.TRAINED(steps=steps, place=_place(model, observed.spec))
     if phase == Phase.FAILED and failure is not None:
         return Reason(failure.reason, failure.message)
     return reasons.IN_PROGRESS
+
+
+def _place(model: TrainedModel | None, spec: AlignTuneJobSpec | None) -> str:
+    if model is not None:
+        return f"is in {model.path}" if model.path else f"is at {model.url}"
+    push = spec.hub.push if spec else None
+    return f"is {push.repo_id} on the hub" if push else "is gone with its ephemeral storage"
