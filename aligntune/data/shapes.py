@@ -168,9 +168,11 @@ def as_message(item: object) -> Message:
 
 
 def as_text(value: object) -> str:
-    """The text in a cell; a CSV file turns some answers into numbers."""
+    """The text in a cell; files turn some answers into numbers, and 4 beside 0.5 into 4.0."""
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     if isinstance(value, str | int | float):
         return str(value)
     raise DataError(f"a text is needed, got {value!r:.60}")

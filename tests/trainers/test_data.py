@@ -56,6 +56,11 @@ ASSISTANT = {"role": "assistant", "content": "a"}
             "prompt-completion",
             Example([USER, {"role": "assistant", "content": "4"}], 1),
         ),
+        (  # a column of 4 and 0.5
+            {"prompt": "q", "completion": 4.0},
+            "prompt-completion",
+            Example([USER, {"role": "assistant", "content": "4"}], 1),
+        ),
         ({"text": "once upon a time"}, "text", Example([], text="once upon a time")),
     ],
 )
@@ -274,6 +279,30 @@ def test_files_of_every_format_are_read(tmp_path: Path, name: str) -> None:
     assert read(DatasetConfig(name=str(path)), "datasets[0]").rows["text"][:] == ["one", "two"]
     part = DatasetConfig(name=str(path), split="test[:1]")
     assert read(part, "datasets[0]").rows["text"][:] == ["one"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "folder"])
+def test_texts_in_json_that_look_like_dates_stay_texts(
+    tmp_path: Path, name: str, streaming: bool
+) -> None:
+    rows = [
+        {"prompt": "tomorrow?", "answer": "2024-05-01", "seen": {"at": ["2024-05-01 10:00:00"]}},
+        {"prompt": "today?", "answer": "2024-04-30", "seen": {"at": []}},
+    ]
+    (tmp_path / "folder").mkdir()
+    write_jsonl(tmp_path / "folder" / "train.jsonl", rows)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    source = DatasetConfig(name=str(tmp_path / name), streaming=streaming)
+    assert list(read(source, "datasets[0]").rows) == rows
+
+
+@pytest.mark.parametrize("name", ["train.csv", "."])
+def test_words_in_csv_that_mean_nothing_to_pandas_stay_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,None\nb,NA\nc,null\nd,\n")
+    read_rows = read(DatasetConfig(name=str(tmp_path / name)), "datasets[0]").rows
+    assert read_rows["label"][:] == ["None", "NA", "null", None]
 
 
 @pytest.mark.parametrize(
