@@ -117,6 +117,13 @@ class Source(NamedTuple):
         except DataError as error:
             raise DataError(f"{self.place} {self.name!r}, row {index}: {error}") from error
 
+    def nothing_learned(self, rows: str, limit: str) -> DataError:
+        """The error that none of the rows teaches anything."""
+        return DataError(
+            f"{self.place} {self.name!r}: {rows} rows have nothing to learn, or it lies beyond"
+            f" {limit}; raise it or check the columns"
+        )
+
 
 def open_sources(
     config: SFTConfig | UnifiedConfig, ranks: Ranks[Any]
@@ -164,10 +171,9 @@ def load(
         else:
             train, held_out, counts = _epoch(config, sources, encoder)
         held_out += [_encode(source, encoder)[0] for source in others]
-    first = next(iter(sources[0].rows))
     _log.info(
         "a row as the model reads it, with what it learns in «»:\n%s",
-        encoder.show(sources[0].recognised.example(first)),
+        encoder.show(_first_kept(sources[0], encoder)),
     )
     for count in counts:
         _log.info(
@@ -283,6 +289,16 @@ def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list
     return rows, tokens
 
 
+def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:  # noqa: ANN401
+    """The first example that there is something to learn from."""
+    for index, row in enumerate(source.rows):
+        with source.blaming(index):
+            example = source.recognised.example(row)
+            if encoder.encode([example])[0] is not None:
+                return example
+    raise source.nothing_learned("all", encoder.limit)
+
+
 def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     """The encoded rows of a source; how many were truncated, how many dropped."""
     rows = cast("Dataset", source.rows)
@@ -297,10 +313,7 @@ def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     )
     dropped = len(rows) - len(encoded)
     if not len(encoded):
-        raise DataError(
-            f"{source.place} {source.name!r}: all {dropped} rows are empty, or what is to be"
-            f" learned lies beyond {encoder.limit}; raise it or check the columns"
-        )
+        raise source.nothing_learned(f"all {dropped}", encoder.limit)
     return encoded, sum(encoded["truncated"]), dropped
 
 

@@ -242,6 +242,15 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(
     assert (counts.kept, counts.truncated, counts.dropped) == (2, 1, 3)
 
 
+def test_the_row_that_is_shown_is_the_first_that_is_learned(
+    config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": ""}, {"text": "once upon"}]))
+    with caplog.at_level("INFO"):
+        TRLSFTTrainer(config(datasets=[{"name": name}])).setup_data()
+    assert "«once upon<|im_end|>»" in caplog.text
+
+
 def test_a_share_is_held_out_by_seed_and_never_trained_on(config: MakeConfig) -> None:
     def halves(seed: int) -> tuple[list[Any], list[Any]]:
         trainer = TRLSFTTrainer(config(evaluation={"split_ratio": 0.5}, train={"seed": seed}))
