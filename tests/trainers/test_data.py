@@ -344,6 +344,45 @@ def test_a_cell_of_no_use_is_told_with_its_row(config: MakeConfig, tmp_path: Pat
         TRLSFTTrainer(settings).setup_data()
 
 
+@pytest.mark.parametrize(
+    ("source", "evaluation"),
+    [
+        ({"max_samples": 60}, {}),
+        ({}, {"split_ratio": 0.5}),
+        ({"max_samples": 60}, {"split_ratio": 0.5}),
+    ],
+)
+def test_a_row_is_told_by_its_place_in_the_file(
+    config: MakeConfig, tmp_path: Path, source: dict[str, Any], evaluation: dict[str, Any]
+) -> None:
+    trainer = TRLSFTTrainer(
+        config(
+            datasets=[{"name": row_30_is_unanswered(tmp_path)} | source],
+            evaluation=evaluation,
+            train={"loss_on": "assistant"},
+        )
+    )
+    with pytest.raises(DataError, match=r"rows.jsonl', row 30: .*no assistant's turn"):
+        trainer.setup_data()
+
+
+def test_a_row_of_a_shuffled_stream_is_told_without_a_place(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    source = {"name": row_30_is_unanswered(tmp_path), "streaming": True}
+    trainer = TRLSFTTrainer(config(datasets=[source], train={"loss_on": "assistant"}))
+    trainer.setup_data()
+    assert trainer.data is not None
+    with pytest.raises(DataError, match=r"rows.jsonl', a row: .*no assistant's turn"):
+        list(trainer.data.train)
+
+
+def row_30_is_unanswered(folder: Path) -> str:
+    """The path of a file of 60 conversations."""
+    rows = [{"messages": [USER, ASSISTANT]}] * 30 + [{"messages": [USER]}]
+    return str(write_jsonl(folder / "rows.jsonl", rows + rows[:29]))
+
+
 def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     config: MakeConfig, tiny_data: Path
 ) -> None:
