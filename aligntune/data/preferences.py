@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from aligntune.core.errors import DataError
 from aligntune.data.pipeline import Encoded
+from aligntune.data.rendering import render
 from aligntune.data.shapes import Message, Ranks, Row, Shape, as_message, as_text, as_turn
 
 INVITATION = "\n\nAssistant:"
@@ -150,22 +149,6 @@ def tokenized(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # 
         common = min(_in_common(asked, better), _in_common(asked, worse))
         pairs.append(Pair(asked[:common], better[common:], worse[common:]))
     return pairs
-
-
-def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -> str:  # noqa: ANN401
-    """The text of a conversation; `asks`: with the words that invite an answer.
-
-    Raises:
-        DataError: The chat template refuses it.
-    """
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=asks
-            )
-        )
-    except TemplateError as error:
-        raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
 def _in_common(one: Sequence[Any], other: Sequence[Any]) -> int:

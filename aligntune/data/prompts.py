@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.pipeline import Encoded
+from aligntune.data.rendering import render
 from aligntune.data.shapes import (
     ROW,
     Message,
@@ -86,11 +87,7 @@ class PromptEncoder:
         return self._render(example) + OWN_ANSWER
 
     def _render(self, example: Prompt) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                example.messages, tokenize=False, add_generation_prompt=True
-            )
-        )
+        return render(self._tokenizer, example.messages, asks=True)
 
 
 def columns_of(rows: Sequence[str]) -> dict[str, list[Any]]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from aligntune.core.errors import DataError
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.shapes import Example, Message
 
 PLAIN_CHAT_TEMPLATE = (
@@ -49,6 +51,28 @@ class Tokens(NamedTuple):
     """The ids that count in the loss, `IGNORED` elsewhere."""
     truncated: bool
     """The example was longer."""
+
+
+def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -> str:  # noqa: ANN401
+    """The text of a conversation; `asks`: with the words that invite an answer.
+
+    Raises:
+        DataError: The chat template refuses it.
+        ConfigError: The chat template is none.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=asks
+            )
+        )
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"model.chatTemplate: line {error.lineno} is no Jinja ({error}); correct it, or set one"
+            " if this is the model's own"
+        ) from error
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
 class Renderer:
@@ -120,11 +144,7 @@ class Renderer:
         return Rendered(text, [Span(0, len(text))], special_tokens=True)
 
     def _chat(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=asks
-            )
-        )
+        return render(self._tokenizer, messages, asks=asks)
 
     def _prompt_length(self, prompt: Sequence[Message], text: str) -> int:
         """How much of `text` is the prompt, in characters."""

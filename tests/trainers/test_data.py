@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
-from aligntune.core.errors import DataError
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.mixing import draw
 from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
@@ -141,6 +141,23 @@ def test_a_template_that_cannot_be_marked_is_learned_whole_or_refused(tiny_model
     assert [(span.start, span.end) for span in rendered.learned] == [(0, len(rendered.text))]
     with pytest.raises(DataError, match="renders a turn differently"):
         Renderer(tokenizer, max_length=99, loss_on="assistant").render(turns)
+
+
+def test_a_conversation_that_the_template_refuses_is_told_with_its_row(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    template = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}q:a"
+    rows = [{"messages": [USER, ASSISTANT]}, {"messages": [USER, ASSISTANT] * 2}]
+    name = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    settings = config(datasets=[{"name": name}], model={"chat_template": template})
+    with pytest.raises(DataError, match=r"row 1: the chat template refuses .*: too long"):
+        TRLSFTTrainer(settings).setup_data()
+
+
+def test_a_chat_template_that_is_no_jinja_is_a_sentence(config: MakeConfig) -> None:
+    settings = config(model={"chat_template": "{% for m in messages %}{{ m['content'] }}"})
+    with pytest.raises(ConfigError, match=r"^model\.chatTemplate: line 1 is no Jinja"):
+        TRLSFTTrainer(settings).setup_data()
 
 
 def test_labels_are_those_that_trl_makes(tiny_model: Path, config: MakeConfig) -> None:
