@@ -162,6 +162,11 @@ def as_message(item: object) -> Message:
     """A chat message, in the words of OpenAI or of ShareGPT."""
     if isinstance(item, Mapping):
         role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+        if item.get("tool_calls") or item.get("function_call"):
+            raise DataError(
+                "calls of tools are not learned; write a message's tool_calls into its content, in"
+                " the model's own form, or take such rows out"
+            )
         if isinstance(role, str):
             return {"role": ROLES.get(role, role), "content": as_text(content)}
     raise DataError(f"a chat message has role and content (or from and value), got {item!r:.60}")

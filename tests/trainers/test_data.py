@@ -143,6 +143,13 @@ def test_a_template_that_cannot_be_marked_is_learned_whole_or_refused(tiny_model
         Renderer(tokenizer, max_length=99, loss_on="assistant").render(turns)
 
 
+@pytest.mark.parametrize("call", ["tool_calls", "function_call"])
+def test_a_call_of_a_tool_is_no_empty_answer(call: str) -> None:
+    row = {"messages": [USER, {"role": "assistant", "content": None, call: [{"name": "get"}]}]}
+    with pytest.raises(DataError, match="calls of tools are not learned; write"):
+        recognise(row, None, SUPERVISED, "datasets[0]").example(row)
+
+
 def test_a_conversation_that_the_template_refuses_is_told_with_its_row(
     config: MakeConfig, tmp_path: Path
 ) -> None:
