@@ -23,6 +23,9 @@ between turns, the end-of-text token after each answer. It is saved with the mod
 IGNORED = -100
 """The label of a token that does not count in the loss, as torch's cross-entropy has it."""
 
+ASKING = {"system", "developer", "user", "tool"}
+"""Roles of whom nothing is learned."""
+
 LossOn = Literal["auto", "all", "completion", "assistant"]
 
 
@@ -103,8 +106,10 @@ class Renderer:
                 learned = self._answers(messages, text)[-1:]
             case _, int(start):
                 learned = [Span(self._prompt_length(messages[:start], text), len(text))]
-            case _:
+            case _ if _answered(messages):
                 learned = self._answers(messages, text, strict=False) or [Span(0, len(text))]
+            case _:
+                learned = []
         return Rendered(text, learned, special_tokens=False)
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Tokens]:
@@ -181,3 +186,18 @@ class Renderer:
         if strict and not spans:
             raise DataError("train.lossOn: a conversation has no assistant's turn to learn")
         return spans
+
+
+def _answered(messages: Sequence[Message]) -> bool:
+    """Whether the assistant speaks.
+
+    Raises:
+        DataError: It does not, and another may have answered in its place.
+    """
+    roles = {message["role"] for message in messages}
+    if "assistant" not in roles and not roles <= ASKING:
+        raise DataError(
+            f"no turn is the assistant's: the roles are {', '.join(sorted(roles))}; rename the one"
+            " that answers to assistant, or set train.lossOn to all"
+        )
+    return "assistant" in roles

@@ -18,8 +18,17 @@ Form = TypeVar("Form")
 ROW = "row"
 """Where a shape's `convert` finds the row as it stands in the data, beside the roles."""
 
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-"""ShareGPT's names of those who speak; others are kept as they are."""
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+}
+"""Names of those who speak, in small letters; others are kept as they are."""
 
 
 class Example(NamedTuple):
@@ -168,7 +177,7 @@ def as_message(item: object) -> Message:
                 " the model's own form, or take such rows out"
             )
         if isinstance(role, str):
-            return {"role": ROLES.get(role, role), "content": as_text(content)}
+            return {"role": ROLES.get(role.lower(), role), "content": as_text(content)}
     raise DataError(f"a chat message has role and content (or from and value), got {item!r:.60}")
 
 

@@ -143,6 +143,20 @@ def test_a_template_that_cannot_be_marked_is_learned_whole_or_refused(tiny_model
         Renderer(tokenizer, max_length=99, loss_on="assistant").render(turns)
 
 
+@pytest.mark.parametrize("role", ["Assistant", "model", "gpt"])
+def test_whoever_answers_is_learned_by_whatever_name(role: str) -> None:
+    row = {"messages": [USER, {"role": role, "content": "a"}]}
+    example = recognise(row, None, SUPERVISED, "datasets[0]").example(row)
+    assert example == Example([USER, ASSISTANT])
+
+
+def test_of_questions_alone_nothing_is_learned(tiny_model: Path) -> None:
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model), max_length=99, loss_on="auto")
+    assert renderer.render(Example([USER])).learned == []
+    with pytest.raises(DataError, match="the roles are agent, user; rename the one that answers"):
+        renderer.render(Example([USER, {"role": "agent", "content": "a"}]))
+
+
 @pytest.mark.parametrize("call", ["tool_calls", "function_call"])
 def test_a_call_of_a_tool_is_no_empty_answer(call: str) -> None:
     row = {"messages": [USER, {"role": "assistant", "content": None, call: [{"name": "get"}]}]}
