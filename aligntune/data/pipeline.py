@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -21,6 +22,9 @@ from aligntune.data.split import stratified
 
 SHUFFLE_BUFFER = 1000
 """Rows of a stream that are shuffled among each other."""
+
+VERSION = metadata.version("aligntune-operator")
+"""Which encoders made what is found in the cache."""
 
 BOOKKEEPING = ["length", "truncated"]
 """Columns of encoded rows that the trainer is not fed."""
@@ -315,7 +319,7 @@ def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:  # noqa: ANN401
 def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     """The encoded rows of a source; how many were truncated, how many dropped."""
     rows = cast("Dataset", source.rows)
-    key = Hasher.hash([rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
+    key = Hasher.hash([VERSION, rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
     encoded = rows.map(
         _batches(source, encoder),
         batched=True,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from aligntune.core.errors import DataError
 from aligntune.data.pipeline import Encoded
-from aligntune.data.rendering import render
+from aligntune.data.rendering import form, render
 from aligntune.data.shapes import Message, Ranks, Row, Shape, as_message, as_text, as_turn
 
 INVITATION = "\n\nAssistant:"
@@ -65,9 +65,7 @@ class PreferenceEncoder:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self.ranks = PREFERENCES
-        self.key = (
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, max_length, self.columns
-        )  # fmt: skip
+        self.key = (*form(tokenizer), max_length, self.columns)
 
     def encode(self, examples: Sequence[Preference]) -> Sequence[Encoded | None]:
         """Token ids of prompt and answers; None where there is nothing to learn from them.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.pipeline import Encoded
-from aligntune.data.rendering import render
+from aligntune.data.rendering import form, render
 from aligntune.data.shapes import (
     ROW,
     Message,
@@ -62,9 +62,7 @@ class PromptEncoder:
         self._longest = max_prompt_length
         self.limit = limit
         self.ranks = PROMPTS
-        self.key = (
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, max_prompt_length
-        )  # fmt: skip
+        self.key = (*form(tokenizer), max_prompt_length)
 
     def encode(self, examples: Sequence[Prompt]) -> Sequence[Encoded | None]:
         """Cells of each prompt; None where it is empty or longer than the limit."""

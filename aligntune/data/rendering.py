@@ -78,6 +78,15 @@ def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -
         raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
+def form(tokenizer: Any) -> tuple[object, ...]:  # noqa: ANN401
+    """All of a tokenizer that rendered and tokenised conversations depend on."""
+    return (
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.chat_template,
+        tokenizer.special_tokens_map,
+    )
+
+
 class Renderer:
     """Renders and tokenises examples in the form of one model."""
 

@@ -13,9 +13,11 @@ from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.mixing import draw
+from aligntune.data.pipeline import load_one
 from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
+from aligntune.data.supervised import SupervisedEncoder
 from tests.trainers.tiny import MakeConfig, losses, sums, write_jsonl
 
 USER = {"role": "user", "content": "q"}
@@ -449,3 +451,15 @@ def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_chang
     assert written() == first
     assert written(model={"max_length": 50}) != first
     assert written(train={"loss_on": "all"}) != first
+
+
+def test_texts_end_with_the_end_token_also_after_it_was_corrected(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    name = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": "once upon a time"}]))
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
+    for token in ("<|im_end|>", "<|endoftext|>"):
+        tokenizer.eos_token = token
+        encoder = SupervisedEncoder(tokenizer, max_length=50, loss_on="auto")
+        [row] = load_one(name, config(), encoder)
+        assert tokenizer.decode(row["input_ids"]).endswith(token)
