@@ -156,10 +156,10 @@ def _in_common(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _prompted(row: Row) -> Preference:
-    """A prompt and two answers; where both answers begin with the prompt, that is taken off."""
+    """A prompt and two answers; where both answers repeat the prompt, that is taken off."""
     prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     if all(isinstance(cell, str) for cell in (prompt, chosen, rejected)):
-        if prompt and chosen.startswith(prompt) and rejected.startswith(prompt):
+        if _repeats(chosen, prompt) and _repeats(rejected, prompt):
             chosen = chosen.removeprefix(prompt).lstrip()
             rejected = rejected.removeprefix(prompt).lstrip()
         return Preference(
@@ -169,6 +169,13 @@ def _prompted(row: Row) -> Preference:
     better, worse = as_turn(chosen, "assistant"), as_turn(rejected, "assistant")
     begin = _after(asked, _parted(better, worse).prompt)
     return Preference(better[:begin] or asked, better[begin:], worse[begin:])
+
+
+def _repeats(answer: str, prompt: str) -> bool:
+    """Whether the prompt stands before the answer: `Hello!` alone does not repeat `Hello`."""
+    if not prompt or not answer.startswith(prompt):
+        return False
+    return prompt[-1].isspace() or answer[len(prompt) :][:1].isspace()
 
 
 def _after(asked: list[Message], conversation: list[Message]) -> int:
