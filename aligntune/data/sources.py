@@ -114,13 +114,18 @@ def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str,
             raise DataError(f"{where}: files that can be read end in {', '.join(FORMATS)}")
         if not path.stat().st_size:
             raise DataError(f"{where}: the file is empty")
+        if source.config is not None:
+            raise DataError(
+                f"{where}: a file has no config {source.config!r}; remove config, or name a folder"
+                " whose README.md has it"
+            )
         # A single file is whatever split is asked for; `train[:10%]` still takes a part of it.
         split = source.split.split("[")[0]
         return {"path": FORMATS[path.suffix], "data_files": {split: str(path)}}
     if path.is_dir():
         if not any(file.suffix in FORMATS for file in path.rglob("*")):
             raise DataError(f"{where}: the folder holds no file ending in {', '.join(FORMATS)}")
-        return {"path": str(path)}
+        return {"path": str(path), "name": source.config}
     looks_local = source.name.startswith(("/", ".", "~")) or source.name.count("/") > 1
     if path.suffix in FORMATS or looks_local:
         raise DatasetNotFoundError(

@@ -423,6 +423,30 @@ def row_30_is_unanswered(folder: Path) -> str:
     return str(write_jsonl(folder / "rows.jsonl", rows + rows[:29]))
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_folders_config_is_the_one_that_is_read(tmp_path: Path, ending: str) -> None:
+    for name in ("a", "b"):
+        rows = Dataset.from_list([{"text": f"from {name}"}])
+        file = tmp_path / f"{name}.{ending}"
+        rows.to_csv(file) if ending == "csv" else rows.to_json(file)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n"
+        f"- {{config_name: a, data_files: a.{ending}, default: true}}\n"
+        f"- {{config_name: b, data_files: b.{ending}}}\n"
+        "---\n"
+    )
+
+    def texts(name: Path, config: str | None) -> list[str]:
+        return list(read(DatasetConfig(name=str(name), config=config), "datasets[0]").rows["text"])
+
+    assert texts(tmp_path, None) == ["from a"]
+    assert texts(tmp_path, "b") == ["from b"]
+    with pytest.raises(DataError, match=r"^datasets\[0\].name .*'c' not found. Available: \['a'"):
+        texts(tmp_path, "c")
+    with pytest.raises(DataError, match="a file has no config 'b'; remove config"):
+        texts(tmp_path / f"b.{ending}", "b")
+
+
 def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     config: MakeConfig, tiny_data: Path
 ) -> None:
