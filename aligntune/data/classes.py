@@ -32,16 +32,13 @@ class Tokens(NamedTuple):
 
 
 def as_label(value: object) -> str:
-    """The class in a cell, by name; empty where there is none. A CSV file turns 1 into 1.0.
+    """The class in a cell, by name; empty where there is none.
 
     Raises:
         DataError: The cell holds something else than one name or number.
     """
-    if isinstance(value, float):
-        if math.isnan(value):
-            return ""
-        if value.is_integer():
-            return str(int(value))
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     if value is None or isinstance(value, str | int | float):
         return as_text(value).strip()
     raise DataError(

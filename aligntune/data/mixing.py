@@ -9,7 +9,7 @@ def draw(lengths: Sequence[int], weights: Sequence[float], seed: int) -> list[in
 
     Each row comes from source s with probability weights[s] / sum(weights). A source gives each of
     its rows once, in an order of its own, before it gives any of them again. An epoch has as many
-    rows as the sources together.
+    rows as the sources together; all epochs have the same ones.
 
     Args:
         lengths: Rows of each source; all above 0.

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from datasets.fingerprint import Hasher
 
@@ -20,6 +22,9 @@ from aligntune.data.split import stratified
 
 SHUFFLE_BUFFER = 1000
 """Rows of a stream that are shuffled among each other."""
+
+VERSION = metadata.version("aligntune-operator")
+"""Which encoders made what is found in the cache."""
 
 BOOKKEEPING = ["length", "truncated"]
 """Columns of encoded rows that the trainer is not fed."""
@@ -108,14 +113,30 @@ class Source(NamedTuple):
     name: str
     commit: str | None
     """Which version of it was read; None where it is not on the hub."""
+    numbers: np.ndarray[Any, Any] | None = None
+    """Which row of the split each row is; None: they stand in its order."""
+
+    def only(self, chosen: np.ndarray[Any, Any] | Sequence[int]) -> "Source":
+        """The rows at these places, which keep their numbers."""
+        numbers = np.asarray(chosen) if self.numbers is None else self.numbers[chosen]
+        return self._replace(rows=cast("Dataset", self.rows).select(chosen), numbers=numbers)
 
     @contextmanager
-    def blaming(self, index: int) -> Iterator[None]:
-        """Errors in the data are told with the source's name and the row's number."""
+    def blaming(self, index: int | None) -> Iterator[None]:
+        """Errors in the data are told with the source's name and the row's number, if known."""
         try:
             yield
         except DataError as error:
-            raise DataError(f"{self.place} {self.name!r}, row {index}: {error}") from error
+            number = index if index is None or self.numbers is None else self.numbers[index]
+            row = "a row" if number is None else f"row {number}"
+            raise DataError(f"{self.place} {self.name!r}, {row}: {error}") from error
+
+    def nothing_learned(self, rows: str, limit: str) -> DataError:
+        """The error that none of the rows teaches anything."""
+        return DataError(
+            f"{self.place} {self.name!r}: {rows} rows have nothing to learn, or it lies beyond"
+            f" {limit}; raise it or check the columns"
+        )
 
 
 def open_sources(
@@ -164,10 +185,9 @@ def load(
         else:
             train, held_out, counts = _epoch(config, sources, encoder)
         held_out += [_encode(source, encoder)[0] for source in others]
-    first = next(iter(sources[0].rows))
     _log.info(
         "a row as the model reads it, with what it learns in «»:\n%s",
-        encoder.show(sources[0].recognised.example(first)),
+        encoder.show(_first_kept(sources[0], encoder)),
     )
     for count in counts:
         _log.info(
@@ -210,9 +230,11 @@ def _open(
     found = rows.column_names or []
     recognised = recognise(found, columns, ranks, f"{place} {source.name!r}")
     _log.info("data %s is read as %s", source.name, recognised)
+    opened = Source(rows, recognised, place, source.name, commit)
     if source.max_samples is not None and isinstance(rows, Dataset):
-        rows = rows.shuffle(seed=seed).select(range(min(source.max_samples, len(rows))))
-    return Source(rows, recognised, place, source.name, commit)
+        order = np.random.default_rng(seed).permutation(len(rows))
+        opened = opened.only(order[: source.max_samples])
+    return opened
 
 
 def _epoch(
@@ -221,12 +243,11 @@ def _epoch(
     """The mixture of one epoch, what is held out, and the counts of each source."""
     encoded, held_out, tallies = [], [], []
     for source in sources:
-        rows = cast("Dataset", source.rows)
+        kept = source
         if config.evaluation.split_ratio is not None:
-            parts = _split(source, rows, config.evaluation.split_ratio, config.train.seed)
-            rows = parts[0]
-            held_out.append(_encode(source._replace(rows=parts[1]), encoder)[0])
-        learned, truncated, dropped = _encode(source._replace(rows=rows), encoder)
+            kept, apart = _split(source, config.evaluation.split_ratio, config.train.seed)
+            held_out.append(_encode(apart, encoder)[0])
+        learned, truncated, dropped = _encode(kept, encoder)
         encoded.append(learned)
         tallies.append((truncated, dropped))
     lengths = [len(rows) for rows in encoded]
@@ -255,7 +276,9 @@ def _epoch(
     return train.remove_columns(BOOKKEEPING), held_out, counts
 
 
-def _split(source: Source, rows: Dataset, ratio: float, seed: int) -> tuple[Dataset, Dataset]:
+def _split(source: Source, ratio: float, seed: int) -> tuple[Source, Source]:
+    """The rows to learn from, and those held out."""
+    rows = cast("Dataset", source.rows)
     if len(rows) < 2:  # noqa: PLR2004 - one row for each side
         raise DataError(f"{source.place} {source.name!r}: one row cannot be split; add rows")
     if (label := source.recognised.columns.get("label")) is not None:
@@ -266,10 +289,10 @@ def _split(source: Source, rows: Dataset, ratio: float, seed: int) -> tuple[Data
                 " can be held out; add rows or name evaluation.datasets"
             )
         kept = sorted(set(range(len(rows))) - set(held_out))
-        return rows.select(kept), rows.select(held_out)
+        return source.only(kept), source.only(held_out)
     share = min(max(round(len(rows) * ratio), 1), len(rows) - 1)
-    parts = rows.train_test_split(test_size=share, seed=seed)
-    return parts["train"], parts["test"]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return source.only(order[share:]), source.only(order[:share])
 
 
 def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list[int], list[int]]:
@@ -283,10 +306,20 @@ def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list
     return rows, tokens
 
 
+def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:  # noqa: ANN401
+    """The first example that there is something to learn from."""
+    for index, row in enumerate(source.rows):
+        with source.blaming(index):
+            example = source.recognised.example(row)
+            if encoder.encode([example])[0] is not None:
+                return example
+    raise source.nothing_learned("all", encoder.limit)
+
+
 def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     """The encoded rows of a source; how many were truncated, how many dropped."""
     rows = cast("Dataset", source.rows)
-    key = Hasher.hash([rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
+    key = Hasher.hash([VERSION, rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
     encoded = rows.map(
         _batches(source, encoder),
         batched=True,
@@ -297,10 +330,7 @@ def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     )
     dropped = len(rows) - len(encoded)
     if not len(encoded):
-        raise DataError(
-            f"{source.place} {source.name!r}: all {dropped} rows are empty, or what is to be"
-            f" learned lies beyond {encoder.limit}; raise it or check the columns"
-        )
+        raise source.nothing_learned(f"all {dropped}", encoder.limit)
     return encoded, sum(encoded["truncated"]), dropped
 
 
@@ -315,9 +345,8 @@ def _stream(
         streams.append(
             rows.shuffle(seed=config.train.seed, buffer_size=SHUFFLE_BUFFER)
             .map(
-                _batches(source, encoder),
+                _batches(source, encoder),  # without numbers: a shuffled stream has none
                 batched=True,
-                with_indices=True,
                 remove_columns=rows.column_names,
             )
             .remove_columns(BOOKKEEPING)
@@ -334,17 +363,18 @@ def _stream(
     )
 
 
-def _batches(
-    source: Source, encoder: Encoder[Any]
-) -> Callable[[dict[str, list[Any]], list[int]], dict[str, list[Any]]]:
+def _batches(source: Source, encoder: Encoder[Any]) -> Callable[..., dict[str, list[Any]]]:
     """The function that `map` applies to a batch; rows with nothing to learn do not come out."""
 
-    def one(example: Any, index: int) -> Encoded | None:  # noqa: ANN401
+    def one(example: Any, index: int | None) -> Encoded | None:  # noqa: ANN401
         with source.blaming(index):
             return encoder.encode([example])[0]
 
-    def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def encode(
+        batch: dict[str, list[Any]], numbered: list[int] | None = None
+    ) -> dict[str, list[Any]]:
         examples = []
+        indices: Sequence[int | None] = numbered or [None] * len(next(iter(batch.values())))
         for position, index in enumerate(indices):
             with source.blaming(index):
                 row = {name: cells[position] for name, cells in batch.items()}

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from aligntune.core.errors import DataError
 from aligntune.data.pipeline import Encoded
+from aligntune.data.rendering import form, render
 from aligntune.data.shapes import Message, Ranks, Row, Shape, as_message, as_text, as_turn
 
 INVITATION = "\n\nAssistant:"
@@ -66,9 +65,7 @@ class PreferenceEncoder:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self.ranks = PREFERENCES
-        self.key = (
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, max_length, self.columns
-        )  # fmt: skip
+        self.key = (*form(tokenizer), max_length, self.columns)
 
     def encode(self, examples: Sequence[Preference]) -> Sequence[Encoded | None]:
         """Token ids of prompt and answers; None where there is nothing to learn from them.
@@ -152,22 +149,6 @@ def tokenized(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # 
     return pairs
 
 
-def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -> str:  # noqa: ANN401
-    """The text of a conversation; `asks`: with the words that invite an answer.
-
-    Raises:
-        DataError: The chat template refuses it.
-    """
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=asks
-            )
-        )
-    except TemplateError as error:
-        raise DataError(f"the chat template refuses the conversation: {error}") from error
-
-
 def _in_common(one: Sequence[Any], other: Sequence[Any]) -> int:
     """How many leading items two sequences share."""
     pairs = zip(one, other, strict=False)
@@ -175,10 +156,10 @@ def _in_common(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _prompted(row: Row) -> Preference:
-    """A prompt and two answers; where both answers begin with the prompt, that is taken off."""
+    """A prompt and two answers; where both answers repeat the prompt, that is taken off."""
     prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     if all(isinstance(cell, str) for cell in (prompt, chosen, rejected)):
-        if prompt and chosen.startswith(prompt) and rejected.startswith(prompt):
+        if _repeats(chosen, prompt) and _repeats(rejected, prompt):
             chosen = chosen.removeprefix(prompt).lstrip()
             rejected = rejected.removeprefix(prompt).lstrip()
         return Preference(
@@ -188,6 +169,13 @@ def _prompted(row: Row) -> Preference:
     better, worse = as_turn(chosen, "assistant"), as_turn(rejected, "assistant")
     begin = _after(asked, _parted(better, worse).prompt)
     return Preference(better[:begin] or asked, better[begin:], worse[begin:])
+
+
+def _repeats(answer: str, prompt: str) -> bool:
+    """Whether the prompt stands before the answer: `Hello!` alone does not repeat `Hello`."""
+    if not prompt or not answer.startswith(prompt):
+        return False
+    return prompt[-1].isspace() or answer[len(prompt) :][:1].isspace()
 
 
 def _after(asked: list[Message], conversation: list[Message]) -> int:

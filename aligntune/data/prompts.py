@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.pipeline import Encoded
+from aligntune.data.rendering import form, render
 from aligntune.data.shapes import (
     ROW,
     Message,
@@ -61,9 +62,7 @@ class PromptEncoder:
         self._longest = max_prompt_length
         self.limit = limit
         self.ranks = PROMPTS
-        self.key = (
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, max_prompt_length
-        )  # fmt: skip
+        self.key = (*form(tokenizer), max_prompt_length)
 
     def encode(self, examples: Sequence[Prompt]) -> Sequence[Encoded | None]:
         """Cells of each prompt; None where it is empty or longer than the limit."""
@@ -86,11 +85,7 @@ class PromptEncoder:
         return self._render(example) + OWN_ANSWER
 
     def _render(self, example: Prompt) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                example.messages, tokenize=False, add_generation_prompt=True
-            )
-        )
+        return render(self._tokenizer, example.messages, asks=True)
 
 
 def columns_of(rows: Sequence[str]) -> dict[str, list[Any]]:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from aligntune.core.errors import DataError
+from jinja2 import TemplateError, TemplateSyntaxError
+
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.shapes import Example, Message
 
 PLAIN_CHAT_TEMPLATE = (
@@ -20,6 +22,9 @@ between turns, the end-of-text token after each answer. It is saved with the mod
 
 IGNORED = -100
 """The label of a token that does not count in the loss, as torch's cross-entropy has it."""
+
+ASKING = {"system", "developer", "user", "tool"}
+"""Roles of whom nothing is learned."""
 
 LossOn = Literal["auto", "all", "completion", "assistant"]
 
@@ -51,6 +56,37 @@ class Tokens(NamedTuple):
     """The example was longer."""
 
 
+def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -> str:  # noqa: ANN401
+    """The text of a conversation; `asks`: with the words that invite an answer.
+
+    Raises:
+        DataError: The chat template refuses it.
+        ConfigError: The chat template is none.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=asks
+            )
+        )
+    except TemplateSyntaxError as error:
+        raise ConfigError(
+            f"model.chatTemplate: line {error.lineno} is no Jinja ({error}); correct it, or set one"
+            " if this is the model's own"
+        ) from error
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses the conversation: {error}") from error
+
+
+def form(tokenizer: Any) -> tuple[object, ...]:  # noqa: ANN401
+    """All of a tokenizer that rendered and tokenised conversations depend on."""
+    return (
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.chat_template,
+        tokenizer.special_tokens_map,
+    )
+
+
 class Renderer:
     """Renders and tokenises examples in the form of one model."""
 
@@ -79,8 +115,10 @@ class Renderer:
                 learned = self._answers(messages, text)[-1:]
             case _, int(start):
                 learned = [Span(self._prompt_length(messages[:start], text), len(text))]
-            case _:
+            case _ if _answered(messages):
                 learned = self._answers(messages, text, strict=False) or [Span(0, len(text))]
+            case _:
+                learned = []
         return Rendered(text, learned, special_tokens=False)
 
     def tokenize(self, rendered: Sequence[Rendered]) -> list[Tokens]:
@@ -120,11 +158,7 @@ class Renderer:
         return Rendered(text, [Span(0, len(text))], special_tokens=True)
 
     def _chat(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=asks
-            )
-        )
+        return render(self._tokenizer, messages, asks=asks)
 
     def _prompt_length(self, prompt: Sequence[Message], text: str) -> int:
         """How much of `text` is the prompt, in characters."""
@@ -161,3 +195,18 @@ class Renderer:
         if strict and not spans:
             raise DataError("train.lossOn: a conversation has no assistant's turn to learn")
         return spans
+
+
+def _answered(messages: Sequence[Message]) -> bool:
+    """Whether the assistant speaks.
+
+    Raises:
+        DataError: It does not, and another may have answered in its place.
+    """
+    roles = {message["role"] for message in messages}
+    if "assistant" not in roles and not roles <= ASKING:
+        raise DataError(
+            f"no turn is the assistant's: the roles are {', '.join(sorted(roles))}; rename the one"
+            " that answers to assistant, or set train.lossOn to all"
+        )
+    return "assistant" in roles

@@ -18,8 +18,17 @@ Form = TypeVar("Form")
 ROW = "row"
 """Where a shape's `convert` finds the row as it stands in the data, beside the roles."""
 
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
-"""ShareGPT's names of those who speak; others are kept as they are."""
+ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+}
+"""Names of those who speak, in small letters; others are kept as they are."""
 
 
 class Example(NamedTuple):
@@ -162,15 +171,22 @@ def as_message(item: object) -> Message:
     """A chat message, in the words of OpenAI or of ShareGPT."""
     if isinstance(item, Mapping):
         role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+        if item.get("tool_calls") or item.get("function_call"):
+            raise DataError(
+                "calls of tools are not learned; write a message's tool_calls into its content, in"
+                " the model's own form, or take such rows out"
+            )
         if isinstance(role, str):
-            return {"role": ROLES.get(role, role), "content": as_text(content)}
+            return {"role": ROLES.get(role.lower(), role), "content": as_text(content)}
     raise DataError(f"a chat message has role and content (or from and value), got {item!r:.60}")
 
 
 def as_text(value: object) -> str:
-    """The text in a cell; a CSV file turns some answers into numbers."""
+    """The text in a cell; files turn some answers into numbers, and 4 beside 0.5 into 4.0."""
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     if isinstance(value, str | int | float):
         return str(value)
     raise DataError(f"a text is needed, got {value!r:.60}")

@@ -5,11 +5,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import datasets
-from datasets import ClassLabel, Dataset, DatasetBuilder, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, DatasetBuilder, Features, IterableDataset, Json, Value
+from datasets.packaged_modules.csv.csv import Csv
+from datasets.packaged_modules.json.json import Json as JsonFiles
 
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
@@ -55,7 +58,8 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Read:
             builder = datasets.load_dataset_builder(**arguments)
             if from_cache:
                 _check_revision(repo, builder.hash)
-            rows = _rows(builder, source.split, streaming=streaming)
+            read_rows = _rows if on_hub else partial(_written_rows, arguments)
+            rows = read_rows(builder, source.split, streaming=streaming)
         if on_hub:
             _log.info("data %s is at commit %s", source.name, builder.hash)
     except RunError:
@@ -110,13 +114,18 @@ def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str,
             raise DataError(f"{where}: files that can be read end in {', '.join(FORMATS)}")
         if not path.stat().st_size:
             raise DataError(f"{where}: the file is empty")
+        if source.config is not None:
+            raise DataError(
+                f"{where}: a file has no config {source.config!r}; remove config, or name a folder"
+                " whose README.md has it"
+            )
         # A single file is whatever split is asked for; `train[:10%]` still takes a part of it.
         split = source.split.split("[")[0]
         return {"path": FORMATS[path.suffix], "data_files": {split: str(path)}}
     if path.is_dir():
         if not any(file.suffix in FORMATS for file in path.rglob("*")):
             raise DataError(f"{where}: the folder holds no file ending in {', '.join(FORMATS)}")
-        return {"path": str(path)}
+        return {"path": str(path), "name": source.config}
     looks_local = source.name.startswith(("/", ".", "~")) or source.name.count("/") > 1
     if path.suffix in FORMATS or looks_local:
         raise DatasetNotFoundError(
@@ -145,6 +154,26 @@ def _rows(builder: DatasetBuilder, split: str, *, streaming: bool) -> Rows:
     if rows.column_names is None:
         rows = rows._resolve_features()  # noqa: SLF001 - a stream says its columns only so
     return rows
+
+
+def _written_rows(
+    arguments: dict[str, Any], builder: DatasetBuilder, split: str, *, streaming: bool
+) -> Rows:
+    """The rows of files, with the words that stand there."""
+    if isinstance(builder, Csv):  # pandas takes None, NA and null for empty cells
+        words = {"keep_default_na": False, "na_values": [""]}
+        builder = datasets.load_dataset_builder(**arguments, **words)
+    rows = _rows(builder, split, streaming=streaming)
+    if isinstance(builder, JsonFiles) and (columns := _dated(rows)):
+        features = Features(rows.features | dict.fromkeys(columns, Json()))
+        builder = datasets.load_dataset_builder(**arguments, features=features)
+        rows = _rows(builder, split, streaming=streaming)
+    return rows
+
+
+def _dated(rows: Rows) -> list[str]:
+    """The columns in which pyarrow has found dates, of which JSON has none."""
+    return [field.name for field in rows.features.arrow_schema if "timestamp[" in str(field.type)]
 
 
 def _check_revision(repo: HubRepo, commit: str) -> None:

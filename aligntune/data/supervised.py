@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aligntune.data.pipeline import Encoded
-from aligntune.data.rendering import IGNORED, LossOn, Renderer
+from aligntune.data.rendering import IGNORED, LossOn, Renderer, form
 from aligntune.data.shapes import SUPERVISED, Example
 
 
@@ -18,9 +18,7 @@ class SupervisedEncoder:
     def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:  # noqa: ANN401
         """Use `tokenizer`, a transformers tokenizer with a chat template and an EOS token."""
         self._renderer = Renderer(tokenizer, max_length=max_length, loss_on=loss_on)
-        self.key = (
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, max_length, loss_on
-        )  # fmt: skip
+        self.key = (*form(tokenizer), max_length, loss_on)
 
     def encode(self, examples: Sequence[Example]) -> Sequence[Encoded | None]:
         """Token ids and labels; None where nothing that is to be learned is left."""

@@ -3,6 +3,7 @@
 import math
 import re
 
+from aligntune.data.shapes import as_text
 from aligntune.rewards.scoring import Batch
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
@@ -12,7 +13,10 @@ NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE]
 def answers(batch: Batch) -> list[str | None]:
     """The reference answers as text; None where a row has none."""
     given = batch.columns.get("answer", [None] * len(batch.completions))
-    return [None if answer is None else str(answer) for answer in given]
+    return [
+        None if answer is None else as_text(answer) if isinstance(answer, float) else str(answer)
+        for answer in given
+    ]
 
 
 def exact_match(batch: Batch, *, ignore_case: bool = False) -> list[float | None]:

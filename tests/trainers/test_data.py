@@ -11,11 +11,13 @@ from transformers import AutoTokenizer
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
-from aligntune.core.errors import DataError
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.mixing import draw
+from aligntune.data.pipeline import load_one
 from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
+from aligntune.data.supervised import SupervisedEncoder
 from tests.trainers.tiny import MakeConfig, losses, sums, write_jsonl
 
 USER = {"role": "user", "content": "q"}
@@ -53,6 +55,11 @@ ASSISTANT = {"role": "assistant", "content": "a"}
         ),
         (
             {"prompt": "q", "completion": 4},
+            "prompt-completion",
+            Example([USER, {"role": "assistant", "content": "4"}], 1),
+        ),
+        (  # a column of 4 and 0.5
+            {"prompt": "q", "completion": 4.0},
             "prompt-completion",
             Example([USER, {"role": "assistant", "content": "4"}], 1),
         ),
@@ -136,6 +143,44 @@ def test_a_template_that_cannot_be_marked_is_learned_whole_or_refused(tiny_model
     assert [(span.start, span.end) for span in rendered.learned] == [(0, len(rendered.text))]
     with pytest.raises(DataError, match="renders a turn differently"):
         Renderer(tokenizer, max_length=99, loss_on="assistant").render(turns)
+
+
+@pytest.mark.parametrize("role", ["Assistant", "model", "gpt"])
+def test_whoever_answers_is_learned_by_whatever_name(role: str) -> None:
+    row = {"messages": [USER, {"role": role, "content": "a"}]}
+    example = recognise(row, None, SUPERVISED, "datasets[0]").example(row)
+    assert example == Example([USER, ASSISTANT])
+
+
+def test_of_questions_alone_nothing_is_learned(tiny_model: Path) -> None:
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model), max_length=99, loss_on="auto")
+    assert renderer.render(Example([USER])).learned == []
+    with pytest.raises(DataError, match="the roles are agent, user; rename the one that answers"):
+        renderer.render(Example([USER, {"role": "agent", "content": "a"}]))
+
+
+@pytest.mark.parametrize("call", ["tool_calls", "function_call"])
+def test_a_call_of_a_tool_is_no_empty_answer(call: str) -> None:
+    row = {"messages": [USER, {"role": "assistant", "content": None, call: [{"name": "get"}]}]}
+    with pytest.raises(DataError, match="calls of tools are not learned; write"):
+        recognise(row, None, SUPERVISED, "datasets[0]").example(row)
+
+
+def test_a_conversation_that_the_template_refuses_is_told_with_its_row(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    template = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}q:a"
+    rows = [{"messages": [USER, ASSISTANT]}, {"messages": [USER, ASSISTANT] * 2}]
+    name = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    settings = config(datasets=[{"name": name}], model={"chat_template": template})
+    with pytest.raises(DataError, match=r"row 1: the chat template refuses .*: too long"):
+        TRLSFTTrainer(settings).setup_data()
+
+
+def test_a_chat_template_that_is_no_jinja_is_a_sentence(config: MakeConfig) -> None:
+    settings = config(model={"chat_template": "{% for m in messages %}{{ m['content'] }}"})
+    with pytest.raises(ConfigError, match=r"^model\.chatTemplate: line 1 is no Jinja"):
+        TRLSFTTrainer(settings).setup_data()
 
 
 def test_labels_are_those_that_trl_makes(tiny_model: Path, config: MakeConfig) -> None:
@@ -237,6 +282,15 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(
     assert (counts.kept, counts.truncated, counts.dropped) == (2, 1, 3)
 
 
+def test_the_row_that_is_shown_is_the_first_that_is_learned(
+    config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": ""}, {"text": "once upon"}]))
+    with caplog.at_level("INFO"):
+        TRLSFTTrainer(config(datasets=[{"name": name}])).setup_data()
+    assert "«once upon<|im_end|>»" in caplog.text
+
+
 def test_a_share_is_held_out_by_seed_and_never_trained_on(config: MakeConfig) -> None:
     def halves(seed: int) -> tuple[list[Any], list[Any]]:
         trainer = TRLSFTTrainer(config(evaluation={"split_ratio": 0.5}, train={"seed": seed}))
@@ -276,6 +330,30 @@ def test_files_of_every_format_are_read(tmp_path: Path, name: str) -> None:
     assert read(part, "datasets[0]").rows["text"][:] == ["one"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "folder"])
+def test_texts_in_json_that_look_like_dates_stay_texts(
+    tmp_path: Path, name: str, streaming: bool
+) -> None:
+    rows = [
+        {"prompt": "tomorrow?", "answer": "2024-05-01", "seen": {"at": ["2024-05-01 10:00:00"]}},
+        {"prompt": "today?", "answer": "2024-04-30", "seen": {"at": []}},
+    ]
+    (tmp_path / "folder").mkdir()
+    write_jsonl(tmp_path / "folder" / "train.jsonl", rows)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    source = DatasetConfig(name=str(tmp_path / name), streaming=streaming)
+    assert list(read(source, "datasets[0]").rows) == rows
+
+
+@pytest.mark.parametrize("name", ["train.csv", "."])
+def test_words_in_csv_that_mean_nothing_to_pandas_stay_words(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,None\nb,NA\nc,null\nd,\n")
+    read_rows = read(DatasetConfig(name=str(tmp_path / name)), "datasets[0]").rows
+    assert read_rows["label"][:] == ["None", "NA", "null", None]
+
+
 @pytest.mark.parametrize(
     ("name", "split", "sentence"),
     [
@@ -306,6 +384,69 @@ def test_a_cell_of_no_use_is_told_with_its_row(config: MakeConfig, tmp_path: Pat
         TRLSFTTrainer(settings).setup_data()
 
 
+@pytest.mark.parametrize(
+    ("source", "evaluation"),
+    [
+        ({"max_samples": 60}, {}),
+        ({}, {"split_ratio": 0.5}),
+        ({"max_samples": 60}, {"split_ratio": 0.5}),
+    ],
+)
+def test_a_row_is_told_by_its_place_in_the_file(
+    config: MakeConfig, tmp_path: Path, source: dict[str, Any], evaluation: dict[str, Any]
+) -> None:
+    trainer = TRLSFTTrainer(
+        config(
+            datasets=[{"name": row_30_is_unanswered(tmp_path)} | source],
+            evaluation=evaluation,
+            train={"loss_on": "assistant"},
+        )
+    )
+    with pytest.raises(DataError, match=r"rows.jsonl', row 30: .*no assistant's turn"):
+        trainer.setup_data()
+
+
+def test_a_row_of_a_shuffled_stream_is_told_without_a_place(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    source = {"name": row_30_is_unanswered(tmp_path), "streaming": True}
+    trainer = TRLSFTTrainer(config(datasets=[source], train={"loss_on": "assistant"}))
+    trainer.setup_data()
+    assert trainer.data is not None
+    with pytest.raises(DataError, match=r"rows.jsonl', a row: .*no assistant's turn"):
+        list(trainer.data.train)
+
+
+def row_30_is_unanswered(folder: Path) -> str:
+    """The path of a file of 60 conversations."""
+    rows = [{"messages": [USER, ASSISTANT]}] * 30 + [{"messages": [USER]}]
+    return str(write_jsonl(folder / "rows.jsonl", rows + rows[:29]))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_folders_config_is_the_one_that_is_read(tmp_path: Path, ending: str) -> None:
+    for name in ("a", "b"):
+        rows = Dataset.from_list([{"text": f"from {name}"}])
+        file = tmp_path / f"{name}.{ending}"
+        rows.to_csv(file) if ending == "csv" else rows.to_json(file)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n"
+        f"- {{config_name: a, data_files: a.{ending}, default: true}}\n"
+        f"- {{config_name: b, data_files: b.{ending}}}\n"
+        "---\n"
+    )
+
+    def texts(name: Path, config: str | None) -> list[str]:
+        return list(read(DatasetConfig(name=str(name), config=config), "datasets[0]").rows["text"])
+
+    assert texts(tmp_path, None) == ["from a"]
+    assert texts(tmp_path, "b") == ["from b"]
+    with pytest.raises(DataError, match=r"^datasets\[0\].name .*'c' not found. Available: \['a'"):
+        texts(tmp_path, "c")
+    with pytest.raises(DataError, match="a file has no config 'b'; remove config"):
+        texts(tmp_path / f"b.{ending}", "b")
+
+
 def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     config: MakeConfig, tiny_data: Path
 ) -> None:
@@ -334,3 +475,15 @@ def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_chang
     assert written() == first
     assert written(model={"max_length": 50}) != first
     assert written(train={"loss_on": "all"}) != first
+
+
+def test_texts_end_with_the_end_token_also_after_it_was_corrected(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    name = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": "once upon a time"}]))
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
+    for token in ("<|im_end|>", "<|endoftext|>"):
+        tokenizer.eos_token = token
+        encoder = SupervisedEncoder(tokenizer, max_length=50, loss_on="auto")
+        [row] = load_one(name, config(), encoder)
+        assert tokenizer.decode(row["input_ids"]).endswith(token)

@@ -40,6 +40,20 @@ def tokenizer(tiny_model: Any) -> Any:
             "prompt-chosen-rejected",
             Preference([Q], [{"role": "assistant", "content": "q a"}], [B]),
         ),
+        (  # they begin with the prompt's letters, and do not repeat it
+            {"prompt": "q", "chosen": "q! a", "rejected": "q."},
+            "prompt-chosen-rejected",
+            Preference(
+                [Q],
+                [{"role": "assistant", "content": "q! a"}],
+                [{"role": "assistant", "content": "q."}],
+            ),
+        ),
+        (
+            {"prompt": "q\n", "chosen": "q\na", "rejected": "q\nb"},
+            "prompt-chosen-rejected",
+            PAIR._replace(prompt=[{"role": "user", "content": "q\n"}]),
+        ),
         ({"prompt": [Q], "chosen": [A], "rejected": [B]}, "prompt-chosen-rejected", PAIR),
         ({"prompt": [Q], "chosen": "a", "rejected": "b"}, "prompt-chosen-rejected", PAIR),
         (

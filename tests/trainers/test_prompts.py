@@ -120,6 +120,13 @@ def test_prompts_that_are_too_long_or_empty_are_left_out_and_counted(
     assert "2+3?<|im_end|>\n<|im_start|>assistant\n«(the model's own answer)»" in caplog.text
 
 
+def test_a_prompt_that_the_template_refuses_is_a_sentence(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = "{{ raise_exception('no system message') }}"
+    with pytest.raises(DataError, match="refuses the conversation: no system message"):
+        PromptEncoder(tokenizer, max_prompt_length=30).encode([Prompt([user("2+3?")], {})])
+
+
 def grpo(model: Path, folder: Path, **sections: Any) -> UnifiedConfig:
     base = {"algo": "grpo", "model": {"name": str(model)}, "rewards": [{"name": "exact_match"}]}
     return UnifiedConfig.model_validate(base | {"output_dir": str(folder / "out")} | sections)

@@ -90,7 +90,7 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
             {"model": {"max_length": 8}},
             Cause.DATA_ERROR,
             ExitCode.BAD_DATA,
-            "all 96 rows are empty, or what is to be learned lies beyond model.maxLength",
+            "all 96 rows have nothing to learn, or it lies beyond model.maxLength",
         ),
         (
             {"output_dir": "{tmp}/odd.jsonl/out"},

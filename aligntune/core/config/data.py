@@ -50,7 +50,7 @@ class DataSource(Section):
     """A hub name such as `tatsu-lab/alpaca`, or a file (.jsonl, .json, .csv, .parquet, .txt) or a
     folder of such files in the pod."""
     config: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """The hub data set's configuration (subset). Unset: its default."""
+    """The configuration (subset) of a set on the hub or of a folder. Unset: its default."""
     max_samples: RowCount | None = None
     """Use at most this many rows, drawn with the run's seed. Unset: all."""
 

@@ -15,7 +15,8 @@ from aligntune.core.config.model import ModelConfig
 from aligntune.core.lifecycle import Question
 from aligntune.core.rl.config import RewardConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
-from aligntune.data.preferences import ComparisonEncoder, render
+from aligntune.data.preferences import ComparisonEncoder
+from aligntune.data.rendering import render
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import DTYPES, Compute
