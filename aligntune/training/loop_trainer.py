@@ -23,6 +23,7 @@ from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.hub import COMMIT
 from aligntune.training import gguf
 from aligntune.training.adapters import whole
 from aligntune.training.arguments import recomputes, shared_arguments
@@ -143,7 +144,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             gguf.check_tools()
         with self.progress.doing("loading"):
             named = self.resolve(config)
-            model = whole(named.model)
+            model = whole(named.model, trust_remote_code=named.model.trust_remote_code)
             config = cast("RunsConfig", named.model_copy(update={"model": model}))
             self.config, self._named = config, named
             self.tokenizer = self.load_tokenizer(model)
@@ -152,7 +153,9 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config)
-        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
+        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or (
+            model.revision if model is not named.model and COMMIT.fullmatch(model.revision) else ""
+        )
         self.arguments = self.make_arguments(self.shared_arguments(machine))
         self.checkpoints = Checkpoints(named, self.arguments.world_size, self.context.check_owner)
         _log.info("config: %s", config.model_dump_json(exclude_none=True))
