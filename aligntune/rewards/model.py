@@ -15,7 +15,7 @@ from aligntune.rewards.scoring import Batch
 from aligntune.training.adapters import adapter_folder
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, this_machine
-from aligntune.training.model_loading import from_pretrained
+from aligntune.training.model_loading import from_pretrained, learned_positions, positions
 
 
 class RewardModel:
@@ -59,7 +59,7 @@ class RewardModel:
             )
         text_config = model.config.get_text_config()
         text_config.pad_token_id = self._tokenizer.pad_token_id  # it scores the last real token
-        self._longest = getattr(text_config, "max_position_embeddings", None)
+        self._longest = learned_positions(model) or positions(model.config)
         device = f"cuda:{local_rank()}" if this_machine().gpu else "cpu"
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
 

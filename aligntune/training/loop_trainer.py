@@ -34,7 +34,13 @@ from aligntune.training.loop import RunLoop
 from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
 from aligntune.training.metric_names import metrics_of
 from aligntune.training.model_card import model_card
-from aligntune.training.model_loading import load_model, load_tokenizer, longest, lora_config
+from aligntune.training.model_loading import (
+    learned_positions,
+    load_model,
+    load_tokenizer,
+    longest,
+    lora_config,
+)
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merged, push, save
 from aligntune.training.tracking import Tracked, point_trackers
@@ -152,7 +158,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.model = self.load_model(model, self.computed_in)
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
-        self.max_length = longest(model, self.model.config)
+        self.max_length = longest(model, self.model.config, learned_positions(self.model))
         self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or (
             model.revision if model is not named.model and COMMIT.fullmatch(model.revision) else ""
         )

@@ -1,9 +1,11 @@
 """Loading a model and its tokenizer, and saying clearly why it does not work."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig as PeftLoraConfig
+from torch.nn import Embedding
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,6 +21,10 @@ from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.hub import HubRepo, why_not_asked
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
+
+POSITIONS = re.compile("(pos|wpe)[^.]*$")
+"""What models call a table of positions: GPT-2 `wpe`, BERT `position_embeddings`, OPT
+`embed_positions`."""
 
 
 def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreTrainedTokenizerBase:
@@ -134,16 +140,44 @@ def lora_config(config: LoraConfig, task: str, revision: str | None) -> PeftLora
     )
 
 
-def longest(config: ModelConfig, architecture: PretrainedConfig) -> int:
-    """The longest sequence, in tokens."""
-    if config.max_length is not None:
-        return config.max_length
-    return min(LONGEST_DEFAULT, positions(architecture) or LONGEST_DEFAULT)
+def longest(config: ModelConfig, architecture: PretrainedConfig, learned: int | None = None) -> int:
+    """The longest sequence, in tokens.
+
+    Args:
+        config: May ask for one.
+        architecture: The model's config.
+        learned: How many positions the model has vectors for, from `learned_positions`.
+
+    Raises:
+        ConfigError: The model has no vectors for the positions of what is asked for.
+    """
+    if config.max_length is None:
+        return min(filter(None, (LONGEST_DEFAULT, positions(architecture), learned)))
+    if learned is not None and config.max_length > learned:
+        raise ConfigError(
+            f"model.maxLength {config.max_length}: the model has learned {learned} positions and"
+            " cannot read further; lower it"
+        )
+    return config.max_length
 
 
 def positions(architecture: PretrainedConfig) -> int | None:
     """The longest sequence that the model was made for, in tokens; None: it does not say."""
     return getattr(architecture.get_text_config(), "max_position_embeddings", None)
+
+
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens a model can read whose positions are a table; None: it works them out.
+
+    RoBERTa and its kin begin to count behind the row for padding.
+    """
+    tables = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if isinstance(module, Embedding) and POSITIONS.search(name)
+    ]
+    named = positions(model.config)
+    return min(filter(None, (*tables, named))) if tables else None
 
 
 def code_and_revision(config: ModelConfig) -> dict[str, Any]:
