@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.lifecycle import Message
-from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.data.rendering import plain_chat_template
 from aligntune.rewards.scoring import Batch
 from aligntune.training.adapters import adapter_folder
 from aligntune.training.context import local_rank
@@ -47,7 +47,7 @@ class RewardModel:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if not self._tokenizer.chat_template:
-            self._tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+            self._tokenizer.chat_template = plain_chat_template(self._tokenizer)
         self._tokenizer.truncation_side = "left"  # the answer stands at the end
         model = from_pretrained(
             auto, config, field, revision=config.revision, dtype=DTYPES[computed_in], **more

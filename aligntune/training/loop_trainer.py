@@ -22,7 +22,6 @@ from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
-from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
 from aligntune.hub import COMMIT
 from aligntune.training import gguf
 from aligntune.training.adapters import whole
@@ -101,7 +100,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def load_tokenizer(self, config: ModelConfig) -> Any:  # noqa: ANN401
         """The model's tokenizer, in the form in which this trainer feeds the model."""
-        return load_tokenizer(config, PLAIN_CHAT_TEMPLATE)
+        return load_tokenizer(config)
 
     def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
         """The model that is tuned, without adapters yet."""

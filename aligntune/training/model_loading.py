@@ -18,6 +18,7 @@ from transformers import (
 
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
+from aligntune.data.rendering import plain_chat_template
 from aligntune.hub import HubRepo, why_not_asked
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
@@ -27,13 +28,13 @@ POSITIONS = re.compile("(pos|wpe)[^.]*$")
 `embed_positions`."""
 
 
-def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, *, reads_turns: bool = True) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template and tokens for end and padding.
 
     Args:
         config: Names the model.
-        plain_chat_template: For models that have none. None: the model reads plain text, which
-            needs neither a template nor a token for its end.
+        reads_turns: Else the model reads plain text, which needs neither a template nor a token
+            for its end.
 
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
@@ -42,13 +43,12 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreT
     tokenizer = from_pretrained(AutoTokenizer, config, **code_and_revision(config))
     if not tokenizer.is_fast:
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
-    reads_turns = plain_chat_template is not None
     if tokenizer.eos_token is None and (reads_turns or tokenizer.pad_token is None):
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no end-of-text token")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if reads_turns and (config.chat_template or not tokenizer.chat_template):
-        tokenizer.chat_template = config.chat_template or plain_chat_template
+        tokenizer.chat_template = config.chat_template or plain_chat_template(tokenizer)
     return tokenizer
 
 
