@@ -18,7 +18,8 @@ PLAIN_CHAT_TEMPLATE = (
 )
 """The form of models that have no chat template: `User: ...`, `Assistant: ...`, a blank line
 between turns, the end-of-text token after each answer. It is saved with the model, so that
-`predict` and every other user of the model see the same form."""
+`predict` and every other user of the model see the same form. `plain_chat_template` puts the token
+of the beginning before it, where there is one."""
 
 IGNORED = -100
 """The label of a token that does not count in the loss, as torch's cross-entropy has it."""
@@ -85,6 +86,16 @@ def form(tokenizer: Any) -> tuple[object, ...]:  # noqa: ANN401
         tokenizer.chat_template,
         tokenizer.special_tokens_map,
     )
+
+
+def plain_chat_template(tokenizer: Any) -> str:  # noqa: ANN401
+    """The plain form, begun as the tokenizer begins each text.
+
+    What renders a chat adds no tokens of its own, and base models such as Llama and Gemma have read
+    no text without that one. llama.cpp puts it there, whatever the template says.
+    """
+    begun = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return ("{{ bos_token }}" if begun else "") + PLAIN_CHAT_TEMPLATE
 
 
 class Renderer:

@@ -1,7 +1,6 @@
 """The reward of a model that was trained to score answers."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,11 +10,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.lifecycle import Message
-from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.data.rendering import plain_chat_template
 from aligntune.rewards.scoring import Batch
+from aligntune.training.adapters import adapter_folder
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, this_machine
-from aligntune.training.model_loading import from_pretrained
+from aligntune.training.model_loading import from_pretrained, learned_positions, positions
 
 
 class RewardModel:
@@ -28,7 +28,7 @@ class RewardModel:
         """Load the model, frozen, onto this process's device.
 
         Args:
-            config: Names the model; a folder of adapters finds its base model by itself.
+            config: Names the model; adapters find their base model by themselves.
             computed_in: What weights are kept and computed in.
             batch_size: Conversations per forward pass.
 
@@ -37,18 +37,17 @@ class RewardModel:
             ConfigError: It has not exactly one output.
         """
         name, field = config.name, "rewardModel"
-        adapters = (Path(name).expanduser() / "adapter_config.json").is_file()
-        auto, more = (
-            (AutoPeftModelForSequenceClassification, {"num_labels": 1})
-            if adapters
-            else (AutoModelForSequenceClassification, {})
-        )
+        auto, more = AutoModelForSequenceClassification, {}
+        adapters = adapter_folder(config, field)
+        if adapters is not None:
+            auto, more = AutoPeftModelForSequenceClassification, {"num_labels": 1}
+            config = config.model_copy(update={"name": str(adapters)})
         self._batch_size = batch_size
         self._tokenizer = from_pretrained(AutoTokenizer, config, field, revision=config.revision)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         if not self._tokenizer.chat_template:
-            self._tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+            self._tokenizer.chat_template = plain_chat_template(self._tokenizer)
         self._tokenizer.truncation_side = "left"  # the answer stands at the end
         model = from_pretrained(
             auto, config, field, revision=config.revision, dtype=DTYPES[computed_in], **more
@@ -60,7 +59,7 @@ class RewardModel:
             )
         text_config = model.config.get_text_config()
         text_config.pad_token_id = self._tokenizer.pad_token_id  # it scores the last real token
-        self._longest = getattr(text_config, "max_position_embeddings", None)
+        self._longest = learned_positions(model) or positions(model.config)
         device = f"cuda:{local_rank()}" if this_machine().gpu else "cpu"
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
 

@@ -1,47 +1,93 @@
-"""A model that is a folder of adapters, as a whole model that anything can load."""
+"""A model that is adapters to another, as a whole model that anything can load."""
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any, TypeVar
 
 from filelock import FileLock
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
+from transformers.utils import find_adapter_config_file
 
-from aligntune.core.config.model import ModelConfig
+from aligntune.core.config.model import ModelConfig, ModelRef
+from aligntune.core.errors import ConfigError
 from aligntune.training.files import publish
-from aligntune.training.model_loading import code_and_revision, from_pretrained
+from aligntune.training.model_loading import from_pretrained
 
 ADAPTER_FILE = "adapter_config.json"
+NOT_FETCHED = ["*/*", "*.gguf"]
+"""What a repository may hold besides its adapters: checkpoints, and whole models for llama.cpp."""
+
+Named = TypeVar("Named", ModelConfig, ModelRef)
 
 
-def whole(config: ModelConfig) -> ModelConfig:
+def whole(config: Named, field: str = "model", *, trust_remote_code: bool) -> Named:
     """The same model as a folder of whole weights; `config` itself where it is one already.
 
     Adapters are merged into their base, once on each machine, into the cache of the hub's client:
-    a classifier's head, quantisation and other libraries then find a model like any other.
+    a classifier's head, new adapters, quantisation and other libraries then find a model like any
+    other. Its revision is the commit of adapters on the hub.
 
     Raises:
-        ModelNotFoundError, UnauthorizedError: Their base is not there, or not for this token.
+        ModelNotFoundError, UnauthorizedError: They or their base are not there, or not for this
+            token.
+        ConfigError: They are for a model that writes no text.
         OSError: The cache takes no more.
     """
-    folder = Path(config.name).expanduser()
-    if not (folder / ADAPTER_FILE).is_file() or (folder / "config.json").is_file():
+    adapters = adapter_folder(config, field)
+    if adapters is None:
         return config
-    merged = Path(constants.HF_HOME) / "aligntune-merged" / _fingerprint(folder)
+    local = Path(config.name).expanduser().is_dir()
+    if local and (adapters / "config.json").is_file():
+        return config
+    task = json.loads((adapters / ADAPTER_FILE).read_text("utf-8")).get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise ConfigError(
+            f"{field}.name {config.name!r}: its adapters ({task}) are for a model that writes no"
+            " text; name a whole model, as model.lora.mergeOnSave saves it"
+        )
+    merged = Path(constants.HF_HOME) / "aligntune-merged" / _fingerprint(adapters)
     merged.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{merged}.lock"):
         if not merged.is_dir():
-            publish(merged, lambda target: _merge(config, target))
-    return config.model_copy(update={"name": str(merged)})
+            found = config.model_copy(update={"name": str(adapters)})
+            trust = {"trust_remote_code": trust_remote_code}
+            publish(merged, lambda target: _merge(found, field, target, **trust))
+    revision = config.revision if local else adapters.name
+    return config.model_copy(update={"name": str(merged), "revision": revision})
 
 
-def _merge(config: ModelConfig, target: Path) -> None:
-    arguments = code_and_revision(config)
-    model = from_pretrained(AutoPeftModelForCausalLM, config, dtype="auto", **arguments)
+def adapter_folder(config: ModelConfig | ModelRef, field: str = "model") -> Path | None:
+    """Where the adapters are, fetched from the hub if need be; None: the model has none.
+
+    Raises:
+        ModelNotFoundError, UnauthorizedError: There is no such model, or not for this token.
+    """
+    found: Path | None = from_pretrained(_Adapters, config, field, revision=config.revision)
+    return found
+
+
+class _Adapters:
+    """Loads like a model, so that names are understood and refusals told alike."""
+
+    @staticmethod
+    def from_pretrained(name: str, **where: Any) -> Path | None:  # noqa: ANN401
+        file = find_adapter_config_file(name, **where)
+        if file is None:
+            return None
+        folder = Path(file).parent
+        if not Path(name).is_dir():
+            commit = {"revision": folder.name}
+            snapshot_download(name, ignore_patterns=NOT_FETCHED, **where | commit)
+        return folder
+
+
+def _merge(config: ModelConfig | ModelRef, field: str, target: Path, **trust: bool) -> None:
+    model = from_pretrained(AutoPeftModelForCausalLM, config, field, dtype="auto", **trust)
     model.merge_and_unload().save_pretrained(target)
-    from_pretrained(AutoTokenizer, config, **arguments).save_pretrained(target)
+    from_pretrained(AutoTokenizer, config, field, **trust).save_pretrained(target)
 
 
 def _fingerprint(folder: Path) -> str:

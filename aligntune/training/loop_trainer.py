@@ -22,7 +22,7 @@ from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
-from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
+from aligntune.hub import COMMIT
 from aligntune.training import gguf
 from aligntune.training.adapters import whole
 from aligntune.training.arguments import recomputes, shared_arguments
@@ -33,7 +33,13 @@ from aligntune.training.loop import RunLoop
 from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
 from aligntune.training.metric_names import metrics_of
 from aligntune.training.model_card import model_card
-from aligntune.training.model_loading import load_model, load_tokenizer, longest, lora_config
+from aligntune.training.model_loading import (
+    learned_positions,
+    load_model,
+    load_tokenizer,
+    longest,
+    lora_config,
+)
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merged, push, save
 from aligntune.training.tracking import Tracked, point_trackers
@@ -94,7 +100,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def load_tokenizer(self, config: ModelConfig) -> Any:  # noqa: ANN401
         """The model's tokenizer, in the form in which this trainer feeds the model."""
-        return load_tokenizer(config, PLAIN_CHAT_TEMPLATE)
+        return load_tokenizer(config)
 
     def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
         """The model that is tuned, without adapters yet."""
@@ -143,7 +149,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             gguf.check_tools()
         with self.progress.doing("loading"):
             named = self.resolve(config)
-            model = whole(named.model)
+            model = whole(named.model, trust_remote_code=named.model.trust_remote_code)
             config = cast("RunsConfig", named.model_copy(update={"model": model}))
             self.config, self._named = config, named
             self.tokenizer = self.load_tokenizer(model)
@@ -151,8 +157,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.model = self.load_model(model, self.computed_in)
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
-        self.max_length = longest(model, self.model.config)
-        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or ""
+        self.max_length = longest(model, self.model.config, learned_positions(self.model))
+        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or (
+            model.revision if model is not named.model and COMMIT.fullmatch(model.revision) else ""
+        )
         self.arguments = self.make_arguments(self.shared_arguments(machine))
         self.checkpoints = Checkpoints(named, self.arguments.world_size, self.context.check_owner)
         _log.info("config: %s", config.model_dump_json(exclude_none=True))

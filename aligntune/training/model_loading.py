@@ -1,9 +1,11 @@
 """Loading a model and its tokenizer, and saying clearly why it does not work."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig as PeftLoraConfig
+from torch.nn import Embedding
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -16,18 +18,23 @@ from transformers import (
 
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
+from aligntune.data.rendering import plain_chat_template
 from aligntune.hub import HubRepo, why_not_asked
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
 
+POSITIONS = re.compile("(pos|wpe)[^.]*$")
+"""What models call a table of positions: GPT-2 `wpe`, BERT `position_embeddings`, OPT
+`embed_positions`."""
 
-def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreTrainedTokenizerBase:
+
+def load_tokenizer(config: ModelConfig, *, reads_turns: bool = True) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template and tokens for end and padding.
 
     Args:
         config: Names the model.
-        plain_chat_template: For models that have none. None: the model reads plain text, which
-            needs neither a template nor a token for its end.
+        reads_turns: Else the model reads plain text, which needs neither a template nor a token
+            for its end.
 
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
@@ -36,13 +43,12 @@ def load_tokenizer(config: ModelConfig, plain_chat_template: str | None) -> PreT
     tokenizer = from_pretrained(AutoTokenizer, config, **code_and_revision(config))
     if not tokenizer.is_fast:
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no fast version")
-    reads_turns = plain_chat_template is not None
     if tokenizer.eos_token is None and (reads_turns or tokenizer.pad_token is None):
         raise ConfigError(f"model.name {config.name!r}: its tokenizer has no end-of-text token")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if reads_turns and (config.chat_template or not tokenizer.chat_template):
-        tokenizer.chat_template = config.chat_template or plain_chat_template
+        tokenizer.chat_template = config.chat_template or plain_chat_template(tokenizer)
     return tokenizer
 
 
@@ -53,42 +59,6 @@ def load_model(config: ModelConfig, computed_in: Compute) -> PreTrainedModel:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
     """
     return from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
-
-
-def load_reference(
-    named: ModelRef | None, config: ModelConfig, computed_in: Compute, *, tokens: int
-) -> PreTrainedModel:
-    """The frozen model that a policy is held to, in the policy's form, so that both begin alike.
-
-    Args:
-        named: The config's `referenceModel`; None: the policy as it was before training.
-        config: Names the policy.
-        computed_in: What is computed in.
-        tokens: How many tokens the policy's tokenizer knows.
-
-    Raises:
-        ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
-        ConfigError: It does not know all of the policy's tokens.
-    """
-    if named is None:
-        model = load_model(config, computed_in)
-    else:
-        arguments = reference_arguments(config, named, computed_in)
-        model = from_pretrained(AutoModelForCausalLM, named, "referenceModel", **arguments)
-        known = model.get_input_embeddings().num_embeddings
-        if known < tokens:
-            raise ConfigError(
-                f"referenceModel.name {named.name!r}: it knows {known} tokens and the model"
-                f" {tokens}; name a model with the same tokenizer"
-            )
-    return model.requires_grad_(requires_grad=False)
-
-
-def reference_arguments(
-    policy: ModelConfig, reference: ModelRef, computed_in: Compute
-) -> dict[str, Any]:
-    """What transformers is asked for, besides the reference's name: the policy's own form."""
-    return model_arguments(policy, computed_in) | {"revision": reference.revision}
 
 
 def load_classifier(
@@ -170,16 +140,44 @@ def lora_config(config: LoraConfig, task: str, revision: str | None) -> PeftLora
     )
 
 
-def longest(config: ModelConfig, architecture: PretrainedConfig) -> int:
-    """The longest sequence, in tokens."""
-    if config.max_length is not None:
-        return config.max_length
-    return min(LONGEST_DEFAULT, positions(architecture) or LONGEST_DEFAULT)
+def longest(config: ModelConfig, architecture: PretrainedConfig, learned: int | None = None) -> int:
+    """The longest sequence, in tokens.
+
+    Args:
+        config: May ask for one.
+        architecture: The model's config.
+        learned: How many positions the model has vectors for, from `learned_positions`.
+
+    Raises:
+        ConfigError: The model has no vectors for the positions of what is asked for.
+    """
+    if config.max_length is None:
+        return min(filter(None, (LONGEST_DEFAULT, positions(architecture), learned)))
+    if learned is not None and config.max_length > learned:
+        raise ConfigError(
+            f"model.maxLength {config.max_length}: the model has learned {learned} positions and"
+            " cannot read further; lower it"
+        )
+    return config.max_length
 
 
 def positions(architecture: PretrainedConfig) -> int | None:
     """The longest sequence that the model was made for, in tokens; None: it does not say."""
     return getattr(architecture.get_text_config(), "max_position_embeddings", None)
+
+
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens a model can read whose positions are a table; None: it works them out.
+
+    RoBERTa and its kin begin to count behind the row for padding.
+    """
+    tables = [
+        module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if isinstance(module, Embedding) and POSITIONS.search(name)
+    ]
+    named = positions(model.config)
+    return min(filter(None, (*tables, named))) if tables else None
 
 
 def code_and_revision(config: ModelConfig) -> dict[str, Any]:

@@ -68,6 +68,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "named target modules": sft(model=MODEL | {"lora": {"targetModules": ["q_proj", "v_proj"]}}),
     "a stream": sft(datasets=[{"name": "d", "streaming": True}], train={"maxSteps": 10}),
     "a mixture": sft(datasets=[{"name": "a", "weight": 2}, {"name": "b", "weight": 1.5}]),
+    "a constant rate": sft(train={"lrScheduler": "constant", "warmupRatio": 0}),
     "evaluation": sft(evaluation={"splitRatio": 0.1, "everySteps": 5, "earlyStoppingPatience": 2}),
     "integers where numbers are asked": sft(train={"epochs": 1, "learningRate": 1}),
     "explicit nulls": sft(classification=None) | {"rl": None, "policy": {"startTimeoutSeconds": None}},
@@ -272,6 +273,10 @@ BAD: dict[str, Bad] = {
     "a sample of a stream": Bad(
         sft(datasets=[{"name": "d", "streaming": True, "maxSamples": 1}], train={"maxSteps": 1}),
         "spec.sft.datasets[0].maxSamples",
+    ),
+    "a warm-up to a constant rate": Bad(
+        sft(train={"lrScheduler": "constant", "warmupRatio": 0.1}),
+        "spec.sft.train.warmupRatio", "set lrScheduler to constant_with_warmup",
     ),
     "patience without evaluations": Bad(
         sft(evaluation={"earlyStoppingPatience": 2}), "spec.sft.evaluation.earlyStoppingPatience"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
@@ -211,8 +212,6 @@ def test_labels_are_those_that_trl_makes(tiny_model: Path, config: MakeConfig) -
 def test_a_model_without_chat_template_gets_the_plain_form(
     tiny_model: Path, config: MakeConfig, tmp_path: Path
 ) -> None:
-    from transformers import AutoModelForCausalLM
-
     bare = tmp_path / "bare"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = None
@@ -230,6 +229,24 @@ def test_a_model_without_chat_template_gets_the_plain_form(
     assert isinstance(trainer.predict("Hi", max_new_tokens=3), str)
     saved = AutoTokenizer.from_pretrained(trainer.save_model())
     assert saved.chat_template == PLAIN_CHAT_TEMPLATE
+
+
+def test_the_plain_form_begins_as_the_tokenizer_begins_a_text(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = None
+    tokenizer.bos_token = "<|endoftext|>"
+    first = {"single": "<|endoftext|> $A", "pair": "<|endoftext|> $A $B"}
+    ids = [("<|endoftext|>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(**first, special_tokens=ids)
+    tokenizer.save_pretrained(tmp_path / "begun")
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path / "begun")
+    trainer = TRLSFTTrainer(config(model={"name": str(tmp_path / "begun")}))
+    trainer.setup_data()
+    assert trainer.data is not None
+    whole = trainer.tokenizer.decode(trainer.data.train[0]["input_ids"])
+    assert whole.startswith("<|endoftext|>User: What is")
 
 
 def test_mixing_follows_the_weights_and_repeats_no_row_before_its_source_is_used_up() -> None:

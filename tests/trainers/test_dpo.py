@@ -27,7 +27,7 @@ from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, LossDivergedError, ModelNotFoundError
 from aligntune.core.rl.config import DPOLoss, UnifiedConfig
-from aligntune.training.model_loading import reference_arguments
+from aligntune.training.reference import reference_arguments
 from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import (
     MakeRLConfig,

@@ -8,11 +8,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
+import torch
 from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
@@ -203,6 +210,114 @@ def test_a_job_trains_pinned_commits_and_its_model_arrives_on_the_hub(
     )
     assert (name, revision) == base
     assert "<|im_start|>" in template
+
+
+PROBE = list(range(5, 25))
+FROM_ADAPTERS = f"""
+    import json, sys
+    import torch
+    from aligntune.backends.trl.rl.dpo.dpo import TRLDPOTrainer
+    from aligntune.core.config.model import ModelRef
+    from aligntune.core.rl.config import UnifiedConfig
+    from aligntune.rewards.model import RewardModel
+    from aligntune.rewards.scoring import Batch
+    named = {{"name": "acme/adapters", "revision": sys.argv[1]}}
+    trainer = TRLDPOTrainer(UnifiedConfig.model_validate({{
+        "algo": "dpo", "model": named, "reference_model": named, "output_dir": "out",
+        "datasets": [{{"name": sys.argv[2]}}], "train": {{"max_steps": 1}},
+    }}))
+    loop = trainer.need_loop()
+    read = lambda model: model.eval()(input_ids=torch.tensor([{PROBE}])).logits[0, -1].tolist()
+    judge = RewardModel(ModelRef(name="acme/judge"), "fp32")
+    answers = Batch([[{{"role": "user", "content": "What is 1 plus 1?"}}]], ["It is 2."], {{}})
+    with torch.no_grad():
+        told = {{"policy": read(trainer.model), "reference": read(loop.ref_model)}}
+    told["score"] = judge(answers)
+    trainer.train()
+    told["card"] = (trainer.save_model() / "README.md").read_text()
+    print(json.dumps(told))
+"""
+
+
+def tuned(base: Path, folder: Path, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> Any:
+    """A model whose adapters differ from its base's weights, and are saved in `folder`."""
+    heads = {"CAUSAL_LM": AutoModelForCausalLM, "SEQ_CLS": AutoModelForSequenceClassification}
+    more = {"num_labels": 1} if task == "SEQ_CLS" else {}
+    model = heads[task].from_pretrained(base, **more)
+    adapted = get_peft_model(model, LoraConfig(task_type=task, target_modules="all-linear"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                weight.normal_(std=0.1)
+    adapted.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return adapted.eval()
+
+
+class AdaptersOnHub(NamedTuple):
+    """What trained models say, and what a run says that names their adapters on the hub."""
+
+    commit: str
+    policy: list[float]
+    score: float
+    told: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def adapters_on_hub(
+    hub: Hub, tiny_model: Path, tiny_pairs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AdaptersOnHub:
+    """Adapters at a commit that main has left behind, for a base at such a one."""
+    folder = tmp_path_factory.mktemp("adapters")
+    base = hub.add("model", "acme/adapted", tiny_model)
+    models = {
+        "acme/adapters": tuned(tiny_model, folder / "policy", "CAUSAL_LM"),
+        "acme/judge": tuned(tiny_model, folder / "judge", "SEQ_CLS"),
+    }
+    commits = {}
+    for name, saved in zip(models, ("policy", "judge"), strict=True):
+        file = folder / saved / "adapter_config.json"
+        at = {"base_model_name_or_path": "acme/adapted", "revision": base}
+        file.write_text(json.dumps(json.loads(file.read_text()) | at))
+        commits[name] = hub.add("model", name, folder / saved)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "config.json").write_text("{}")
+    hub.add("model", "acme/adapted", folder / "broken")
+    (folder / "broken" / "adapter_config.json").write_text("{}")
+    hub.add("model", "acme/adapters", folder / "broken")
+    text = AutoTokenizer.from_pretrained(tiny_model).apply_chat_template(
+        [
+            {"role": "user", "content": "What is 1 plus 1?"},
+            {"role": "assistant", "content": "It is 2."},
+        ],
+        return_tensors="pt",
+        return_dict=False,
+    )
+    with torch.no_grad():
+        policy = models["acme/adapters"](input_ids=torch.tensor([PROBE])).logits[0, -1].tolist()
+        score = models["acme/judge"](input_ids=text).logits.item()
+    script = folder / "run.py"
+    script.write_text(textwrap.dedent(FROM_ADAPTERS))
+    env = hub.environment(folder / "home")
+    done = run([script, commits["acme/adapters"], tiny_pairs], cwd=folder, env=env)
+    told = json.loads(done.stdout.splitlines()[-1])
+    return AdaptersOnHub(commits["acme/adapters"], policy, score, told)
+
+
+@pytest.mark.parametrize("model", ["policy", "reference"])
+def test_adapters_on_the_hub_are_what_a_run_begins_at(
+    adapters_on_hub: AdaptersOnHub, model: str
+) -> None:
+    assert adapters_on_hub.told[model] == pytest.approx(adapters_on_hub.policy, abs=1e-4)
+
+
+def test_adapters_on_the_hub_can_be_the_reward_model(adapters_on_hub: AdaptersOnHub) -> None:
+    assert adapters_on_hub.told["score"] == [pytest.approx(adapters_on_hub.score, rel=1e-4)]
+
+
+def test_the_card_names_the_commit_of_adapters_on_the_hub(adapters_on_hub: AdaptersOnHub) -> None:
+    assert f"`acme/adapters` at {adapters_on_hub.commit}" in adapters_on_hub.told["card"]
 
 
 OTHER_DATA = {"datasets": [{"name": "nobody/nothing"}]}

@@ -18,7 +18,7 @@ from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.rl.config import AlgorithmType, UnifiedConfig
 from aligntune.rewards.registry import load_rewards
 from aligntune.rewards.scoring import Batch, score
-from aligntune.training.model_loading import reference_arguments
+from aligntune.training.reference import reference_arguments
 from tests.trainers.effects import (
     SHARED,
     Case,

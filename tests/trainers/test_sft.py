@@ -1,6 +1,7 @@
 """Supervised fine-tuning, end to end on a tiny model, in this process."""
 
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,21 @@ import pytest
 import torch
 import trl
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GraniteConfig,
+    GraniteForCausalLM,
+    set_seed,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+from aligntune.backends.trl.sft.sft import UNKNOWN_TO_TRL, TRLSFTTrainer
 from aligntune.core.backend_factory import create_sft_trainer
 from aligntune.core.errors import LossDivergedError
+from aligntune.data.pipeline import load_one
+from aligntune.data.rendering import IGNORED
 from aligntune.training.context import RunContext
 from tests.trainers.callbacks import BreakAt, StopAt
 from tests.trainers.tiny import MakeConfig, curve, losses, sums
@@ -98,6 +109,65 @@ def test_losses_are_those_of_a_plain_trl_script_to_the_last_digit(
     )
     script.train()
     check_steps(Path(settings.output_dir), steps_of(script))
+
+
+@pytest.fixture
+def scaled_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A random Granite, whose logits are divided by a number."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    shape = GraniteConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.5,
+        logits_scaling=8.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    GraniteForCausalLM(shape).save_pretrained(tmp_path / "granite")
+    tokenizer.save_pretrained(tmp_path / "granite")
+    return tmp_path / "granite"
+
+
+def test_the_loss_of_a_model_that_scales_its_logits_is_that_of_its_own_logits(
+    config: MakeConfig, scaled_model: Path, tiny_data: Path
+) -> None:
+    trainer = TRLSFTTrainer(config(model={"name": str(scaled_model)}))
+    measured = trainer.evaluate(str(tiny_data))["eval_loss"]
+    model = AutoModelForCausalLM.from_pretrained(scaled_model)
+    total, tokens = 0.0, 0
+    for row in load_one(str(tiny_data), trainer.config, trainer.make_encoder()):
+        labels = torch.tensor(row["labels"][1:])
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        tokens += int((labels != IGNORED).sum())
+    assert measured == pytest.approx(total / tokens, rel=1e-3)
+
+
+KNOWN_OR_HARMLESS = {
+    "attn_logit_softcapping",
+    "chunk_size_lm_head",
+    "final_logit_softcapping",
+    "lm_head_bias",
+    "logit_scale",
+    "moe_router_logit_softcapping",
+    "num_logits_to_keep",
+    "output_router_logits",
+}
+"""Settings that TRL's chunked loss applies itself, or that change no logit."""
+
+
+def test_what_transformers_models_do_to_their_logits_is_known() -> None:
+    kinds = CONFIG_MAPPING.keys() & MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    assert len(kinds) > 100
+    settings = {name for kind in kinds for name in dir(CONFIG_MAPPING[kind])}
+    factors = {name for name in settings if re.search("logit|lm_head", name)}
+    assert factors - KNOWN_OR_HARMLESS == set(UNKNOWN_TO_TRL)
 
 
 def _conversations() -> Any:

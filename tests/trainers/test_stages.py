@@ -1,6 +1,7 @@
 """Runs that start from what another run has saved, and what they save themselves."""
 
 import copy
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,14 +45,14 @@ def test_adapters_are_merged_once_and_anew_when_they_change(
     adapters: Path, config: MakeConfig
 ) -> None:
     model = config(model={"name": str(adapters)}).model
-    merged = whole(model)
+    merged = whole(model, trust_remote_code=False)
     expected = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
     assert same(AutoModelForCausalLM.from_pretrained(merged.name), expected)
     written = Path(merged.name).stat().st_mtime_ns
-    assert whole(model) == merged
+    assert whole(model, trust_remote_code=False) == merged
     assert Path(merged.name).stat().st_mtime_ns == written
     (adapters / "adapter_model.safetensors").touch()
-    assert whole(model).name != merged.name
+    assert whole(model, trust_remote_code=False).name != merged.name
 
 
 def test_a_run_that_starts_from_adapters_begins_at_them_and_saves_the_whole_model(
@@ -71,6 +72,18 @@ def test_a_run_that_starts_from_adapters_begins_at_them_and_saves_the_whole_mode
     card = (folder / "README.md").read_text()
     assert "LoRA adapters for the model of AlignTuneJob research/chat (1f3c)" in card
     assert "library_name: transformers" in card
+
+
+def test_adapters_of_a_reward_model_are_refused_as_a_model_that_writes(
+    adapters: Path, config: MakeConfig
+) -> None:
+    file = adapters / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task_type": "SEQ_CLS"}))
+    model = config(model={"name": str(adapters)}).model
+    with pytest.raises(
+        ConfigError, match=r"model\.name .*: its adapters \(SEQ_CLS\) are for a mod"
+    ):
+        whole(model, trust_remote_code=False)
 
 
 def test_a_reward_model_can_start_from_a_chat_models_adapters(

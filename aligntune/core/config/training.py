@@ -13,8 +13,19 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 
+WARMUP_NEEDS_SCHEDULE = Rule(
+    "!(has(self.warmupRatio) && self.warmupRatio > 0.0"
+    " && has(self.lrScheduler) && self.lrScheduler == 'constant')",
+    "a constant rate has no warm-up: set lrScheduler to constant_with_warmup, or remove"
+    " warmupRatio",
+    "warmupRatio",
+)
+
+
 class TrainConfig(Section):
     """Optimisation settings that all methods share."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(WARMUP_NEEDS_SCHEDULE))
 
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 1
     """Passes over the data; fractions allowed. 1: more epochs on instruction data mostly memorise.
@@ -50,6 +61,12 @@ class TrainConfig(Section):
     """Compile the model with torch.compile. Off: it pays only in long runs of even lengths."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     """Seed of data order, adapter initialisation, dropout and sampling."""
+
+    @model_validator(mode="after")
+    def _warmup_has_an_effect(self) -> Self:
+        if self.warmup_ratio > 0 and self.lr_scheduler == "constant":
+            raise broken(WARMUP_NEEDS_SCHEDULE)
+        return self
 
 
 class EvaluationDataset(DataSource):

@@ -165,7 +165,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
 
     def load_tokenizer(self, config: ModelConfig) -> Any:  # noqa: ANN401
         """The tokenizer for plain text, padded behind its end."""
-        tokenizer = load_tokenizer(config, None)
+        tokenizer = load_tokenizer(config, reads_turns=False)
         tokenizer.padding_side = "right"
         return tokenizer
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import trl
+from transformers import PretrainedConfig
 
 from aligntune.core.config.model import LoraConfig
 from aligntune.core.sft.config import SFTConfig
@@ -13,14 +14,28 @@ from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 
+UNKNOWN_TO_TRL = (
+    "lm_head_multiplier",
+    "logits_mup_width_multiplier",
+    "logits_scaling",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
+"""What models call the factors on their logits that TRL's chunked loss does not apply: it holds
+few logits at a time, and so multiplies with the head itself. A test looks for others in
+transformers."""
 
-def trl_arguments(config: SFTConfig, shared: dict[str, Any], max_length: int) -> trl.SFTConfig:
+
+def trl_arguments(
+    config: SFTConfig, shared: dict[str, Any], max_length: int, architecture: PretrainedConfig
+) -> trl.SFTConfig:
     """What TRL is told, besides what all methods share.
 
     Rows come tokenised, cut and labelled, so TRL has nothing to prepare.
     """
     train = config.train
     targets = (config.model.lora or LoraConfig()).target_modules
+    whole_logits = train.liger_kernel or "lm_head" in targets or changes_logits(architecture)
     return trl.SFTConfig(
         **shared,
         max_length=max_length if train.packing else None,
@@ -28,8 +43,14 @@ def trl_arguments(config: SFTConfig, shared: dict[str, Any], max_length: int) ->
         padding_free=train.padding_free,
         completion_only_loss=False,
         use_liger_kernel=train.liger_kernel,
-        loss_type="nll" if train.liger_kernel or "lm_head" in targets else "chunked_nll",
+        loss_type="nll" if whole_logits else "chunked_nll",
     )
+
+
+def changes_logits(architecture: PretrainedConfig) -> bool:
+    """Whether the model does to its logits what TRL's chunked loss would leave out."""
+    text = architecture.get_text_config()
+    return any(getattr(text, name, None) not in (None, 1) for name in UNKNOWN_TO_TRL)
 
 
 class _Loop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
@@ -49,7 +70,7 @@ class TRLSFTTrainer(Answers, LoopTrainer[SFTConfig], SFTTrainerBase):
 
     def make_arguments(self, shared: dict[str, Any]) -> trl.SFTConfig:
         """Every argument that TRL is given."""
-        return trl_arguments(self.config, shared, self.max_length)
+        return trl_arguments(self.config, shared, self.max_length, self.model.config)
 
     def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
         """TRL's SFT in our loop."""

@@ -14,7 +14,7 @@ from aligntune.data.preferences import PreferenceEncoder
 from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.model_loading import load_reference
+from aligntune.training.reference import load_reference
 
 MARGINS = -3
 """Where the pairs' margins stand among what TRL's loss gathers: before the two log-probabilities.

@@ -19,7 +19,7 @@ from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import require, this_machine
-from aligntune.training.model_loading import load_reference
+from aligntune.training.reference import load_reference
 
 CISPO_EPSILON_HIGH = 5.0
 """CISPO clips the ratio itself, not its distance from 1: Khatri et al. 2025 (arXiv:2510.13786)."""

@@ -27,7 +27,7 @@ from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute
-from aligntune.training.model_loading import load_reference
+from aligntune.training.reference import load_reference
 
 _log = logging.getLogger(__name__)
 
