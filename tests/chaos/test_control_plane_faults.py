@@ -127,6 +127,27 @@ def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_p
     assert [event["verb"] for event in events_of(log)] == ["a", "b"]
 
 
+def test_a_job_counts_whose_creation_a_killed_api_server_has_not_written_down(
+    tmp_path: Path,
+) -> None:
+    """It is in etcd, and the operator finds it under its name."""
+    job = {
+        "kind": "Job",
+        "metadata": {
+            "name": "chat-1",
+            "labels": {"aligntune.io/job-name": "chat", "aligntune.io/attempt": "1"},
+            "ownerReferences": [{"uid": "uid"}],
+        },
+    }
+    where = {"resource": "jobs", "namespace": "ns", "name": "chat-1"}
+    told = {"objectRef": where, "responseStatus": {"code": 200}, "responseObject": job}
+    log = tmp_path / "audit.log"
+    line = json.dumps({"kind": "Event", "verb": "update"} | told, separators=(",", ":"))
+    log.write_text(f"{line}\n{line}\n")
+    [attempt] = attempts_of(log, "ns")["uid"]
+    assert (attempt.name, attempt.number, attempt.let_go) == ("chat-1", 1, None)
+
+
 def test_pods_of_two_attempts_that_run_at_once_are_found_in_the_audit_log(tmp_path: Path) -> None:
     """The check itself: a pod begins before that of the attempt before has ended."""
 
