@@ -6,9 +6,11 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+from transformers import LlamaConfig
 
 from aligntune.backends.trl.rl.ppo.ppo import TRLPPOTrainer
 from aligntune.backends.trl.rl.ppo.steps import StepModel
@@ -48,6 +50,7 @@ def args(config: Config, machine: Machine = CPU) -> Any:
     """What the library is told."""
     made = trainer(config)
     made.max_length = 99
+    made.model = SimpleNamespace(config=LlamaConfig())
     if isinstance(made, TRLPPOTrainer):
         made.step_model = StepModel.of(made.config, 1)
     return made.make_arguments(
