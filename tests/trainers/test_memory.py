@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from aligntune.cli import app
 from aligntune.core.backend_factory import trainer_for
 from aligntune.core.memory.estimate import TOLERANCE, Estimate, estimate, fits
-from aligntune.core.memory.shape import ModelShape
+from aligntune.core.memory.shape import ModelShape, shape_of
 from aligntune.core.rl.config import RLSpec
 from aligntune.core.sft.config import SFTSpec
 from aligntune.model_config import read_shape
@@ -100,6 +100,20 @@ def test_a_quantised_base_takes_the_bits_of_the_qlora_paper() -> None:
     in_16_bits = 2 * (LLAMA_8B.parameters - linear)
     assert part(found, "weights") == pytest.approx(linear * 4.127 / 8 + in_16_bits)
     assert fits(found, 24 * GIB) == "fits"
+
+
+def test_a_model_that_scales_its_logits_needs_memory_for_those_of_the_whole_batch() -> None:
+    granite = {
+        "model_type": "granite", "vocab_size": 49_152, "hidden_size": 2048, "num_hidden_layers": 40,
+        "num_attention_heads": 32, "intermediate_size": 8192, "tie_word_embeddings": True,
+    }  # fmt: skip
+    scaled, plain = (
+        estimate(sft(), shape_of(granite | scaling, "m", 2_500_000_000), processes=1, gpu=True)
+        for scaling in ({"logits_scaling": 8.0}, {"logits_scaling": 1.0})
+    )
+    rows = sft().train.per_device_batch_size
+    assert part(scaled, "logits") == 3 * rows * 2048 * 49_152 * 4
+    assert part(plain, "logits") == 4 * 256 * 49_152 * 4
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])

@@ -20,9 +20,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from aligntune.backends.trl.sft.sft import UNKNOWN_TO_TRL, TRLSFTTrainer
+from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.backend_factory import create_sft_trainer
 from aligntune.core.errors import LossDivergedError
+from aligntune.core.sft.logits import FACTORS
 from aligntune.data.pipeline import load_one
 from aligntune.data.rendering import IGNORED
 from aligntune.training.context import RunContext
@@ -167,7 +168,7 @@ def test_what_transformers_models_do_to_their_logits_is_known() -> None:
     assert len(kinds) > 100
     settings = {name for kind in kinds for name in dir(CONFIG_MAPPING[kind])}
     factors = {name for name in settings if re.search("logit|lm_head", name)}
-    assert factors - KNOWN_OR_HARMLESS == set(UNKNOWN_TO_TRL)
+    assert factors - KNOWN_OR_HARMLESS == set(FACTORS)
 
 
 def _conversations() -> Any:

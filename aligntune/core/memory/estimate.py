@@ -234,7 +234,8 @@ def _logits(work: Workload) -> float:
         return 0
     row = FULL * work.shape.vocabulary
     head = FULL * work.shape.embedding if work.lora is None else 0
-    if work.method == "sft" and not (work.lora and states.adapted(work.lora, "lm_head")):
+    whole = work.shape.whole_logits or (work.lora and states.adapted(work.lora, "lm_head"))
+    if work.method == "sft" and not whole:
         return CHUNK_COPIES * min(CHUNK, work.tokens) * row + head
     return LOGIT_COPIES[work.method] * work.rows * work.scored * row + head
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aligntune.core.errors import ConfigError
+from aligntune.core.sft.logits import needs_whole_logits
 
 MOST_LAYERS = 1_000
 LARGEST_NUMBER = 10_000_000
@@ -45,6 +46,8 @@ class ModelShape(NamedTuple):
     mlp_bias: bool = False
     counted: int | None = None
     """Parameters as counted in the model's files, where its kind is not known here."""
+    whole_logits: bool = False
+    """SFT computes the logits of a whole batch at once."""
 
     @property
     def attention(self) -> int:
@@ -181,4 +184,5 @@ def shape_of(config: Mapping[str, Any], place: str, counted: int | None = None) 
         output_bias=bias and family.attention_bias is None,
         mlp_bias=bool(config.get("mlp_bias", False)),
         counted=None if kind in FAMILIES else counted,
+        whole_logits=needs_whole_logits(config),
     )

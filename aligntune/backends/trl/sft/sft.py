@@ -8,22 +8,12 @@ from transformers import PretrainedConfig
 
 from aligntune.core.config.model import LoraConfig
 from aligntune.core.sft.config import SFTConfig
+from aligntune.core.sft.logits import needs_whole_logits
 from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.data.supervised import SupervisedEncoder
 from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
-
-UNKNOWN_TO_TRL = (
-    "lm_head_multiplier",
-    "logits_mup_width_multiplier",
-    "logits_scaling",
-    "logits_soft_cap",
-    "output_logit_soft_cap",
-)
-"""What models call the factors on their logits that TRL's chunked loss does not apply: it holds
-few logits at a time, and so multiplies with the head itself. A test looks for others in
-transformers."""
 
 
 def trl_arguments(
@@ -35,7 +25,11 @@ def trl_arguments(
     """
     train = config.train
     targets = (config.model.lora or LoraConfig()).target_modules
-    whole_logits = train.liger_kernel or "lm_head" in targets or changes_logits(architecture)
+    whole_logits = (
+        train.liger_kernel
+        or "lm_head" in targets
+        or needs_whole_logits(architecture.get_text_config().to_dict())
+    )
     return trl.SFTConfig(
         **shared,
         max_length=max_length if train.packing else None,
@@ -45,12 +39,6 @@ def trl_arguments(
         use_liger_kernel=train.liger_kernel,
         loss_type="nll" if whole_logits else "chunked_nll",
     )
-
-
-def changes_logits(architecture: PretrainedConfig) -> bool:
-    """Whether the model does to its logits what TRL's chunked loss would leave out."""
-    text = architecture.get_text_config()
-    return any(getattr(text, name, None) not in (None, 1) for name in UNKNOWN_TO_TRL)
 
 
 class _Loop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
