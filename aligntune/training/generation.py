@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from aligntune.core.lifecycle import Message, Question
+from aligntune.data.rendering import render
 
 
 class Answers:
@@ -57,15 +58,14 @@ def answer(
         tokenizer: With the chat template of training.
         questions: A text, a conversation, or a list of either.
         **generation: What `model.generate` takes.
+
+    Raises:
+        DataError: The chat template refuses a conversation.
+        ConfigError: The chat template is none.
     """
     single = isinstance(questions, str) or _is_conversation(questions)
     asked = [questions] if single else list(questions)
-    prompts = [
-        tokenizer.apply_chat_template(
-            _conversation(one), tokenize=False, add_generation_prompt=True
-        )
-        for one in asked
-    ]
+    prompts = [render(tokenizer, _conversation(one), asks=True) for one in asked]
     batch = tokenizer(
         prompts,
         add_special_tokens=False,
