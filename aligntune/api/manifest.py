@@ -20,10 +20,8 @@ OLDER_THAN_THE_OPERATOR = (
     " version, or remove the field from the manifest"
 )
 
-
 BOOLEANS_OF_YAML_1_1 = {"y", "n", "yes", "no", "on", "off"}
 """Words, in whatever case, that kubectl takes for true or false where they have no quotes."""
-
 
 STDIN = Path("/dev/stdin")
 

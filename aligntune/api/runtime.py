@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_v
 
 from aligntune.api.labels import RESERVED_VOLUMES
 from aligntune.core.config.base import EXACT, Rule, Section, broken, cel_rules
-from aligntune.core.config.errors import shown
 
 Nodes = Annotated[int, Field(ge=1, le=1000)]
 DnsLabel = Annotated[
@@ -33,13 +32,15 @@ LONGEST_QUANTITY = 32
 
 
 def _quantity(value: object) -> object:
-    """A number or a text that Kubernetes reads as a quantity; one sentence for whatever is not."""
+    """A number or a text that Kubernetes reads as a quantity.
+
+    Raises:
+        ValueError: It is neither: one sentence, where a union has one for each of its types.
+    """
     text = value if isinstance(value, str) else ""
     whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= EXACT
     if not whole and (len(text) > LONGEST_QUANTITY or not re.match(QUANTITY_PATTERN, text)):
-        raise broken(
-            Rule("", f'must be a quantity such as "0.5", 500m or 32Gi, got {shown(value)}')
-        )
+        raise ValueError('must be a quantity such as "0.5", 500m or 32Gi')
     return value
 
 

@@ -30,7 +30,9 @@ ConfigFile = Annotated[
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="AlignTuneJobs.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="AlignTuneJobs; - is standard input.")
+    ],
 ) -> None:
     """Check manifests as the operator would, without a cluster."""
     from aligntune.api.manifest import ManifestError, read_manifests
@@ -56,9 +58,9 @@ def render(file: ManifestFile) -> None:
     from aligntune_operator.observe import Key, queue_labels
     from aligntune_operator.render.job import job
     from aligntune_operator.render.shared import shared_objects
-    from aligntune_operator.settings import Settings, load_settings
+    from aligntune_operator.settings import load_settings
 
-    uid, settings = "00000000-0000-0000-0000-000000000000", load_settings(Settings)
+    uid, settings = "00000000-0000-0000-0000-000000000000", load_settings(command_line=False)
     objects: list[dict[str, object]] = []
     for manifest in read_manifests(file):
         key = Key(manifest.metadata.namespace, manifest.metadata.name)

@@ -150,6 +150,7 @@ def follow(
     gained nothing.
     """
     spec = observed.spec
+    # A Job keeps the deadline that it began with.
     if failure.reason == Cause.DEADLINE_EXCEEDED and spec and _left(attempts, spec) > ROUNDING:
         failure = failed(
             Cause.PREEMPTED, "spec.policy.activeDeadlineSeconds was changed under this attempt"
@@ -175,9 +176,7 @@ def follow(
 
 
 def _left(attempts: Attempts, spec: AlignTuneJobSpec) -> float:
-    """Seconds for which attempts to come may hold pods. A Job keeps the deadline that it began
-    with, so that it may have ended for an earlier one.
-    """
+    """Seconds for which attempts to come may hold pods."""
     deadline = spec.policy.active_deadline_seconds
     return math.inf if deadline is None else deadline - attempts.active_seconds
 

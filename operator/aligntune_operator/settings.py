@@ -1,6 +1,5 @@
 """What a cluster's owner sets for the operator: by environment variables or options."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -120,17 +119,14 @@ class Settings(BaseSettings):
         return self.trl_image if backend == "trl" else self.unsloth_image
 
 
-def load_settings(make: Callable[[], Settings] = lambda: CliApp.run(Settings)) -> Settings:
-    """The settings from this process's environment and command line.
-
-    Args:
-        make: Makes them; `Settings` from the environment alone.
+def load_settings(*, command_line: bool = True) -> Settings:
+    """The settings from this process's environment, and its command line if that is an operator's.
 
     Raises:
         ConfigError: Some are wrong; one line of text for each.
     """
     try:
-        return make()
+        return CliApp.run(Settings) if command_line else Settings()
     except ValidationError as error:
         raise ConfigError("\n".join(map(_told, mistakes(error, Settings)))) from error
     except SettingsError as error:

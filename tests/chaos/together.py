@@ -3,7 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import pytest
@@ -67,15 +67,11 @@ def go_through(tried: Sequence[Trial[R]], one: Callable[[Trial[R]], None], at_on
     if len(tried) == 1:
         one(tried[0])  # what it starts ends with its thread, which is to be this one
         return
-
-    def told(trial: Trial[R]) -> None:
-        try:
-            one(trial)
-        except BaseException:
-            traceback.print_exc()  # hours before the last has ended
-            raise
-
+    found = []
     with ThreadPoolExecutor(at_once) as pool:
-        errors = [future.exception() for future in [pool.submit(told, trial) for trial in tried]]
-    if found := [error for error in errors if error is not None]:
+        for ended in as_completed([pool.submit(one, trial) for trial in tried]):
+            if (error := ended.exception()) is not None:
+                traceback.print_exception(error)  # the last may end hours later
+                found.append(error)
+    if found:
         raise BaseExceptionGroup("trials that failed", found)

@@ -76,7 +76,7 @@ def _message(model: type[BaseModel], location: Location, detail: Mapping[str, An
         case _:
             message = detail["msg"].removeprefix("Value error, ")
             message = re.sub(r"^\w+ should", "must", message)
-            return f"{message}, got {shown(detail['input'])}"
+            return f"{message}, got {_shown(detail['input'])}"
 
 
 def _path(location: Location, root: str) -> str:
@@ -112,8 +112,7 @@ def _section_in(annotation: object) -> type[BaseModel] | None:
     return next(filter(None, map(_section_in, get_args(annotation))), None)
 
 
-def shown(value: object) -> str:
-    """A wrong value, as a sentence about it quotes it."""
+def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list):

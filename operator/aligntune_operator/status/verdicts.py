@@ -104,8 +104,8 @@ def _reconciling(
     if phase == Phase.PENDING and observed.object.from_jobs:
         return True, reasons.WAITING(sentences=waiting(observed))
     due = attempts.next_start is None or attempts.next_start <= now
-    writers = observed.running_predecessors or observed.writers(now)
-    if phase in (Phase.PENDING, Phase.RESTARTING) and due and writers:
+    written = observed.predecessor_runs or observed.writers(now)
+    if phase in (Phase.PENDING, Phase.RESTARTING) and due and written:
         return True, reasons.AWAITING_PODS
     if phase == Phase.RESTARTING and failure is not None and attempts.next_start is not None:
         return True, reasons.RESTARTING(
