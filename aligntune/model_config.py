@@ -17,6 +17,7 @@ from aligntune.core.memory.shape import FAMILIES, ModelShape, shape_of
 from aligntune.hub import HubRepo, why_not_asked
 
 FILE = "config.json"
+ABSENT = f"has no {FILE}; for adapters, name a copy of their base model with --model FOLDER"
 
 
 def read_shape(model: ModelRef, field: str = "model") -> ModelShape:
@@ -85,7 +86,7 @@ def _in_folder(folder: Path, place: str) -> Path:
             " pod, name a copy with --model FOLDER"
         )
     if not (folder / FILE).is_file():
-        raise ModelNotFoundError(f"{place}: the folder has no {FILE}")
+        raise ModelNotFoundError(f"{place}: the folder {ABSENT}")
     return folder / FILE
 
 
@@ -99,7 +100,7 @@ def _on_hub(model: ModelRef, field: str) -> Path:
     except EntryNotFoundError as error:
         explained = repo.explained(error) if cached_only else None
         raise (
-            explained or ModelNotFoundError(f"{field}.name {model.name!r}: it has no {FILE}")
+            explained or ModelNotFoundError(f"{field}.name {model.name!r}: it {ABSENT}")
         ) from error
     except (OSError, ValueError) as error:
         explained = repo.explained(error)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from aligntune.core.config.model import ModelRef
-from aligntune.core.errors import ConfigError
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.lifecycle import Message
 from aligntune.data.rendering import plain_chat_template
 from aligntune.rewards.scoring import Batch
@@ -64,7 +65,11 @@ class RewardModel:
         self._model = model.to(device).eval().requires_grad_(requires_grad=False)
 
     def __call__(self, batch: Batch) -> list[float]:
-        """One number per completion."""
+        """One number per completion.
+
+        Raises:
+            DataError: Its chat template refuses a conversation.
+        """
         texts = [
             self._render([*prompt, {"role": "assistant", "content": completion}])
             for prompt, completion in zip(batch.prompts, batch.completions, strict=True)
@@ -75,7 +80,12 @@ class RewardModel:
         return scores
 
     def _render(self, messages: Sequence[Message]) -> str:
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
+        try:
+            return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
+        except TemplateError as error:
+            raise DataError(
+                f"rewardModel: its chat template refuses a conversation: {error}"
+            ) from error
 
     @torch.no_grad()
     def _scores(self, texts: list[str]) -> list[float]:

@@ -26,6 +26,8 @@ from aligntune.training.machine import DTYPES, Compute, storage
 POSITIONS = re.compile("(pos|wpe)[^.]*$")
 """What models call a table of positions: GPT-2 `wpe`, BERT `position_embeddings`, OPT
 `embed_positions`."""
+ROTATIONS = "attn.embed_positions"
+"""Where GPT-J and CodeGen keep angles that others work out for any length."""
 
 
 def load_tokenizer(config: ModelConfig, *, reads_turns: bool = True) -> PreTrainedTokenizerBase:
@@ -176,6 +178,7 @@ def learned_positions(model: PreTrainedModel) -> int | None:
         for name, module in model.named_modules()
         if isinstance(module, Embedding) and POSITIONS.search(name)
     ]
+    tables += [len(rows) for name, rows in model.named_buffers() if name.endswith(ROTATIONS)]
     named = positions(model.config)
     return min(filter(None, (*tables, named))) if tables else None
 

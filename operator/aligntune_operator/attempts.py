@@ -155,6 +155,7 @@ def follow(
         failure = failed(
             Cause.PREEMPTED, "spec.policy.activeDeadlineSeconds was changed under this attempt"
         )
+        attempts = updated(attempts, reason=failure.reason)
     if spec is None or _retry(failure, spec) == Retry.NEVER:
         return attempts, failure.model_copy(update={"retryable": False})
     policy = spec.policy

@@ -20,12 +20,13 @@ SIZES: dict[str, Any] = {
     "ffn_dim": 16,
     "word_embed_proj_dim": 16,
     "num_hidden_layers": 1,
-    "num_attention_heads": 2,
+    "num_attention_heads": 4,
+    "rotary_dim": 4,
     "max_position_embeddings": 32,
 }
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "opt", "bert", "roberta"])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "gptj", "codegen", "bert", "roberta"])
 def test_a_model_with_learned_positions_reads_as_many_and_not_one_more(kind: str) -> None:
     torch.manual_seed(0)
     shape = AutoConfig.for_model(kind, **SIZES)

@@ -70,6 +70,8 @@ def test_a_model_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None
         read_shape(ModelRef(name=str(tmp_path / "absent")))
     with pytest.raises(ModelNotFoundError, match=r"model.name 'a/b': main is not in the cache"):
         read_shape(ModelRef(name="a/b"))
+    with pytest.raises(ModelNotFoundError, match=r"folder has no config.json; for adapters, .*ase"):
+        read_shape(ModelRef(name=str(tmp_path)))
 
 
 def test_a_stage_has_the_shape_of_the_job_that_it_starts_from(tiny_model: Path) -> None:

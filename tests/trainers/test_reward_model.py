@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from aligntune.core.config.model import ModelRef
-from aligntune.core.errors import ConfigError
+from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.rewards.model import RewardModel
 from aligntune.rewards.registry import load_rewards
@@ -71,6 +71,14 @@ def test_a_conversation_that_is_too_long_keeps_its_end(judge: Path) -> None:
     long = [{"role": "user", "content": "is it six ? " * 50}]
     one, other = rewards(Batch([long, long], ["five", "six"], {}))
     assert one != other
+
+
+def test_a_conversation_that_its_template_refuses_is_told_in_a_sentence(tmp_path: Path) -> None:
+    folder = write_judge(tmp_path, labels=1)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no answers, please') }}")
+    rewards = RewardModel(ModelRef(name=str(folder)), "fp32")
+    with pytest.raises(DataError, match=r"^rewardModel: its chat .* conversation: no answers, pl"):
+        rewards(batch("five"))
 
 
 def test_adapters_find_their_base_model(judge: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_deadline_that_was_raised_ends_the_attempt_under_way_and_not_the_job(
     attempts, failure = followed(Cause.DEADLINE_EXCEEDED, policy=raised, active_seconds=600)
     assert attempts.next_start is not None
     assert (attempts.restarts, attempts.preemptions) == (0, 1)
-    assert failure.reason == Cause.PREEMPTED
+    assert failure.reason == attempts.history[-1].reason == Cause.PREEMPTED
     assert failure.message == "spec.policy.activeDeadlineSeconds was changed under this attempt"
 
 
