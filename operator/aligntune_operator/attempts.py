@@ -130,8 +130,12 @@ def durable(spec: AlignTuneJobSpec) -> bool:
 
 
 def setbacks(attempts: Attempts, resumes_at: int) -> int:
-    """How many attempts in a row, up to the newest, gained no step that outlives them."""
-    steps = [entry.from_step for entry in attempts.history] + [resumes_at]
+    """How many attempts in a row, up to the newest, gained no step that outlives them.
+
+    One that was suspended ended as it was asked to, whatever it had gained by then.
+    """
+    tried = [entry for entry in attempts.history if entry.reason != SUSPENDED]
+    steps = [entry.from_step for entry in tried] + [resumes_at]
     gains = [after > before for before, after in pairwise(steps)]
     return next((n for n, gained in enumerate(reversed(gains)) if gained), len(gains))
 

@@ -25,7 +25,7 @@ from aligntune_operator.observe import (
     observe,
     pod_state,
 )
-from aligntune_operator.stages import cycle
+from aligntune_operator.stages import way
 from aligntune_operator.status.conditions import finished
 
 State = TypeVar("State", AlignTuneJobState, JobState, PodState)
@@ -242,7 +242,7 @@ class Cache:
             shortage=self._shortages.get(state.uid, ""),
             sources=dict(self._sources(state)),
             awaited=any(self._waits(follower) for follower in self.followers(key)),
-            cycle=tuple(cycle(key.name, partial(self._waits_for, key.namespace))),
+            cycle=tuple(way(key.name, key.name, partial(self._waits_for, key.namespace))),
         )
 
     def is_new(self, key: Key) -> bool:

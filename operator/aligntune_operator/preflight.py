@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from aligntune.api import labels
 from aligntune.api.job import AlignTuneJobSpec
+from aligntune.api.names import MODEL
 from aligntune.api.status import Source
 from aligntune_operator.observe import AlignTuneJobState
 from aligntune_operator.render.pod import model_cache
 from aligntune_operator.settings import Settings
+from aligntune_operator.stages import way
 from aligntune_operator.status.conditions import finished
 
 
@@ -45,28 +47,41 @@ def needs(
 def folder_in_use(
     state: AlignTuneJobState, spec: AlignTuneJobSpec, others: Iterable[AlignTuneJobState]
 ) -> str:
-    """Which job writes to the folder that this one names; empty if none does.
+    """Which job writes to the folder that this one names, or has its model there that this one
+    starts from; empty if none does.
 
     Two that have not begun let each other in by age, so that none waits for the other for ever.
     """
     if spec.storage is None or not spec.storage.sub_path:
         return ""  # a folder of its own
-    folder = (state.key.namespace, spec.storage.claim_name, spec.storage.sub_path)
-    for other in others:
+    claim, folder = spec.storage.claim_name, spec.storage.sub_path
+    there = [other for other in others if other.key.namespace == state.key.namespace]
+    for source in state.status.lineage:
+        if (source.claim_name, source.path) == (claim, f"{folder}/{MODEL}"):
+            return (
+                f"spec.storage.subPath: the model of AlignTuneJob {source.job}, which this job"
+                f" starts from, is in the folder {folder}: name another folder."
+            )
+    waits_for = {other.key.name: other.from_jobs for other in there}
+    for other in there:
         storage = other.spec.get("storage") or {}
-        theirs = (other.key.namespace, storage.get("claimName"), storage.get("subPath"))
-        if theirs == folder and other.uid != state.uid and _goes_first(other, state):
+        same = (storage.get("claimName"), storage.get("subPath")) == (claim, folder)
+        if same and other.uid != state.uid and _goes_first(other, state, waits_for):
             return (
                 f"spec.storage.subPath: AlignTuneJob {other.key.name}, which is not over, writes to"
-                f" the folder {folder[2]} of claim {folder[1]} as well: wait for it, delete it, or"
+                f" the folder {folder} of claim {claim} as well: wait for it, delete it, or"
                 " name another folder."
             )
     return ""
 
 
-def _goes_first(other: AlignTuneJobState, state: AlignTuneJobState) -> bool:
+def _goes_first(
+    other: AlignTuneJobState, state: AlignTuneJobState, waits_for: Mapping[str, Sequence[str]]
+) -> bool:
     if other.deleting or finished(other.status):
         return False
+    if way(other.key.name, state.key.name, lambda name: waits_for.get(name, ())):
+        return False  # it starts from this one's model, whenever it was created
     older = (other.created, other.uid) < (state.created, state.uid)
     return older or other.status.attempts.current > 0
 

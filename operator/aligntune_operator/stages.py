@@ -15,17 +15,19 @@ LONGEST_CAUSE = 1024
 """Characters of another job's failure in this one's: each stage adds its own words."""
 
 
-def cycle(name: str, waits_for: Callable[[str], Iterable[str]]) -> list[str]:
-    """The way from a job back to itself, through jobs that each wait for the next; [] if none."""
-    ways, seen = [[name]], set[str]()
+def way(start: str, goal: str, waits_for: Callable[[str], Iterable[str]]) -> list[str]:
+    """From one job to another, or back to itself, through jobs that each wait for the next; [] if
+    none.
+    """
+    ways, seen = [[start]], set[str]()
     while ways:
-        way = ways.pop()
-        for source in waits_for(way[-1]):
-            if source == name:
-                return [*way, name]
+        found = ways.pop()
+        for source in waits_for(found[-1]):
+            if source == goal:
+                return [*found, goal]
             if source not in seen:
                 seen.add(source)
-                ways.append([*way, source])
+                ways.append([*found, source])
     return []
 
 

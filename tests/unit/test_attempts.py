@@ -21,7 +21,15 @@ from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.conditions import Phase
 from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
-from aligntune_operator.attempts import began, clocked, ended, follow, goodput, setbacks
+from aligntune_operator.attempts import (
+    SUSPENDED,
+    began,
+    clocked,
+    ended,
+    follow,
+    goodput,
+    setbacks,
+)
 from aligntune_operator.observe import (
     NODE_LOST_TIMEOUT,
     AlignTuneJobState,
@@ -50,11 +58,21 @@ def followed(
     steps: tuple[int, ...] = (0,),
     checkpoint: int = 0,
     policy: dict[str, Any] | None = None,
+    suspended: int = 0,
     **attempts: Any,
 ) -> tuple[Attempts, Failure]:
-    """What follows the last of attempts that began at `steps`."""
+    """What follows the last of attempts that began at `steps`, the first `suspended` of which a
+    person ended.
+    """
     history = [
-        Attempt(attempt=n, job=f"job-{n}", from_step=step, start=NOW, end=NOW)
+        Attempt(
+            attempt=n,
+            job=f"job-{n}",
+            from_step=step,
+            start=NOW,
+            end=NOW,
+            reason=SUSPENDED if n <= suspended else cause,
+        )
         for n, step in enumerate(steps, 1)
     ]
     observed = observe(replace(CREATED, spec=SPEC | {"policy": policy or {}}))
@@ -95,6 +113,12 @@ def test_preemptions_count_from_the_third_attempt_that_gained_nothing() -> None:
     third, _ = followed(Cause.PREEMPTED, steps=(0, 100, 100, 100), checkpoint=100)
     assert (second.restarts, second.preemptions) == (0, 1)
     assert (third.restarts, third.preemptions) == (1, 0)
+
+
+def test_attempts_that_a_person_suspended_are_no_setbacks() -> None:
+    attempts, _ = followed(Cause.PREEMPTED, steps=(0, 0, 0), suspended=2, policy={"maxRestarts": 0})
+    assert attempts.next_start is not None
+    assert (attempts.restarts, attempts.preemptions) == (0, 1)
 
 
 def test_the_wait_doubles_up_to_five_minutes() -> None:

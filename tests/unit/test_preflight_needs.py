@@ -70,3 +70,25 @@ def test_two_jobs_never_write_to_one_folder_and_the_older_goes_first(
 ) -> None:
     told = folder_in_use(job, AlignTuneJobSpec.parse(job.spec), [other])
     assert told.startswith(f"spec.storage.subPath: AlignTuneJob {other.key.name}, which") == waits
+
+
+def test_stages_with_one_folder_do_not_wait_for_each_other() -> None:
+    """The last was created first; the one that all start from goes on."""
+    first, middle, last = (
+        writer("sft", 2),
+        replace(writer("dpo", 1, folder="other"), from_jobs=("sft",)),
+        replace(writer("grpo", 0), from_jobs=("dpo",)),
+    )
+    spec = AlignTuneJobSpec.parse(first.spec)
+    assert folder_in_use(first, spec, [first, middle, last]) == ""
+    assert folder_in_use(first, spec, [first, replace(last, from_jobs=())]) != ""
+
+
+def test_a_job_is_kept_out_of_the_folder_whose_model_it_starts_from() -> None:
+    source = Source(job="sft", uid="1", claim_name="models", path="chat/model")
+    job = replace(writer("dpo", 1), status=AlignTuneJobStatus(lineage=[source]))
+    told = folder_in_use(job, AlignTuneJobSpec.parse(job.spec), [])
+    assert told.startswith("spec.storage.subPath: the model of AlignTuneJob sft, which this job")
+    elsewhere = writer("dpo", 1, folder="chat-dpo")
+    moved = replace(job, spec=elsewhere.spec)
+    assert folder_in_use(moved, AlignTuneJobSpec.parse(moved.spec), []) == ""
