@@ -16,8 +16,8 @@ ATTEMPT = f"{GROUP}/attempt"
 
 QUEUE_PREFIX = "kueue.x-k8s.io/"
 """Labels of an AlignTuneJob with this prefix go on to its Jobs, where Kueue reads them."""
-QUEUE_API = "apis/kueue.x-k8s.io/v1beta1"
-"""Where a LocalQueue is asked for."""
+QUEUE_API = "apis/kueue.x-k8s.io"
+"""Where a LocalQueue is asked for, in the version that is served: each is for some releases."""
 QUEUE_NAME = f"{QUEUE_PREFIX}queue-name"
 """Label: the Kueue LocalQueue that decides when the job may hold pods."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ MANAGER = {"fieldManager": labels.FIELD_MANAGER}
 STRICT = {"fieldValidation": "Strict"}
 """A field of a manifest's affinity that is misspelt is refused, instead of dropped."""
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+VERSIONED = re.compile(r"/v\d+\w*$")
 LEASES = "apis/coordination.k8s.io/v1"
 LIST_CHUNK = 500
 SILENT_WATCH = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=90)
@@ -254,8 +256,18 @@ class Cluster:
         return newest
 
     async def exists(self, namespace: str, api: str, plural: str, name: str) -> bool:
-        """Whether an object is there to stay; True where the operator may not look."""
+        """Whether an object is there to stay; True where the operator may not look.
+
+        Args:
+            namespace: Its namespace.
+            api: Its API; without a version, in the one that the API server prefers.
+            plural: Its resource.
+            name: Its name.
+        """
         try:
+            if not VERSIONED.search(api):
+                group = await self._request("GET", api, plural)
+                api = f"apis/{group['preferredVersion']['groupVersion']}"
             found = await self._request(
                 "GET", f"{api}/namespaces/{namespace}/{plural}/{name}", plural
             )

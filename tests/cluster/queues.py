@@ -21,7 +21,7 @@ LOCAL_QUEUES: dict[str, Any] = {
         },
         "versions": [
             {
-                "name": "v1beta1",
+                "name": "v1beta2",
                 "served": True,
                 "storage": True,
                 "schema": {
@@ -40,7 +40,7 @@ LOCAL_QUEUES: dict[str, Any] = {
 def local_queue(name: str) -> dict[str, Any]:
     """A LocalQueue's manifest."""
     return {
-        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "apiVersion": "kueue.x-k8s.io/v1beta2",
         "kind": "LocalQueue",
         "metadata": {"name": name},
         "spec": {"clusterQueue": "gpus"},
