@@ -6,14 +6,10 @@
 import sys
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
-
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
 from aligntune.api.labels import GROUP, KIND, PLURAL, VERSION
-from aligntune.api.manifest import BOOLEANS_OF_YAML_1_1
 from aligntune.api.status import AlignTuneJobStatus
+from aligntune.api.yaml import write_yaml
 from aligntune.core.config.base import Section
 
 Schema = dict[str, Any]
@@ -97,7 +93,8 @@ def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     elif isinstance(schema.get("additionalProperties"), dict):
         out["additionalProperties"] = structural(schema["additionalProperties"], definitions)
     elif schema.get("type") == "object":
-        out["x-kubernetes-preserve-unknown-fields"] = True
+        # Keys need a schema each: CEL's == passes over those of which it knows none.
+        out["additionalProperties"] = {"x-kubernetes-preserve-unknown-fields": True}
     if "items" in schema:
         out["items"] = structural(schema["items"], definitions)
     return out
@@ -186,15 +183,6 @@ def custom_resource_definition() -> Schema:
     }
 
 
-def _string(representer: RoundTripRepresenter, text: str) -> ScalarNode:
-    """A string in quotes where Kubernetes' Go libraries, of YAML 1.1, would read a boolean."""
-    quotes = "'" if text.lower() in BOOLEANS_OF_YAML_1_1 else None
-    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=quotes)
-
-
 if __name__ == "__main__":
     sys.stdout.write("# Generated from aligntune/api by `make generate`. Do not edit.\n")
-    yaml = YAML()
-    yaml.width = 100
-    yaml.representer.add_representer(str, _string)
-    yaml.dump(custom_resource_definition(), sys.stdout)
+    write_yaml([custom_resource_definition()], sys.stdout, width=100)

@@ -23,6 +23,12 @@ OLDER_THAN_THE_OPERATOR = (
 BOOLEANS_OF_YAML_1_1 = {"y", "n", "yes", "no", "on", "off"}
 """Words, in whatever case, that kubectl takes for true or false where they have no quotes."""
 
+SERVERS_METADATA = {
+    "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "generation",
+    "managedFields", "resourceVersion", "selfLink", "uid",
+}  # fmt: skip
+"""What the API server writes into an object's metadata: it knows one version of one object."""
+
 STDIN = Path("/dev/stdin")
 
 
@@ -36,7 +42,7 @@ def read_manifests(path: Path) -> list[Manifest]:
 
 
 def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
-    """Every AlignTuneJob in a YAML or JSON file (-: standard input), with all that is written
+    """Every AlignTuneJob in a YAML or JSON file (-: standard input), with all that a person wrote
     there; other kinds in it are passed over.
 
     Raises:
@@ -51,7 +57,7 @@ def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
     wrong: list[str] = []
     for document in ours:
         try:
-            manifest = Manifest.parse(_without_status(document))
+            manifest = Manifest.parse(_as_written(document))
             check_supported(manifest.spec.backend, manifest.spec.method)
         except ValidationError as error:
             wrong += _told(mistakes(error, Manifest), document, path)
@@ -59,7 +65,7 @@ def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
             unsupported = Mistake(("spec", *error.location), "", str(error))
             wrong += _told([unsupported], document, path)
         else:
-            found.append((manifest, plain(document)))
+            found.append((manifest, plain(_as_written(document))))
             wrong += _told(_misread((), document), document, path)
     if wrong:
         raise ManifestError("\n".join(wrong))
@@ -74,11 +80,14 @@ def _items(document: object) -> Iterator[object]:
         yield document
 
 
-def _without_status(document: object) -> object:
+def _as_written(document: object) -> object:
     """What a person writes of an object that the API server has printed."""
     if not isinstance(document, dict):
         return document
-    return {name: value for name, value in document.items() if name != "status"}
+    written = {name: value for name, value in document.items() if name != "status"}
+    if isinstance(metadata := written.get("metadata"), dict):
+        written["metadata"] = {n: v for n, v in metadata.items() if n not in SERVERS_METADATA}
+    return written
 
 
 def _misread(location: Location, value: object) -> Iterator[Mistake]:

@@ -343,7 +343,7 @@ class RuntimeSpec(Section):
     """Labels that a node must have. Empty: any node."""
     tolerations: Annotated[list[Toleration], Field(max_length=32)] = []
     """Taints that the pods tolerate. Empty: none besides the cluster's own."""
-    affinity: dict[str, Any] = {}
+    affinity: Annotated[dict[str, Any], Field(max_length=3)] = {}
     """`pod.spec.affinity`, passed on as it is. Empty: none."""
     topology_key: LabelKey | None = None
     """A node label, such as `topology.kubernetes.io/zone`: all pods of the gang go to nodes with

@@ -314,9 +314,9 @@ def _print(bodies: list[dict[str, Any]], output: Output, *, always_list: bool = 
         json.dump(document, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        from ruamel.yaml import YAML
+        from aligntune.api.yaml import write_yaml
 
-        YAML().dump(document, sys.stdout)
+        write_yaml([document], sys.stdout)
 
 
 def _tell(sentence: str) -> None:

@@ -52,9 +52,8 @@ def validate(
 
 def render(file: ManifestFile) -> None:
     """Show the objects that an operator with the settings of this environment would make."""
-    from ruamel.yaml import YAML
-
     from aligntune.api.manifest import read_manifests
+    from aligntune.api.yaml import write_yaml
     from aligntune_operator.observe import Key, queue_labels
     from aligntune_operator.render.job import job
     from aligntune_operator.render.shared import shared_objects
@@ -76,7 +75,7 @@ def render(file: ManifestFile) -> None:
         queue = queue_labels(manifest.metadata.labels)
         objects += shared_objects(key, uid, manifest.spec, settings)
         objects.append(job(key, uid, manifest.spec, 1, settings, queue_labels=queue))
-    YAML().dump_all(objects, sys.stdout)
+    write_yaml(objects, sys.stdout)
 
 
 def estimate(

@@ -54,7 +54,7 @@ class Job(NamedTuple):
             ClusterError: It is invalid, or of a version that this one cannot read.
         """
         try:
-            return RuntimeSpec.parse(self.spec.get("runtime", {}))
+            return RuntimeSpec.parse(self.spec.get("runtime") or {})
         except ValidationError as error:
             raise _strange(self.name, "spec.runtime", error) from error
 
@@ -67,14 +67,17 @@ class Job(NamedTuple):
     @property
     def claim(self) -> str | None:
         """The PersistentVolumeClaim with its output; None where that is gone with its pod."""
-        claim: str | None = self.spec.get("storage", {}).get("claimName")
+        claim: str | None = self._storage.get("claimName")
         return claim
 
     @property
     def output_folder(self) -> str:
         """Its folder in the claim."""
-        chosen: str = self.spec.get("storage", {}).get("subPath", "")
-        return output_folder(self.name, self.uid, chosen)
+        return output_folder(self.name, self.uid, self._storage.get("subPath") or "")
+
+    @property
+    def _storage(self) -> Mapping[str, Any]:
+        return self.spec.get("storage") or {}
 
     @property
     def output_path(self) -> str:

@@ -204,6 +204,35 @@ def test_what_trains_cannot_change_once_accepted_and_other_things_can(
 
 
 @pytest.mark.usefixtures("operator")
+def test_a_map_whose_keys_are_free_cannot_change_either(api: Api, manifest: Make) -> None:
+    """Of maps without a schema for their keys, CEL compares the keys that both sides have."""
+
+    def job(placed_by: str, parameter: str, module: str) -> dict[str, Any]:
+        placed = {"gpusPerNode": 0, "affinity": {placed_by: {}}}
+        made = manifest("chat", runtime=placed)
+        made["spec"] |= {"rl": made["spec"].pop("sft")}
+        made["spec"]["rl"] |= {
+            "algo": "grpo",
+            "rewards": [{"name": "length_range", "params": {parameter: 10}}],
+            "grpo": {"promptsPerStep": 1, "numGenerations": 2},
+            "train": {"perDeviceBatchSize": 2},
+        }
+        made["spec"]["rl"]["model"]["lora"] = {"targetModules": [module]}
+        return made
+
+    api.apply(job("nodeAffinity", "minimum", "q_proj"))
+    api.until("accepted", lambda: api.condition("chat", "Accepted")["status"] == "True")
+    for changed, section in (
+        (job("podAffinity", "minimum", "q_proj"), "runtime"),
+        (job("nodeAffinity", "maximum", "q_proj"), "rl"),
+        (job("nodeAffinity", "minimum", "k_proj"), "rl"),
+    ):
+        assert f"spec.{section} cannot change once the job is accepted" in api.refusal(
+            "replace", "-f", "-", stdin=changed
+        )
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_spec_that_only_the_operator_can_refuse_is_refused_and_can_be_mended_in_place(
     api: Api, manifest: Make
 ) -> None:

@@ -112,6 +112,16 @@ def test_render_shows_the_objects_that_the_operator_would_make() -> None:
     assert job["spec"]["template"]["spec"]["containers"][0]["args"][0] == "launch"
 
 
+def test_kubectl_reads_no_boolean_where_a_rendered_string_looks_like_one(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    job = (EXAMPLES / "sft-chat.yaml").read_text()
+    file.write_text(
+        job.replace("runtime:\n", "runtime:\n    env: [{name: DEBUG, value: 'on'}]\n")
+    )
+    _, out, _ = run("render", file)
+    assert "value: 'on'\n" in out
+
+
 def test_render_says_which_setting_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGNTUNE_OPERATOR_WORKERS", "0")
     with pytest.raises(ConfigError, match="ALIGNTUNE_OPERATOR_WORKERS"):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from aligntune.api.job import AlignTuneJobSpec
-from aligntune.api.manifest import ManifestError, read_manifests, read_run_config
+from aligntune.api.manifest import ManifestError, read_documents, read_manifests, read_run_config
 
 GOOD = """\
 apiVersion: aligntune.io/v1alpha1
@@ -42,12 +42,16 @@ def test_other_kinds_in_the_file_are_passed_over(tmp_path: Path) -> None:
     assert len(read_manifests(file)) == 1
 
 
-def test_what_kubectl_prints_of_jobs_can_be_read_again(tmp_path: Path) -> None:
+def test_what_kubectl_prints_of_jobs_can_be_read_again_and_applied(tmp_path: Path) -> None:
+    """Without what the server wrote: of that an apply would say that it is of an older version."""
     file = tmp_path / "jobs.yaml"
-    job = textwrap.indent(GOOD + "status: {phase: Running}\n", "  ").replace("  ", "- ", 1)
+    printed = GOOD.replace("{name: chat}", "{name: chat, labels: {a: b}, uid: 1, generation: 2}")
+    job = textwrap.indent(printed + "status: {phase: Running}\n", "  ").replace("  ", "- ", 1)
     file.write_text(f"apiVersion: v1\nkind: List\nitems:\n{job}")
-    [manifest] = read_manifests(file)
+    [(manifest, document)] = read_documents(file)
     assert manifest.metadata.name == "chat"
+    assert document["metadata"] == {"name": "chat", "labels": {"a": "b"}}
+    assert document.keys() == {"apiVersion", "kind", "metadata", "spec"}
 
 
 @pytest.mark.parametrize(

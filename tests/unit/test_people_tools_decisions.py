@@ -204,6 +204,12 @@ def test_the_image_of_a_job_is_its_own_or_what_its_newest_attempt_ran(
     assert job(image=own)._replace(status=status).image == known
 
 
+def test_a_section_that_is_left_empty_is_none() -> None:
+    empty = job()._replace(spec={"storage": None, "runtime": None})
+    assert (empty.claim, empty.image) == (None, None)
+    assert empty.output_folder.startswith("chat-")
+
+
 def test_merged_sources_end_together_and_the_first_error_is_told() -> None:
     assert sorted(merged([iter("ab"), iter("cd")])) == ["a", "b", "c", "d"]
 

@@ -203,7 +203,7 @@ class RewardFunction(Section):
     `json_valid`, `reasoning_gym`, `reward_model`), or `module:function` of your own."""
     weight: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
     """Weight in the sum. 1: all count alike."""
-    params: dict[str, Any] = {}
+    params: Annotated[dict[str, Any], Field(max_length=64)] = {}
     """Keyword arguments of the function. Empty: none."""
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """Longest time for one batch. 60: a batch that takes longer starves the GPU."""
