@@ -149,7 +149,8 @@ def _attempts(
 def _phase(observed: Observed, attempts: Attempts, end: Ending | None, now: datetime) -> Phase:
     job, spec = observed.job, observed.spec
     if spec is None or not observed.accepted:
-        return Phase.PENDING
+        # What another version began goes on by itself.
+        return observed.object.status.phase if attempts.current else Phase.PENDING
     if end is not None and end.reason == SUCCEEDED:
         return Phase.SUCCEEDED
     if over(attempts):

@@ -119,9 +119,12 @@ def _reconciling(
 
 
 def _running(observed: Observed, phase: Phase) -> Verdict:
-    if observed.job is None or observed.spec is None:
+    if observed.job is None:
         return False, reasons.NOT_STARTED
-    total, pods = observed.spec.runtime.nodes, observed.current_pods
+    if observed.job.over and not observed.accepted:
+        return False, reasons.PODS_ENDED
+    pods = observed.current_pods
+    total = observed.spec.runtime.nodes if observed.spec else len(pods)
     match phase:
         case Phase.RUNNING:
             return True, reasons.PODS_RUNNING(started=observed.started, total=total)
