@@ -90,7 +90,7 @@ def _wait_for(changes: Iterator[Object], name: str, phases: Sequence[str], secon
             break
     raise ClusterError(
         f"pod {name} is not {' or '.join(phases)} after {seconds} s ({waits_for}): see that its"
-        " claim can be mounted and its image pulled, then try again"
+        " claim can be mounted and its image pulled, or name another with --image"
     )
 
 
