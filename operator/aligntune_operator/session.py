@@ -108,7 +108,11 @@ def connect(
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    pods = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    pods = aiohttp.ClientSession(
+        # The poller bounds what it asks, and only one question is put to the hub at a time.
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
     return Connection(
         session(),
         session(asks_until_answered(asyncio.sleep), beats(beat)),

@@ -388,13 +388,16 @@ def test_the_operator_may_be_kept_from_all_hosts_but_the_api_server() -> None:
     ]
 
 
-@pytest.mark.parametrize(("hub", "asked"), [("https://huggingface.co", True), ("", False)])
-def test_the_name_of_the_hub_is_found_by_the_dns_of_openshift_too(hub: str, asked: bool) -> None:
-    values = ("--set", "networkPolicy.enabled=true", "--set", f"settings.hubEndpoint={hub}")
-    egress = one(render(*values), "NetworkPolicy")["spec"]["egress"]
-    dns = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}
+@pytest.mark.parametrize(
+    "values", ["settings.memoryEstimate=warn", "settings.hubEndpoint=", "namespaces={research}"]
+)
+def test_the_name_of_the_api_server_is_found_also_without_a_hub(values: str) -> None:
+    objects = render("--set", f"networkPolicy.enabled=true,{values}")
+    egress = one(objects, "NetworkPolicy")["spec"]["egress"]
+    assert {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53}]} in egress
+    openshift = {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}
     ports = [{"port": 5353, "protocol": "UDP"}, {"port": 5353}]
-    assert ({"ports": ports, "to": [dns]} in egress) is asked
+    assert {"ports": ports, "to": [{"namespaceSelector": openshift}]} in egress
 
 
 def test_alerts_without_a_site_have_no_link_that_leads_nowhere() -> None:

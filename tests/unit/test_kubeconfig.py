@@ -153,6 +153,16 @@ async def test_the_operator_sends_the_token_that_the_kubeconfigs_token_file_has_
     assert sent == ["Bearer first", "Bearer second"]
 
 
+async def test_as_many_pods_are_asked_at_once_as_the_poller_lets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, token="secret")))
+    connection = session.connect(kopf_settings())
+    limits = [opened.connector and opened.connector.limit for opened in connection[:3]]
+    await connection.close()
+    assert limits == [0, 0, 0]
+
+
 def test_the_operator_says_that_the_kubeconfigs_token_file_is_not_there(tmp_path: Path) -> None:
     file = kubeconfig(tmp_path, tokenFile="token")
     told = operator(file)

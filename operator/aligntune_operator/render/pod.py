@@ -65,6 +65,8 @@ def pod_template(
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
             **({"fsGroup": settings.fs_group} if settings.fs_group is not None else {}),
+            # The kubelet would walk every file of the storage at each attempt, while GPUs are held.
+            "fsGroupChangePolicy": "OnRootMismatch",
         },
         "containers": [
             _container(spec, settings, [*_cache(cache, claims), *_sources(stored, claims)])
