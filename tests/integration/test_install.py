@@ -256,6 +256,17 @@ class TestLimits:
         for device in ("rdma/ib", "example.com/nic"):
             assert self.passes(api, manifest("networked", runtime=asking_for(device)))
 
+    def test_priority_classes_are_those_listed_or_none(
+        self, api: Api, refusal: Callable[..., str], manifest: Make
+    ) -> None:
+        told = refusal(
+            limits={"priorityClasses": "{batch}"},
+            runtime={"priorityClassName": "system-node-critical"},
+        )
+        assert "priorityClassName: system-node-critical is not allowed here, only batch" in told
+        assert self.passes(api, manifest("none"))
+        assert self.passes(api, manifest("one", runtime={"priorityClassName": "batch"}))
+
     def test_images_are_those_listed_or_the_default(
         self, api: Api, refusal: Callable[..., str], manifest: Make
     ) -> None:
