@@ -180,22 +180,23 @@ def _at_their_ends(world: World) -> bool:
 def attempts_of(log: Path, namespace: str) -> dict[str, list[Attempt]]:
     """The Jobs that were ever created in a namespace, by the UID of their AlignTuneJob.
 
-    An API server that is killed may not have written down what it did last: where a creation is
-    missing, the first that is heard of the Job stands for it.
+    The first that is heard of a Job stands for its creation: the Job controller may be told of
+    before that is, and an API server that is killed may not have written down what it did last.
     """
     found: dict[str, list[Attempt]] = defaultdict(list)
     by_name: dict[str, Attempt] = {}
+    seen: set[str] = set()
     for place, event in enumerate(events_of(log)):
         reference, answer = event.get("objectRef", {}), event.get("responseObject") or {}
         if not _done(event, "jobs", namespace):
             continue
         metadata = answer["metadata"] if answer.get("kind") == "Job" else {}
-        unknown = bool(metadata) and metadata["name"] not in by_name
-        if event["verb"] == "create" or unknown:
+        if metadata and metadata["uid"] not in seen:
             named = metadata["labels"]
             attempt = Attempt(metadata["name"], int(named[ATTEMPT]), named[JOB_NAME], place)
             found[metadata["ownerReferences"][0]["uid"]].append(attempt)
             by_name[attempt.name] = attempt
+            seen.add(metadata["uid"])
         known = [by_name[name] for name in (reference.get("name"),) if name in by_name]
         if event["verb"] == "deletecollection":
             known = list(by_name.values())

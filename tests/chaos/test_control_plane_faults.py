@@ -127,23 +127,27 @@ def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_p
     assert [event["verb"] for event in events_of(log)] == ["a", "b"]
 
 
-def test_a_job_counts_whose_creation_a_killed_api_server_has_not_written_down(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    "verbs", [("update", "update"), ("update", "create"), ("create", "update")]
+)
+def test_a_job_counts_once_whenever_its_creation_is_written_down_if_at_all(
+    verbs: tuple[str, str], tmp_path: Path
 ) -> None:
-    """It is in etcd, and the operator finds it under its name."""
+    """A killed API server does not; one that runs may tell of its controller's update first."""
     job = {
         "kind": "Job",
         "metadata": {
             "name": "chat-1",
+            "uid": "1",
             "labels": {"aligntune.io/job-name": "chat", "aligntune.io/attempt": "1"},
             "ownerReferences": [{"uid": "uid"}],
         },
     }
     where = {"resource": "jobs", "namespace": "ns", "name": "chat-1"}
     told = {"objectRef": where, "responseStatus": {"code": 200}, "responseObject": job}
+    events = ({"kind": "Event", "verb": verb} | told for verb in verbs)
     log = tmp_path / "audit.log"
-    line = json.dumps({"kind": "Event", "verb": "update"} | told, separators=(",", ":"))
-    log.write_text(f"{line}\n{line}\n")
+    log.write_text("".join(json.dumps(e, separators=(",", ":")) + "\n" for e in events))
     [attempt] = attempts_of(log, "ns")["uid"]
     assert (attempt.name, attempt.number, attempt.let_go) == ("chat-1", 1, None)
 
