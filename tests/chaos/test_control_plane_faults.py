@@ -121,10 +121,13 @@ def test_the_page_of_faults_has_every_row() -> None:
 
 def test_a_line_that_a_killed_api_server_left_costs_the_audit_log_no_other(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
+    event = '{"kind":"Event","verb":"%s","objectRef":{"namespace":"ns"}}'
     log.write_text(
-        '{"kind":"Event","v{"kind":"Event","verb":"a"}\n{"kind":"Event","verb":"b"}\n{"kind":"E'
+        f'{{"kind":"Event","v{event % "a"}\n{event % "b"}\n'
+        + event.replace('"ns"', '"other"') % "c"
+        + f"\n{event % 'd'}"
     )
-    assert [event["verb"] for event in events_of(log)] == ["a", "b"]
+    assert [event["verb"] for event in events_of(log, "ns")] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
