@@ -93,6 +93,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         self.data: TrainingData | None = None
         self.loop: RunLoop | None = None
         self._resume_from: Path | None = None
+        self._tracked = Tracked(config.logging, config.output_dir, self.progress.tracked)
 
     def resolve(self, config: RunsConfig) -> RunsConfig:
         """The config with what only the data can tell, where the model must know it."""
@@ -237,7 +238,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             )
             prefix = "train"
             rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
-        metrics = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
+        with self._tracked.going_on():
+            metrics = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
         self.progress.logged(metrics)
         return metrics
 
@@ -363,14 +365,11 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 "train_dataset": self.data.train,
                 "eval_dataset": self.data.evaluation,
                 "processing_class": self.tokenizer,
-                "callbacks": [self._tracked(), *self.callbacks],
+                "callbacks": [self._tracked, *self.callbacks],
             }
         )
         self.model = self.loop.model
         return self.loop
-
-    def _tracked(self) -> Tracked:
-        return Tracked(self.config.logging, self.config.output_dir, self.progress.tracked)
 
     def _card(self, *, whole_weights: bool) -> str:
         return model_card(

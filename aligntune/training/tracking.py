@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,15 +56,27 @@ class Tracked(TrainerCallback):  # type: ignore[misc]  # transformers is not typ
         self._trackers = logging.trackers
         self._path = Path(output_dir) / RUNS
         self._tell = tell
+        self._ids: dict[str, str] = {}
 
     def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
         """The trackers' own callbacks come before this one; only the first process has runs."""
         if not state.is_world_process_zero:
             return
         runs = {name: (run, url) for name, run, url in _runs() if name in self._trackers}
+        self._ids = {name: run for name, (run, _) in runs.items()}
         if runs:
-            replace_file(self._path, json.dumps({name: run for name, (run, _) in runs.items()}))
+            replace_file(self._path, json.dumps(self._ids))
         self._tell({name: url for name, (_, url) in runs.items() if url.startswith("http")})
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """What is logged meanwhile belongs to the run of the training, which MLflow has ended."""
+        mlflow = sys.modules.get("mlflow")
+        if mlflow is None or "mlflow" not in self._ids or mlflow.active_run():
+            yield
+            return
+        with mlflow.start_run(run_id=self._ids["mlflow"]):
+            yield
 
 
 def _runs() -> Iterator[tuple[Tracker, str, str]]:

@@ -24,7 +24,9 @@ from aligntune.training.context import RunContext
 
 told = []
 run = read_run_config(Path(sys.argv[1]))
-TRLSFTTrainer(run.sft, RunContext("the-job", told.append)).train()
+trainer = TRLSFTTrainer(run.sft, RunContext("the-job", told.append))
+trainer.train()
+trainer.evaluate()
 print("TOLD", told[-1].model_dump_json())
 """
 
@@ -70,6 +72,24 @@ def test_mlflow_shows_all_attempts_as_one_run(config: MakeConfig, tmp_path: Path
     assert steps == [1, 2, 3, 4]
 
 
+def test_mlflow_shows_the_last_evaluation_in_the_run_of_its_training(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    store = (tmp_path / "mlruns").as_uri()
+    settings = {"trackers": ["mlflow"], "project": "sums"}
+    held_out = {"split_ratio": 0.1}
+    attempt(config(logging=settings, evaluation=held_out), tmp_path, MLFLOW_TRACKING_URI=store)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("sums")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert {"loss", "eval_loss"} <= run.data.metrics.keys()
+    assert run.info.status == "FINISHED"
+
+
 def test_wandb_goes_on_with_its_run_unless_training_starts_anew(
     config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -89,6 +109,7 @@ def test_wandb_goes_on_with_its_run_unless_training_starts_anew(
     assert run_of("auto") == begun
     assert run_of("never") != begun
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{begun}"))) == 2
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 3
 
 
 def test_the_run_has_a_page_where_the_tracker_is_a_server(
