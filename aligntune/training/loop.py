@@ -182,7 +182,12 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return {}
         return metrics
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+    def evaluate(
+        self,
+        *args: Any,  # noqa: ANN401
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> dict[str, float]:
         """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
 
         It is passed over, so a trainer that measures in its own way overrides `evaluation_loop`.
@@ -191,13 +196,18 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             PreemptedError: A process was asked to stop meanwhile.
         """
         with self.progress.doing("evaluating"):
-            metrics: dict[str, float] = Trainer.evaluate(self, *args, **kwargs)
-        if self.args.metric_for_best_model in metrics:
+            metrics: dict[str, float] = Trainer.evaluate(
+                self, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
+        measured = metrics_of(metrics, metric_key_prefix)
+        if metric_key_prefix == "eval":
             self.progress.evaluated(
-                metrics_of(metrics, "eval"),
-                metrics_of(metrics).get(self.args.metric_for_best_model),
+                measured,
+                measured.get(self.args.metric_for_best_model),
                 greater_is_better=self.args.greater_is_better,
             )
+        else:
+            self.progress.logged(measured)
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401

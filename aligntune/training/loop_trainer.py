@@ -199,7 +199,6 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         with self.context.preemption.listening():
             loop.train(resume_from_checkpoint=str(resumed) if resumed else None)
         seconds = time.monotonic() - began
-        self.progress.end()
         if self.config.evaluation.keep_best and not loop.preempted:
             loop.load_best_model()
         return TrainResult(
@@ -239,9 +238,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             prefix = "train"
             rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
         with self._tracked.going_on():
-            metrics = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
-        self.progress.logged(metrics)
-        return metrics
+            return metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
 
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
