@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from transformers import TrainerCallback
 
@@ -85,4 +86,11 @@ def _runs() -> Iterator[tuple[Tracker, str, str]]:
         yield "wandb", wandb.run.id, wandb.run.url or ""
     if (mlflow := sys.modules.get("mlflow")) and (run := mlflow.active_run()):
         page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-        yield "mlflow", run.info.run_id, f"{mlflow.get_tracking_uri().rstrip('/')}/{page}"
+        server = _without_user(mlflow.get_tracking_uri())
+        yield "mlflow", run.info.run_id, f"{server.rstrip('/')}/{page}"
+
+
+def _without_user(url: str) -> str:
+    """The address without a name and password: everybody may read where a page is."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

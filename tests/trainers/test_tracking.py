@@ -112,8 +112,9 @@ def test_wandb_goes_on_with_its_run_unless_training_starts_anew(
     assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 3
 
 
-def test_the_run_has_a_page_where_the_tracker_is_a_server(
-    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("user", ["", "mara:secret@"])
+def test_the_run_has_a_page_without_a_password_where_the_tracker_is_a_server(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
     import mlflow
 
@@ -124,7 +125,7 @@ def test_the_run_has_a_page_where_the_tracker_is_a_server(
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     Path(settings.output_dir).mkdir()
     with mlflow.start_run() as run:
-        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://mlflow.example/")
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"https://{user}mlflow.example/")
         state = type("State", (), {"is_world_process_zero": True})
         Tracked(settings.logging, settings.output_dir, told.append).on_train_begin(None, state)
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
