@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from transformers import TrainerCallback
 
 from aligntune.core.config.training import LoggingConfig
+from aligntune.core.errors import ConfigError
 from aligntune.training.files import replace_file
 from aligntune.training.machine import require
 
@@ -28,7 +29,7 @@ def point_trackers(logging: LoggingConfig, output_dir: str, *, anew: bool) -> No
     earlier attempt began, unless the run starts `anew`.
 
     Raises:
-        ConfigError: A tracker's package is not installed.
+        ConfigError: A tracker's package is not installed, or W&B has no key.
     """
     for tracker in logging.trackers:
         require(tracker, f"logging.trackers: {tracker}")
@@ -38,14 +39,30 @@ def point_trackers(logging: LoggingConfig, output_dir: str, *, anew: bool) -> No
         os.environ["WANDB_PROJECT"] = logging.project
         os.environ["MLFLOW_EXPERIMENT_NAME"] = logging.project
     path = Path(output_dir) / RUNS
-    if anew or not path.is_file():
-        return
-    earlier = json.loads(path.read_text("utf-8"))
+    earlier = json.loads(path.read_text("utf-8")) if path.is_file() and not anew else {}
     for tracker, variable in RUN_ID.items():
         if tracker in earlier and tracker in logging.trackers:
             os.environ[variable] = earlier[tracker]
     if "wandb" in earlier:
         os.environ["WANDB_RESUME"] = "allow"
+    if "wandb" in logging.trackers:
+        _log_in_to_wandb()
+
+
+def _log_in_to_wandb() -> None:
+    """Before model and data are loaded; wandb reads the environment now, and never again.
+
+    Where WANDB_MODE is offline or disabled, it wants no key.
+    """
+    import wandb
+
+    try:
+        wandb.login(verify=False)
+    except wandb.Error as error:
+        raise ConfigError(
+            "logging.trackers: wandb: there is no key, or none that is valid; set WANDB_API_KEY"
+            " with runtime.env or runtime.envFrom, or WANDB_MODE to offline"
+        ) from error
 
 
 class Tracked(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aligntune.api.exit_codes import ExitCode
 from aligntune.api.progress import Snapshot
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
@@ -139,3 +140,24 @@ def test_a_tracker_that_is_not_installed_is_refused(
     settings = config(logging={"trackers": ["wandb"]})
     with pytest.raises(ConfigError, match="trackers: wandb: needs the package wandb, which is not"):
         TRLSFTTrainer(settings).setup_model()
+
+
+@pytest.mark.parametrize("key", [{}, {"WANDB_API_KEY": "short"}])
+def test_wandb_without_a_key_is_refused_before_the_model_is_loaded(
+    config: MakeConfig, tmp_path: Path, key: dict[str, str]
+) -> None:
+    """In a process of its own, as wandb reads the environment once."""
+    settings = config(logging={"trackers": ["wandb"]}, model={"name": "/models/none"})
+    run = write_run(tmp_path / "run.json", settings)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "aligntune.pod.rank", str(run)],
+        env=kept | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")} | key,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == ExitCode.BAD_CONFIG
+    assert "logging.trackers: wandb: there is no key, or none that is valid; set" in done.stderr
+    assert "Traceback" not in done.stderr
