@@ -62,6 +62,9 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         [self._checkpoints.unfinished] = broadcast_object_list([self._checkpoints.unfinished])
         if self._resumed_from is not None:
             self.load_more(self._resumed_from)
+            if self.is_world_process_zero():
+                left = self.state.max_steps - self.state.global_step
+                self._checkpoints.tell_changes(self._resumed_from, steps_left=left)
             for line in self.state.log_history:
                 logged = {name: value for name, value in line.items() if name != "step"}
                 self.progress.logged(metrics_of(logged, "eval" if "eval_runtime" in line else ""))

@@ -24,7 +24,7 @@ from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.hub import COMMIT
 from aligntune.training import gguf
-from aligntune.training.adapters import whole
+from aligntune.training.adapters import fingerprint, whole
 from aligntune.training.arguments import recomputes, shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
@@ -164,6 +164,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         )
         self.arguments = self.make_arguments(self.shared_arguments(machine))
         self.checkpoints = Checkpoints(named, self.arguments.world_size, self.context.check_owner)
+        folder = Path(named.model.name).expanduser()
+        self.checkpoints.inputs["model"] = self._base_revision or (
+            fingerprint(folder) if folder.is_dir() else ""
+        )
         _log.info("config: %s", config.model_dump_json(exclude_none=True))
         _log.info(
             "resolved: learning rate %g, longest sequence %d tokens, computed in %s,"
@@ -185,6 +189,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 self.make_encoder(),
                 partial(self.arguments.main_process_first, desc="tokenizing"),
             )
+        self.checkpoints.inputs["datasets"] = self.data.fingerprint
 
     def train(self) -> TrainResult:
         """Train to the end, from the newest complete checkpoint where there is one."""
