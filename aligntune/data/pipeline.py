@@ -101,6 +101,8 @@ class TrainingData(NamedTuple):
     """One entry per training source; empty for streams, whose rows are not known beforehand."""
     commits: dict[str, str]
     """Which commit of each source on the hub was read, by its name."""
+    fingerprint: str
+    """Changes with the training sources' rows, as far as commits and the times of files tell."""
 
 
 class Source(NamedTuple):
@@ -115,6 +117,11 @@ class Source(NamedTuple):
     """Which version of it was read; None where it is not on the hub."""
     numbers: np.ndarray[Any, Any] | None = None
     """Which row of the split each row is; None: they stand in its order."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes with the rows; None for a stream that is not on the hub."""
+        return self.rows._fingerprint if isinstance(self.rows, Dataset) else self.commit  # noqa: SLF001
 
     def only(self, chosen: np.ndarray[Any, Any] | Sequence[int]) -> "Source":
         """The rows at these places, which keep their numbers."""
@@ -199,7 +206,11 @@ def load(
         )
     commits = {one.name: one.commit for one in (*sources, *others) if one.commit}
     return TrainingData(
-        train, concatenate_datasets(held_out) if held_out else None, counts, commits
+        train,
+        concatenate_datasets(held_out) if held_out else None,
+        counts,
+        commits,
+        Hasher.hash([source.fingerprint for source in sources]),
     )
 
 
@@ -319,7 +330,7 @@ def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:  # noqa: ANN401
 def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
     """The encoded rows of a source; how many were truncated, how many dropped."""
     rows = cast("Dataset", source.rows)
-    key = Hasher.hash([VERSION, rows._fingerprint, str(source.recognised), *encoder.key])  # noqa: SLF001
+    key = Hasher.hash([VERSION, source.fingerprint, str(source.recognised), *encoder.key])
     encoded = rows.map(
         _batches(source, encoder),
         batched=True,

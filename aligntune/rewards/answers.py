@@ -6,8 +6,14 @@ import re
 from aligntune.data.shapes import as_text
 from aligntune.rewards.scoring import Batch
 
-NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(
+    r"(?<!\w)(?<!\d\.)[-+]?"
+    r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\.)\.\d+)"
+    r"(?:[eE][-+]?\d+)?"
+)
 """A number in running text; thousands may be set off by commas."""
+MINUS = "\N{MINUS SIGN}"
+"""What a negative number begins with in typeset text."""
 
 
 def answers(batch: Batch) -> list[str | None]:
@@ -59,5 +65,5 @@ def numeric_answer(batch: Batch, *, tolerance: float = 1e-6) -> list[float | Non
 
 def last_number(text: str) -> float | None:
     """The last number in `text`; None where it has none."""
-    found = NUMBER.findall(text)
+    found = NUMBER.findall(text.replace(MINUS, "-"))
     return float(found[-1].replace(",", "")) if found else None

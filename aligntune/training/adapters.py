@@ -48,7 +48,7 @@ def whole(config: Named, field: str = "model", *, trust_remote_code: bool) -> Na
             f"{field}.name {config.name!r}: its adapters ({task}) are for a model that writes no"
             " text; name a whole model, as model.lora.mergeOnSave saves it"
         )
-    merged = Path(constants.HF_HOME) / "aligntune-merged" / _fingerprint(adapters)
+    merged = Path(constants.HF_HOME) / "aligntune-merged" / fingerprint(adapters)
     merged.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{merged}.lock"):
         if not merged.is_dir():
@@ -90,8 +90,8 @@ def _merge(config: ModelConfig | ModelRef, field: str, target: Path, **trust: bo
     from_pretrained(AutoTokenizer, config, field, **trust).save_pretrained(target)
 
 
-def _fingerprint(folder: Path) -> str:
-    """Changes with the adapters, so that new ones under the same name are merged anew."""
+def fingerprint(folder: Path) -> str:
+    """Changes with the files of a model, as far as their names, sizes and times tell."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     seen = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([str(folder.resolve()), seen]).encode()).hexdigest()[:16]

@@ -70,6 +70,8 @@ class Manifest(Section):
     """Size in bytes of each file."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the packages that trained."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Fingerprint of what `model` and `datasets` named."""
 
 
 class Found(NamedTuple):
@@ -96,6 +98,8 @@ class Checkpoints:
         self.strategy = config.distributed.strategy
         self._world_size = world_size
         self._config = identity(config)
+        self.inputs: dict[str, str] = {}
+        """Fingerprint of what `model` and `datasets` name, once they are loaded."""
 
     def path(self, step: int) -> Path:
         """The folder of the checkpoint at `step`."""
@@ -140,6 +144,21 @@ class Checkpoints:
                 " outputDir, or set resume to never (start anew) or force (go on all the same)"
             )
 
+    def tell_changes(self, path: Path, *, steps_left: int) -> None:
+        """Warn where the run goes on from a checkpoint of another base model or other rows.
+
+        It is not refused: a name on the hub may have moved on while a job was preempted.
+        """
+        before = read(path).inputs
+        changed = [name for name, now in self.inputs.items() if before.get(name, now) != now]
+        if changed:
+            _log.warning(
+                "changed since %s was saved: %s; %s, and checkpoint.resume: never begins anew",
+                path.name,
+                ", ".join(changed),
+                "training goes on from there" if steps_left else "nothing is left to train",
+            )
+
     def commit(
         self,
         step: int,
@@ -171,6 +190,7 @@ class Checkpoints:
             config=self._config,
             files=_sizes(path),
             versions=installed(),
+            inputs=self.inputs,
         )
         replace_file(path / MANIFEST, manifest.model_dump_json(indent=2))
         self.check_owner()  # to be on disk may have taken until another took over

@@ -62,6 +62,9 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         [self._checkpoints.unfinished] = broadcast_object_list([self._checkpoints.unfinished])
         if self._resumed_from is not None:
             self.load_more(self._resumed_from)
+            if self.is_world_process_zero():
+                left = self.state.max_steps - self.state.global_step
+                self._checkpoints.tell_changes(self._resumed_from, steps_left=left)
             for line in self.state.log_history:
                 logged = {name: value for name, value in line.items() if name != "step"}
                 self.progress.logged(metrics_of(logged, "eval" if "eval_runtime" in line else ""))
@@ -182,7 +185,12 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return {}
         return metrics
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+    def evaluate(
+        self,
+        *args: Any,  # noqa: ANN401
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> dict[str, float]:
         """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
 
         It is passed over, so a trainer that measures in its own way overrides `evaluation_loop`.
@@ -191,13 +199,18 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             PreemptedError: A process was asked to stop meanwhile.
         """
         with self.progress.doing("evaluating"):
-            metrics: dict[str, float] = Trainer.evaluate(self, *args, **kwargs)
-        if self.args.metric_for_best_model in metrics:
+            metrics: dict[str, float] = Trainer.evaluate(
+                self, *args, metric_key_prefix=metric_key_prefix, **kwargs
+            )
+        measured = metrics_of(metrics, metric_key_prefix)
+        if metric_key_prefix == "eval":
             self.progress.evaluated(
-                metrics_of(metrics, "eval"),
-                metrics_of(metrics).get(self.args.metric_for_best_model),
+                measured,
+                measured.get(self.args.metric_for_best_model),
                 greater_is_better=self.args.greater_is_better,
             )
+        else:
+            self.progress.logged(measured)
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401

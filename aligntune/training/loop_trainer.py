@@ -24,7 +24,7 @@ from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.hub import COMMIT
 from aligntune.training import gguf
-from aligntune.training.adapters import whole
+from aligntune.training.adapters import fingerprint, whole
 from aligntune.training.arguments import recomputes, shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
@@ -93,6 +93,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         self.data: TrainingData | None = None
         self.loop: RunLoop | None = None
         self._resume_from: Path | None = None
+        self._tracked = Tracked(config.logging, config.output_dir, self.progress.tracked)
 
     def resolve(self, config: RunsConfig) -> RunsConfig:
         """The config with what only the data can tell, where the model must know it."""
@@ -163,6 +164,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         )
         self.arguments = self.make_arguments(self.shared_arguments(machine))
         self.checkpoints = Checkpoints(named, self.arguments.world_size, self.context.check_owner)
+        folder = Path(named.model.name).expanduser()
+        self.checkpoints.inputs["model"] = self._base_revision or (
+            fingerprint(folder) if folder.is_dir() else ""
+        )
         _log.info("config: %s", config.model_dump_json(exclude_none=True))
         _log.info(
             "resolved: learning rate %g, longest sequence %d tokens, computed in %s,"
@@ -184,6 +189,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 self.make_encoder(),
                 partial(self.arguments.main_process_first, desc="tokenizing"),
             )
+        self.checkpoints.inputs["datasets"] = self.data.fingerprint
 
     def train(self) -> TrainResult:
         """Train to the end, from the newest complete checkpoint where there is one."""
@@ -198,7 +204,6 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         with self.context.preemption.listening():
             loop.train(resume_from_checkpoint=str(resumed) if resumed else None)
         seconds = time.monotonic() - began
-        self.progress.end()
         if self.config.evaluation.keep_best and not loop.preempted:
             loop.load_best_model()
         return TrainResult(
@@ -237,9 +242,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             )
             prefix = "train"
             rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
-        metrics = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
-        self.progress.logged(metrics)
-        return metrics
+        with self._tracked.going_on():
+            return metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
 
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
@@ -363,14 +367,11 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 "train_dataset": self.data.train,
                 "eval_dataset": self.data.evaluation,
                 "processing_class": self.tokenizer,
-                "callbacks": [self._tracked(), *self.callbacks],
+                "callbacks": [self._tracked, *self.callbacks],
             }
         )
         self.model = self.loop.model
         return self.loop
-
-    def _tracked(self) -> Tracked:
-        return Tracked(self.config.logging, self.config.output_dir, self.progress.tracked)
 
     def _card(self, *, whole_weights: bool) -> str:
         return model_card(

@@ -97,6 +97,7 @@ class RunProgress:
         self._clock = clock
         self._curve: MetricsLog | None = None
         self._measured: MetricsLog | None = None
+        """Stays open when the last step is done: an evaluation may follow."""
         self._total_steps: int | None = None
         self._activity: Activity = "starting"
         self._reported = 0.0
@@ -154,6 +155,8 @@ class RunProgress:
         earlier = [line["loss"] for line in read(folder / CURVE) if line["step"] <= step]
         self._loss_sum, self._loss_count = math.fsum(earlier), len(earlier)
         if self._first_process:
+            for log in filter(None, (self._curve, self._measured)):
+                log.close()
             self._curve = MetricsLog(folder / CURVE, from_step=step)
             self._measured = MetricsLog(folder / MEASURED, from_step=step)
         self.state.started(step, self._clock())
@@ -163,12 +166,6 @@ class RunProgress:
         self._pace = [self._step_began]
         self._activity = "training"
         self._tell()
-
-    def end(self) -> None:
-        """There are no more steps."""
-        for log in filter(None, (self._curve, self._measured)):
-            log.close()
-        self._curve = self._measured = None
 
     @property
     def mean_loss(self) -> float:

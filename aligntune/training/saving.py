@@ -123,7 +123,8 @@ def push(
     try:
         contact(PUSH_PATIENCE)
         url = hub.create_repo(repo_id, private=private, exist_ok=True)
-        hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        # of a name alone the hub makes OWNER/NAME
+        hub.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=commit_message)
     except HFValidationError as error:
         raise ConfigError(f"hub: {repo_id!r} is no repository: name it OWNER/MODEL") from error
     # uploads run in threads, whose errors huggingface_hub wraps into RuntimeErrors

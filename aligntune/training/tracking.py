@@ -4,12 +4,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from transformers import TrainerCallback
 
 from aligntune.core.config.training import LoggingConfig
+from aligntune.core.errors import ConfigError
 from aligntune.training.files import replace_file
 from aligntune.training.machine import require
 
@@ -26,7 +29,7 @@ def point_trackers(logging: LoggingConfig, output_dir: str, *, anew: bool) -> No
     earlier attempt began, unless the run starts `anew`.
 
     Raises:
-        ConfigError: A tracker's package is not installed.
+        ConfigError: A tracker's package is not installed, or W&B has no key.
     """
     for tracker in logging.trackers:
         require(tracker, f"logging.trackers: {tracker}")
@@ -36,14 +39,30 @@ def point_trackers(logging: LoggingConfig, output_dir: str, *, anew: bool) -> No
         os.environ["WANDB_PROJECT"] = logging.project
         os.environ["MLFLOW_EXPERIMENT_NAME"] = logging.project
     path = Path(output_dir) / RUNS
-    if anew or not path.is_file():
-        return
-    earlier = json.loads(path.read_text("utf-8"))
+    earlier = json.loads(path.read_text("utf-8")) if path.is_file() and not anew else {}
     for tracker, variable in RUN_ID.items():
         if tracker in earlier and tracker in logging.trackers:
             os.environ[variable] = earlier[tracker]
     if "wandb" in earlier:
         os.environ["WANDB_RESUME"] = "allow"
+    if "wandb" in logging.trackers:
+        _log_in_to_wandb()
+
+
+def _log_in_to_wandb() -> None:
+    """Before model and data are loaded; wandb reads the environment now, and never again.
+
+    Where WANDB_MODE is offline or disabled, it wants no key.
+    """
+    import wandb
+
+    try:
+        wandb.login(verify=False)
+    except wandb.Error as error:
+        raise ConfigError(
+            "logging.trackers: wandb: there is no key, or none that is valid; set WANDB_API_KEY"
+            " with runtime.env or runtime.envFrom, or WANDB_MODE to offline"
+        ) from error
 
 
 class Tracked(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -55,15 +74,27 @@ class Tracked(TrainerCallback):  # type: ignore[misc]  # transformers is not typ
         self._trackers = logging.trackers
         self._path = Path(output_dir) / RUNS
         self._tell = tell
+        self._ids: dict[str, str] = {}
 
     def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
         """The trackers' own callbacks come before this one; only the first process has runs."""
         if not state.is_world_process_zero:
             return
         runs = {name: (run, url) for name, run, url in _runs() if name in self._trackers}
+        self._ids = {name: run for name, (run, _) in runs.items()}
         if runs:
-            replace_file(self._path, json.dumps({name: run for name, (run, _) in runs.items()}))
+            replace_file(self._path, json.dumps(self._ids))
         self._tell({name: url for name, (_, url) in runs.items() if url.startswith("http")})
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """What is logged meanwhile belongs to the run of the training, which MLflow has ended."""
+        mlflow = sys.modules.get("mlflow")
+        if mlflow is None or "mlflow" not in self._ids or mlflow.active_run():
+            yield
+            return
+        with mlflow.start_run(run_id=self._ids["mlflow"]):
+            yield
 
 
 def _runs() -> Iterator[tuple[Tracker, str, str]]:
@@ -72,4 +103,11 @@ def _runs() -> Iterator[tuple[Tracker, str, str]]:
         yield "wandb", wandb.run.id, wandb.run.url or ""
     if (mlflow := sys.modules.get("mlflow")) and (run := mlflow.active_run()):
         page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-        yield "mlflow", run.info.run_id, f"{mlflow.get_tracking_uri().rstrip('/')}/{page}"
+        server = _without_user(mlflow.get_tracking_uri())
+        yield "mlflow", run.info.run_id, f"{server.rstrip('/')}/{page}"
+
+
+def _without_user(url: str) -> str:
+    """The address without a name and password: everybody may read where a page is."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

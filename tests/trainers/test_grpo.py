@@ -24,6 +24,7 @@ from aligntune.core.errors import (
 )
 from aligntune.core.rl.config import GenerationConfig, UnifiedConfig
 from aligntune.training.checkpoints import MANIFEST
+from tests.hub.content import dialogpt
 from tests.trainers.callbacks import BreakAt, asked_to_stop_in_evaluation
 from tests.trainers.rollouts import train_recorded
 from tests.trainers.tiny import (
@@ -399,6 +400,19 @@ def test_the_batch_is_prompts_times_generations_over_all_processes(grpo: MakeRLC
     )
     assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (8, 3)
     assert (found.generation_batch_size, found.steps_per_generation) == (24, 3)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_only_adapters_drop_out(
+    grpo: MakeRLConfig, tiny_model: Path, tmp_path: Path, rate: float
+) -> None:
+    model = {"name": str(dialogpt(tmp_path / "gpt2", tiny_model)), "lora": {"dropout": rate}}
+    loop = TRLGRPOTrainer(grpo(model=model)).need_loop()
+    rates: dict[bool, set[float]] = {True: set(), False: set()}
+    for name, module in loop.model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            rates["lora" in name].add(module.p)
+    assert rates == {True: {rate} - {0.0}, False: {0.0}}
 
 
 def test_cispo_clips_the_ratio_itself(grpo: MakeRLConfig) -> None:

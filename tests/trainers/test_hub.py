@@ -560,6 +560,15 @@ def test_a_hub_that_comes_up_late_is_waited_for(
             assert answer.result(30) is None
 
 
+def test_a_model_without_an_owner_goes_to_that_of_the_token(
+    hub: Hub, reach: Callable[[Hub], None], tiny_model: Path
+) -> None:
+    reach(hub)
+    url = push(tiny_model, "ownerless", private=True, token=WRITER, commit_message="Upload")
+    assert url == f"{hub.endpoint}/username/ownerless"
+    assert "model.safetensors" in hub.repos["model", "username/ownerless"].at("main").files
+
+
 def test_weights_that_do_not_arrive_are_a_failed_push(
     hub: Hub, reach: Callable[[Hub], None], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Going on from a checkpoint: exactly, only from a complete one, only in the same run."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from tests.trainers.tiny import (
     launch,
     losses,
     merge,
+    sums,
     wait_for_step,
+    write_jsonl,
     write_run,
 )
 
@@ -106,6 +109,46 @@ def test_a_version_with_a_field_more_goes_on_with_the_run(finished: SFTConfig) -
     used = LaterConfig.model_validate(merge(document, {"train": {"noise": 0.1}}))
     with pytest.raises(ConfigError, match=r"train\.noise was its default, now 0\.1"):
         Checkpoints(used, world_size=1).to_resume()
+
+
+def test_a_run_that_goes_on_tells_of_another_base_or_other_rows(
+    config: MakeConfig,
+    tiny_model: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, data = (
+        shutil.copytree(tiny_model, tmp_path / "m"),
+        shutil.copytree(tiny_data, tmp_path / "d"),
+    )
+    settings = config(
+        model={"name": str(model)},
+        datasets=[{"name": str(data)}],
+        train={"max_steps": 2},
+        checkpoint={"every_steps": 1},
+    )
+
+    def told() -> list[str]:
+        caplog.clear()
+        TRLSFTTrainer(settings).train()
+        return [line for line in caplog.messages if line.startswith("changed since")]
+
+    remedy = "and checkpoint.resume: never begins anew"
+    assert told() == told() == []
+    write_jsonl(data / "train.jsonl", sums(90, seed=2))
+    ended = f"changed since checkpoint-2 was saved: datasets; nothing is left to train, {remedy}"
+    assert told() == [ended]
+    os.utime(model / "model.safetensors")
+    shutil.rmtree(Path(settings.output_dir) / "checkpoint-2")
+    manifest = Path(settings.output_dir) / "checkpoint-1" / MANIFEST
+    changed = "changed since checkpoint-1 was saved: model, datasets"
+    assert told() == [f"{changed}; training goes on from there, {remedy}"]
+    shutil.rmtree(Path(settings.output_dir) / "checkpoint-2")
+    older = json.loads(manifest.read_text())
+    del older["inputs"]
+    manifest.write_text(json.dumps(older))
+    assert told() == []
 
 
 def test_half_the_rows_in_twice_the_passes_go_on_as_the_same_run(finished: SFTConfig) -> None:

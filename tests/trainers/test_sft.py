@@ -1,5 +1,6 @@
 """Supervised fine-tuning, end to end on a tiny model, in this process."""
 
+import json
 import math
 import re
 import time
@@ -252,6 +253,22 @@ def test_evaluation_measures_what_is_held_out_or_named(config: MakeConfig, tiny_
     trainer = TRLSFTTrainer(config())
     assert "train_loss" in trainer.evaluate()  # nothing is held out
     assert "eval_loss" in trainer.evaluate(str(tiny_data / "test.jsonl"))
+
+
+@pytest.mark.parametrize(("every_steps", "steps"), [(None, [10]), (4, [4, 8, 10, 10])])
+def test_every_evaluation_is_measured_with_its_perplexity(
+    config: MakeConfig, every_steps: int | None, steps: list[int]
+) -> None:
+    settings = config(evaluation={"split_ratio": 0.25, "every_steps": every_steps})
+    trainer = TRLSFTTrainer(settings)
+    trainer.train()
+    last = trainer.evaluate()
+    lines = (Path(settings.output_dir) / "measured.jsonl").read_text().splitlines()
+    seen = [line for line in map(json.loads, lines) if "evalLoss" in line]
+    assert [line["step"] for line in seen] == steps
+    assert seen[-1]["evalLoss"] == last["eval_loss"]
+    for line in seen:
+        assert line["evalPerplexity"] == pytest.approx(math.exp(line["evalLoss"]))
 
 
 def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aligntune.api.exit_codes import ExitCode
 from aligntune.api.progress import Snapshot
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
@@ -24,7 +25,9 @@ from aligntune.training.context import RunContext
 
 told = []
 run = read_run_config(Path(sys.argv[1]))
-TRLSFTTrainer(run.sft, RunContext("the-job", told.append)).train()
+trainer = TRLSFTTrainer(run.sft, RunContext("the-job", told.append))
+trainer.train()
+trainer.evaluate()
 print("TOLD", told[-1].model_dump_json())
 """
 
@@ -70,6 +73,24 @@ def test_mlflow_shows_all_attempts_as_one_run(config: MakeConfig, tmp_path: Path
     assert steps == [1, 2, 3, 4]
 
 
+def test_mlflow_shows_the_last_evaluation_in_the_run_of_its_training(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    store = (tmp_path / "mlruns").as_uri()
+    settings = {"trackers": ["mlflow"], "project": "sums"}
+    held_out = {"split_ratio": 0.1}
+    attempt(config(logging=settings, evaluation=held_out), tmp_path, MLFLOW_TRACKING_URI=store)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("sums")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert {"loss", "eval_loss"} <= run.data.metrics.keys()
+    assert run.info.status == "FINISHED"
+
+
 def test_wandb_goes_on_with_its_run_unless_training_starts_anew(
     config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -89,10 +110,12 @@ def test_wandb_goes_on_with_its_run_unless_training_starts_anew(
     assert run_of("auto") == begun
     assert run_of("never") != begun
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{begun}"))) == 2
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 3
 
 
-def test_the_run_has_a_page_where_the_tracker_is_a_server(
-    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("user", ["", "mara:secret@"])
+def test_the_run_has_a_page_without_a_password_where_the_tracker_is_a_server(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
     import mlflow
 
@@ -103,7 +126,7 @@ def test_the_run_has_a_page_where_the_tracker_is_a_server(
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     Path(settings.output_dir).mkdir()
     with mlflow.start_run() as run:
-        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "https://mlflow.example/")
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"https://{user}mlflow.example/")
         state = type("State", (), {"is_world_process_zero": True})
         Tracked(settings.logging, settings.output_dir, told.append).on_train_begin(None, state)
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
@@ -117,3 +140,24 @@ def test_a_tracker_that_is_not_installed_is_refused(
     settings = config(logging={"trackers": ["wandb"]})
     with pytest.raises(ConfigError, match="trackers: wandb: needs the package wandb, which is not"):
         TRLSFTTrainer(settings).setup_model()
+
+
+@pytest.mark.parametrize("key", [{}, {"WANDB_API_KEY": "short"}])
+def test_wandb_without_a_key_is_refused_before_the_model_is_loaded(
+    config: MakeConfig, tmp_path: Path, key: dict[str, str]
+) -> None:
+    """In a process of its own, as wandb reads the environment once."""
+    settings = config(logging={"trackers": ["wandb"]}, model={"name": "/models/none"})
+    run = write_run(tmp_path / "run.json", settings)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "aligntune.pod.rank", str(run)],
+        env=kept | {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none")} | key,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == ExitCode.BAD_CONFIG
+    assert "logging.trackers: wandb: there is no key, or none that is valid; set" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -125,3 +125,13 @@ def _sections(value: Any, path: tuple[int | str, ...]) -> Any:
     elif isinstance(value, list):
         for index, below in enumerate(value):
             yield from _sections(below, (*path, index))
+
+
+@CONFIGS
+def test_the_home_of_an_output_folder_is_expanded_once_for_all_who_write_there(
+    config: type[SFTConfig | UnifiedConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/mara")
+    method = {"algo": "dpo"} if config is UnifiedConfig else {}
+    named = {"model": {"name": "m"}, "datasets": [{"name": "d"}], "output_dir": "~/runs/x"}
+    assert config.model_validate(method | named).output_dir == "/home/mara/runs/x"

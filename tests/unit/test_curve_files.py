@@ -33,12 +33,14 @@ def test_rewards_are_kept_beside_the_loss_curve(begin: Begin, tmp_path: Path) ->
     progress = begin(0)
     progress.stepped(1, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
     progress.logged({"loss": 2.0, "reward_mean": 0.25, "kl": 0.01})
-    progress.end()
-    progress.logged({"eval_loss": 1.0})  # after the run: in the status, not on the curve
+    progress.logged({"eval_loss": 1.0})
     assert lines(tmp_path / "metrics.jsonl") == [
         {"step": 1, "loss": 2.0, "gradNorm": 1.0, "learningRate": 0.1}
     ]
-    assert lines(tmp_path / "measured.jsonl") == [{"step": 1, "rewardMean": 0.25, "kl": 0.01}]
+    assert lines(tmp_path / "measured.jsonl") == [
+        {"step": 1, "rewardMean": 0.25, "kl": 0.01},
+        {"step": 1, "evalLoss": 1.0},
+    ]
 
 
 def test_what_is_measured_after_a_checkpoint_is_forgotten_when_it_is_gone_back_to(
@@ -51,7 +53,6 @@ def test_what_is_measured_after_a_checkpoint_is_forgotten_when_it_is_gone_back_t
     again = begin(2)
     again.stepped(3, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
     again.logged({"reward_mean": 0.5})
-    again.end()
     measured = [(line["step"], line["rewardMean"]) for line in lines(tmp_path / "measured.jsonl")]
     assert measured == [(1, 0.1), (2, 0.2), (3, 0.5)]
 
@@ -81,5 +82,4 @@ def test_a_hang_after_generation_is_one_of_training(tmp_path: Path) -> None:
     progress.begin(tmp_path, 0, 4, None)
     with progress.doing("generating"):
         assert seen[-1].progress.activity == "generating"
-    progress.end()
     assert seen[-1].progress.activity == "training"

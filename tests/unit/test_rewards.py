@@ -4,10 +4,13 @@ import math
 import sys
 import threading
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import UnifiedConfig
@@ -95,10 +98,39 @@ def test_reasoning_gym_judges_by_the_task_of_the_row() -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("", None), ("1e3", 1000), ("v1.2", None), ("3 apples, 4", 4), ("3,4", 4), ("12,345", 12345)],
+    [
+        ("", None),
+        ("1e3", 1000),
+        ("v1.2", None),
+        ("1.2.3", 1.2),
+        ("3 apples, 4", 4),
+        ("3,4", 4),
+        ("12,345", 12345),
+        ("It is .5.", 0.5),
+        ("$-.50", -0.5),
+        ("It is...5", 5),
+        ("No.5", 5),
+        ("\N{MINUS SIGN}5", -5),
+    ],
 )
 def test_the_last_number_of_a_text(text: str, number: float | None) -> None:
     assert last_number(text) == number
+
+
+@given(
+    number=st.decimals(-9999, 9999, places=2),
+    minus=st.sampled_from(["-", "\N{MINUS SIGN}"]),
+    before=st.sampled_from(["", "7 - ", "so x=", "$"]),
+    after=st.sampled_from(["", ".", "...", ", of course", "%"]),
+)
+def test_a_number_is_read_however_it_is_written(
+    number: Decimal, minus: str, before: str, after: str
+) -> None:
+    spelled = [str(number), f"{number:,}"]
+    if abs(number) < 1:
+        spelled.append(str(number).replace("0.", "."))
+    for text in spelled:
+        assert last_number(before + text.replace("-", minus) + after) == float(number)
 
 
 def test_the_total_is_weighted_and_leaves_out_what_does_not_apply() -> None:

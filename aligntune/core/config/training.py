@@ -1,8 +1,9 @@
 """How a model is trained: optimisation, evaluation, checkpoints, logging, distribution."""
 
+import os
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.config.data import DataSource
@@ -11,6 +12,8 @@ Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Strategy = Literal["ddp", "fsdp2", "zero2", "zero3"]
+OutputDir = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(os.path.expanduser)]
+"""A folder; `~` is expanded here, as not every library would."""
 
 
 WARMUP_NEEDS_SCHEDULE = Rule(

@@ -12,6 +12,7 @@ from aligntune.core.config.method import (
     MethodSpec,
 )
 from aligntune.core.config.model import ModelConfig, ModelRef
+from aligntune.core.config.training import OutputDir
 
 
 class AlgorithmType(StrEnum):
@@ -378,7 +379,7 @@ weights ("LoRA Without Regret")."""
 class UnifiedConfig(RLSpec):
     """All that an RL trainer needs: the manifest's section and where to write."""
 
-    output_dir: Annotated[str, Field(min_length=1, max_length=4096)] = "output"
+    output_dir: OutputDir = "output"
     """Folder of the checkpoints and the model. output: below the working directory."""
 
     @property

@@ -11,7 +11,7 @@ from aligntune.core.config.method import (
     STREAM_NEEDS_NO_SPLIT,
     MethodSpec,
 )
-from aligntune.core.config.training import TrainConfig
+from aligntune.core.config.training import OutputDir, TrainConfig
 
 
 class TaskType(StrEnum):
@@ -158,7 +158,7 @@ class SFTSpec(MethodSpec):
 class SFTConfig(SFTSpec):
     """All that a supervised trainer needs: the manifest's section and where to write."""
 
-    output_dir: Annotated[str, Field(min_length=1, max_length=4096)] = "output"
+    output_dir: OutputDir = "output"
     """Folder of the checkpoints and the model. output: below the working directory."""
 
     @property

@@ -44,6 +44,18 @@ def trl_arguments(
 class _Loop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's SFT in our loop."""
 
+    def evaluation_loop(
+        self,
+        *args: Any,  # noqa: ANN401
+        metric_key_prefix: str = "eval",
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Measure loss (nats per token), accuracy of the next token, entropy and perplexity."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss = output.metrics[f"{metric_key_prefix}_loss"]
+        output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700))
+        return output
+
 
 class TRLSFTTrainer(Answers, LoopTrainer[SFTConfig], SFTTrainerBase):
     """Supervised fine-tuning with `trl.SFTTrainer`."""
@@ -63,11 +75,3 @@ class TRLSFTTrainer(Answers, LoopTrainer[SFTConfig], SFTTrainerBase):
     def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
         """TRL's SFT in our loop."""
         return _Loop(**surroundings, peft_config=self.adapters())
-
-    def evaluate(self, dataset: str | None = None) -> dict[str, float]:
-        """Measure loss (nats per token), accuracy of the next token, entropy and perplexity."""
-        metrics = super().evaluate(dataset)
-        prefix = next(name for name in metrics if name.endswith("_loss")).removesuffix("_loss")
-        perplexity = math.exp(min(metrics[f"{prefix}_loss"], 700))
-        self.progress.logged({f"{prefix}_perplexity": perplexity})
-        return metrics | {f"{prefix}_perplexity": perplexity}

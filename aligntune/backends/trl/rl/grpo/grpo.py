@@ -5,9 +5,11 @@ from typing import Any
 
 import httpx
 import trl
+from trl.trainer.utils import disable_dropout_in_model
 
 from aligntune.backends.trl.rl.grpo.batch import split
 from aligntune.backends.trl.rl.grpo.loop import GRPOLoop
+from aligntune.core.config.model import ModelConfig
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.rl.config import GenerationConfig, GRPOConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
@@ -18,7 +20,7 @@ from aligntune.training.context import world_size
 from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import require, this_machine
+from aligntune.training.machine import Compute, require, this_machine
 from aligntune.training.reference import load_reference
 
 CISPO_EPSILON_HIGH = 5.0
@@ -42,7 +44,6 @@ def trl_arguments(
     grpo, sampling = config.grpo or GRPOConfig(), config.generation or GenerationConfig()
     per_device, accumulation = split(grpo, config.train, processes)
     high = CISPO_EPSILON_HIGH if grpo.loss == "cispo" else None
-    lora = config.model.lora
     ours = {
         # the batch
         "per_device_train_batch_size": per_device,
@@ -56,8 +57,6 @@ def trl_arguments(
         "epsilon_high": high if grpo.epsilon_high is None else grpo.epsilon_high,
         "scale_rewards": grpo.scale_rewards,
         "importance_sampling_level": grpo.importance_sampling,
-        # a model's own dropout would blur what is sampled and its ratio
-        "disable_dropout": not (lora and lora.dropout),
         # sampling
         "max_completion_length": sampling.max_new_tokens,
         "temperature": sampling.temperature,
@@ -87,6 +86,12 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         check_vllm(sampling, gpu=this_machine().gpu)
         super().setup_model()
         self.reference = self._load_reference()
+
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+        """The policy, without adapters yet; its own dropout would blur what is sampled."""
+        model = super().load_model(config, computed_in)
+        disable_dropout_in_model(model)
+        return model
 
     def setup_data(self) -> None:
         """Read prompts, and see that they are enough for one step."""
