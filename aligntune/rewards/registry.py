@@ -100,7 +100,7 @@ def _own(name: str, place: str) -> Function:
             f"{place}: there is no module {error.name!r}; mount it, and put its folder into"
             " PYTHONPATH"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{place}: importing {module_name} fails with {type(error).__name__}: {error}"

@@ -126,7 +126,7 @@ def _call(reward: Reward, batch: Batch) -> object:
         ) from error
     except PASSED_ON:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{reward.place}: failed with {type(error).__name__}: {error}"

@@ -136,6 +136,9 @@ def test_a_function_that_fails_names_the_error_and_its_line() -> None:
     reward = Reward("f", 1.0, lambda _: [1 / 0], place="rewards[0] 'f'")
     with pytest.raises(ConfigError, match=r"failed with ZeroDivisionError.*test_rewards\.py, line"):
         score([reward], batch("a"))
+    reward = Reward("f", 1.0, lambda _: sys.exit(0), place="rewards[0] 'f'")
+    with pytest.raises(ConfigError, match=r"failed with SystemExit: 0"):
+        score([reward], batch("a"))
 
 
 def test_a_network_that_cannot_be_reached_is_not_the_functions_fault() -> None:
@@ -185,6 +188,10 @@ def test_a_function_that_hangs_is_interrupted() -> None:
         ({"name": "own_rewards:funy"}, "has no function 'funy'; did you mean 'funny'"),
         ({"name": "own_rewards:funny", "params": {"x": 1}}, "argument 'x'; it takes bonus: float"),
         ({"name": "broken_rewards:f"}, r"importing broken_rewards fails with ValueError: no.*line"),
+        (
+            {"name": "ending_rewards:f"},
+            r"importing ending_rewards fails with SystemExit: 0.*line",
+        ),
     ],
 )
 def test_a_function_that_cannot_be_called_is_refused_before_training(
@@ -210,6 +217,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    return [len(text) + bonus for text in batch.completions]\n"
     )
     (tmp_path / "broken_rewards.py").write_text("raise ValueError('no')\n")
+    (tmp_path / "ending_rewards.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("own_rewards", "broken_rewards"):
+    for name in ("own_rewards", "broken_rewards", "ending_rewards"):
         monkeypatch.delitem(sys.modules, name, raising=False)
