@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import UnifiedConfig
+from aligntune.rewards import registry
 from aligntune.rewards.answers import last_number
 from aligntune.rewards.registry import load_rewards
 from aligntune.rewards.scoring import Batch, Reward, score
@@ -209,6 +211,34 @@ def test_a_function_of_ones_own_is_called_with_its_params() -> None:
     assert score(rewards, batch("haha")).total == [2 * (4 + 3) * 2]
 
 
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("functions", "names"),
+    [
+        (("regex_2", "regex", "regex"), ["regex_2", "regex", "regex_3"]),
+        (("regex", "regex", "regex_2"), ["regex", "regex_2", "regex_2_2"]),
+        (("mean", "std"), ["mean_2", "std_2"]),
+        (("x", "x_std"), ["x", "x_std_2"]),
+    ],
+)
+def test_no_two_functions_share_a_metric_and_none_takes_the_sums(
+    functions: tuple[str, ...], names: list[str]
+) -> None:
+    rewards = load_rewards(config(*({"name": f"namesakes:{name}"} for name in functions)))
+    assert [reward.name for reward in rewards] == names
+
+
+@pytest.mark.usefixtures("own")
+def test_a_function_called_reward_model_does_not_take_the_reward_models_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "RewardModel", lambda *_: lambda scored: [7.0] * len(scored[1]))
+    asked = config({"name": "namesakes:reward_model"})
+    both = asked.model_copy(update={"reward_model": ModelRef(name="judge")})
+    scores = score(load_rewards(both), batch("a"))
+    assert (scores.total, scores.each) == ([8.0], {"reward_model": [1.0], "reward_model_2": [7.0]})
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules of the user's, found by PYTHONPATH."""
@@ -218,6 +248,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (tmp_path / "broken_rewards.py").write_text("raise ValueError('no')\n")
     (tmp_path / "ending_rewards.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "namesakes.py").write_text(
+        "def __getattr__(name):\n    return lambda batch: [1.0] * len(batch.completions)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("own_rewards", "broken_rewards", "ending_rewards"):
+    for name in ("own_rewards", "broken_rewards", "ending_rewards", "namesakes"):
         monkeypatch.delitem(sys.modules, name, raising=False)
