@@ -116,7 +116,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         """
         settings, rows = self.settings, self._draw(number)
         with torch.no_grad(), seeded(self.args.device, *self._key(ROLLOUTS, number)):
-            answers = self._sample(rows, self.step_model.batch_size)
+            answers = self.answer(rows)
             batch = said(rows, answers, self.processing_class)
             scores = score(self.rewards, batch)
             before, reference_logp_NT = self._read(answers)
@@ -163,6 +163,10 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
             order_EN=order_EN,
             tokens=known.number.float(),
         )
+
+    def answer(self, rows: Sequence[Row]) -> Answers:
+        """The answers of a rollout."""
+        return self._sample(rows, self.step_model.batch_size)
 
     def _draw(self, number: int) -> list[Row]:
         """This process's prompts of a rollout."""
