@@ -41,7 +41,8 @@ def train(config_path: str | Path) -> int:
     progress = _Progress(Reporter.from_env(os.environ))
     try:
         outcome = _run(Path(config_path), progress)
-    except Exception as error:  # noqa: BLE001 - the process edge: every end gets a cause
+    # the process edge: every end gets a cause, also where a user's module calls sys.exit
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         failure = classify(error)
         shown = not failure.explained or bool(os.environ.get(DEBUG))
         _log.error("%s: %s", failure.cause, failure.message, exc_info=shown)

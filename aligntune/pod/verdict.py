@@ -56,7 +56,7 @@ def failed(end: RankEnd) -> bool:
     """Whether this rank's end is a failure, which the other ranks would wait for in vain."""
     if end.outcome is not None:
         return end.outcome.result == "Failed"
-    return end.returncode not in (ExitCode.DONE, ExitCode.PREEMPTED)
+    return end.returncode != ExitCode.PREEMPTED
 
 
 def conclude(
@@ -106,11 +106,11 @@ def _outcome_of(end: RankEnd, *, stop_requested: bool) -> Outcome:
 
 def _unsaid(end: RankEnd, *, stop_requested: bool) -> Outcome:
     """What a rank would have said that ended without a word."""
-    if end.returncode == ExitCode.DONE:
-        return Outcome(result="Succeeded", exit_code=ExitCode.DONE)
     died_of_request = stop_requested and -end.returncode in (signal.SIGTERM, signal.SIGINT)
     if died_of_request or end.returncode == ExitCode.PREEMPTED:
         return PREEMPTED
+    if end.returncode == ExitCode.DONE:
+        return failure(Cause.UNKNOWN, "ended without saying how; look in its log for what ended it")
     return failure(Cause.UNKNOWN, "")
 
 

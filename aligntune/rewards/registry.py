@@ -6,6 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain, count
 from typing import Any, Literal
 
 from aligntune.core.errors import ConfigError
@@ -49,13 +50,15 @@ def load_rewards(config: UnifiedConfig) -> list[Reward]:
     asked = [
         (entry, f"rewards[{index}] {entry.name!r}") for index, entry in enumerate(config.rewards)
     ]
-    names = _unique([entry.name.rpartition(":")[2] for entry, _ in asked])
+    bare = [entry.name.rpartition(":")[2] for entry in config.rewards]
+    *names, models_name = _unique([*bare, REWARD_MODEL])
     rewards = [
         Reward(name, entry.weight, _ready(entry, place, config), entry.timeout_seconds, place)
         for name, (entry, place) in zip(names, asked, strict=True)
     ]
-    if config.reward_model is not None and REWARD_MODEL not in names:
-        rewards.append(Reward(REWARD_MODEL, 1.0, _model(config), None, "rewardModel"))
+    listed = any(entry.name == REWARD_MODEL for entry in config.rewards)
+    if config.reward_model is not None and not listed:
+        rewards.append(Reward(models_name, 1.0, _model(config), None, "rewardModel"))
     return rewards
 
 
@@ -100,7 +103,7 @@ def _own(name: str, place: str) -> Function:
             f"{place}: there is no module {error.name!r}; mount it, and put its folder into"
             " PYTHONPATH"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{place}: importing {module_name} fails with {type(error).__name__}: {error}"
@@ -137,10 +140,11 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that occur again."""
-    seen: dict[str, int] = {}
-    unique = []
+    """The names, with a number behind those whose metrics would be those of another."""
+    taken, unique = {"mean", "std"}, []  # reward_mean and reward_std are of the weighted sum
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        numbered = chain([name], (f"{name}_{number}" for number in count(2)))
+        free = next(one for one in numbered if taken.isdisjoint((one, f"{one}_std")))
+        taken |= {free, f"{free}_std"}
+        unique.append(free)
     return unique

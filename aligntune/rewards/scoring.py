@@ -81,6 +81,33 @@ def score(rewards: Sequence[Reward], batch: Batch) -> Scores:
     return Scores(total, each)
 
 
+def score_in_batches(
+    rewards: Sequence[Reward], batch: Batch, size: int, before_batch: Callable[[], None]
+) -> Scores:
+    """Score `size` completions at a time; where there are none, no function is called.
+
+    Args:
+        rewards: Every function.
+        batch: What is scored.
+        size: Completions for which a function has its time limit.
+        before_batch: Called before each; what it raises ends the scoring.
+
+    Raises:
+        ConfigError, OSError: As `score` does.
+    """
+    total: list[float] = []
+    each: dict[str, list[float | None]] = {reward.name: [] for reward in rewards}
+    for start in range(0, len(batch.completions), size):
+        before_batch()
+        part = slice(start, start + size)
+        columns = {name: values[part] for name, values in batch.columns.items()}
+        scores = score(rewards, Batch(batch.prompts[part], batch.completions[part], columns))
+        total += scores.total
+        for name, values in scores.each.items():
+            each[name] += values
+    return Scores(total, each)
+
+
 def _values(reward: Reward, batch: Batch) -> list[float | None]:
     """What one function returns, checked."""
     returned: Any = _call(reward, batch)
@@ -126,7 +153,7 @@ def _call(reward: Reward, batch: Batch) -> object:
         ) from error
     except PASSED_ON:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{reward.place}: failed with {type(error).__name__}: {error}"

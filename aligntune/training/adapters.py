@@ -14,7 +14,7 @@ from transformers.utils import find_adapter_config_file
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.training.files import publish
-from aligntune.training.model_loading import from_pretrained
+from aligntune.training.model_loading import from_pretrained, make_savable
 
 ADAPTER_FILE = "adapter_config.json"
 NOT_FETCHED = ["*/*", "*.gguf"]
@@ -86,6 +86,7 @@ class _Adapters:
 
 def _merge(config: ModelConfig | ModelRef, field: str, target: Path, **trust: bool) -> None:
     model = from_pretrained(AutoPeftModelForCausalLM, config, field, dtype="auto", **trust)
+    make_savable(model.generation_config)
     model.merge_and_unload().save_pretrained(target)
     from_pretrained(AutoTokenizer, config, field, **trust).save_pretrained(target)
 

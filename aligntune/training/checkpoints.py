@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -194,6 +195,7 @@ class Checkpoints:
         )
         replace_file(path / MANIFEST, manifest.model_dump_json(indent=2))
         self.check_owner()  # to be on disk may have taken until another took over
+        self._make_room(step)
         replace_folder(path, self.path(step))
         self.unfinished.rmdir()
         self._prune(best)
@@ -207,10 +209,10 @@ class Checkpoints:
         """Before the first step: remove what is incomplete, and what lies beyond `kept`.
 
         Newer checkpoints are of a future that this attempt will write anew. With
-        `checkpoint.resume: never` nothing is kept.
+        `checkpoint.resume: never` nothing is kept. What never had a manifest is another program's.
         """
         step = read(kept).step if kept else -1
-        for found in self._all():
+        for found in self._ours():
             if found.step > step or broken(found.path):
                 _remove(found.path)
         for left in (*self.folder.glob(f"{UNFINISHED}*"), *self.folder.glob(f".*{REPLACED}")):
@@ -221,9 +223,22 @@ class Checkpoints:
             if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
                 yield Found(int(match[1]), path)
 
+    def _ours(self) -> list[Found]:
+        """Those that have been complete; they are written and removed under another name."""
+        return sorted(found for found in self._all() if (found.path / MANIFEST).is_file())
+
+    def _make_room(self, step: int) -> None:
+        """Rename another program's folder that has the name of the checkpoint at `step`."""
+        path = self.path(step)
+        if path.exists() and not (path / MANIFEST).is_file():
+            aside = path.with_name(f"{path.name}-found-{secrets.token_hex(4)}")
+            path.rename(aside)
+            _log.warning(
+                "%s has no %s and so is not of this run: it is %s now", path, MANIFEST, aside
+            )
+
     def _prune(self, best: Path | None) -> None:
-        complete = sorted(found for found in self._all() if (found.path / MANIFEST).is_file())
-        for found in complete[: -self._policy.keep]:
+        for found in self._ours()[: -self._policy.keep]:
             if found.path != best:
                 _remove(found.path)
 
@@ -319,7 +334,8 @@ def _told(config: dict[str, Any], key: str) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint; first its manifest, so that a half-removed one is never used."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a checkpoint; first its name, so that a half-removed one is never used or kept."""
+    nameless = unfinished_in(path.parent)
+    path.rename(nameless)
+    shutil.rmtree(nameless, ignore_errors=True)
     _log.info("removed %s", path)

@@ -1,5 +1,6 @@
 """Loading a model and its tokenizer, and saying clearly why it does not work."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +30,10 @@ POSITIONS = re.compile("(pos|wpe)[^.]*$")
 `embed_positions`."""
 ROTATIONS = "attn.embed_positions"
 """Where GPT-J and CodeGen keep angles that others work out for any length."""
+FLAG = re.compile("^- `(.+?)`:", re.MULTILINE)
+"""How transformers names each flag of a generation config that it would not save."""
+
+_log = logging.getLogger(__name__)
 
 
 def load_tokenizer(config: ModelConfig, *, reads_turns: bool = True) -> PreTrainedTokenizerBase:
@@ -60,7 +66,37 @@ def load_model(config: ModelConfig, computed_in: Compute) -> PreTrainedModel:
     Raises:
         ModelNotFoundError, UnauthorizedError: There is none, or not for this token.
     """
-    return from_pretrained(AutoModelForCausalLM, config, **model_arguments(config, computed_in))
+    arguments = model_arguments(config, computed_in)
+    model = from_pretrained(AutoModelForCausalLM, config, **arguments)
+    make_savable(model.generation_config)
+    return model
+
+
+def make_savable(generation: GenerationConfig | None) -> None:
+    """Mend a generation config that transformers reads with a warning, and refuses to save.
+
+    Flags of sampling without a word on `do_sample` (Vicuna, the first Llama 2) are meant for
+    sampling. Others that would have no effect are left out.
+    """
+    if generation is None:  # a model with code of its own may not generate
+        return
+    refusal = _refusal(generation)
+    if generation.do_sample is None and "`do_sample=True`" in refusal:
+        generation.do_sample = True
+        _log.info("generation config: it has flags of sampling, so do_sample is true")
+        refusal = _refusal(generation)
+    for flag in FLAG.findall(refusal):
+        setattr(generation, flag, None)
+        _log.info("generation config: %s has no effect as it is, and is left out", flag)
+
+
+def _refusal(generation: GenerationConfig) -> str:
+    """Why transformers would not save it; empty where it would."""
+    try:
+        generation.validate(strict=True)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def load_classifier(

@@ -1,14 +1,22 @@
 """What a model's own limits mean for what it is fed."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+)
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
+from aligntune.training.adapters import whole
 from aligntune.training.model_loading import learned_positions
 from tests.hub.content import dialogpt
 from tests.trainers.tiny import MakeConfig
@@ -52,3 +60,22 @@ def test_a_model_with_rotary_positions_may_be_stretched(config: MakeConfig) -> N
     trainer = TRLSFTTrainer(config(model={"max_length": 300}))
     trainer.setup_model()
     assert trainer.max_length == 300
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_base_whose_generation_config_transformers_would_not_save_is_trained_and_saved(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path, tuning: str
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    file = base / "generation_config.json"
+    flags = {"temperature": 0.9, "top_p": 0.6, "length_penalty": 2.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | flags))
+    made = config(model={"name": str(base), "tuning": tuning}, train={"max_steps": 2})
+    trainer = TRLSFTTrainer(made)
+    result = trainer.train()
+    assert result.checkpoint_path is not None
+    model = made.model.model_copy(update={"name": str(trainer.save_model())})
+    for folder in (Path(model.name), Path(whole(model, trust_remote_code=False).name)):
+        saved = GenerationConfig.from_pretrained(folder)
+        assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.9, 0.6)
+        assert saved.length_penalty is None

@@ -26,7 +26,9 @@ from aligntune.backends.trl.rl.ppo.prompts import endless
 from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import ConfigError, LossDivergedError
 from aligntune.core.rl.config import UnifiedConfig
+from aligntune.rewards.scoring import Batch
 from aligntune.training.checkpoints import MANIFEST
+from aligntune.training.context import RunContext
 from tests.trainers.callbacks import BreakAt, StopAt, asked_to_stop_in_evaluation
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
 
@@ -364,28 +366,57 @@ def test_evaluation_draws_the_same_random_numbers_each_time_and_leaves_those_of_
     assert trainer.evaluate(str(rows)) == trainer.evaluate()
 
 
-def test_evaluation_answers_as_many_prompts_at_a_time_as_it_is_told(ppo: MakePPO) -> None:
+def test_evaluation_answers_and_scores_as_many_prompts_at_a_time_as_it_is_told(
+    ppo: MakePPO,
+) -> None:
+    """Before each it is asked whether the run is to stop."""
     data = ppo().datasets[0].name  # six rows in its split `test`
     trainer = TRLPPOTrainer(
         ppo(evaluation={"datasets": [{"name": data}], "per_device_batch_size": 4})
     )
-    policy: Any = trainer.need_loop().model.policy
-    asked: list[int] = []
+    loop: Any = trainer.need_loop()
+    policy, [reward] = loop.model.policy, loop.rewards
+    done: list[Any] = []
     generate = policy.generate
 
     def watched(**inputs: Any) -> Any:
-        asked.append(len(inputs["input_ids"]))
+        done.append(("answered", len(inputs["input_ids"])))
         return generate(**inputs)
 
+    def watched_score(batch: Batch) -> Any:
+        done.append(("scored", len(batch.completions)))
+        return reward.score(batch)
+
     policy.generate = watched
+    loop.rewards = [reward._replace(score=watched_score)]
+    loop.check_preemption = lambda: done.append("asked")
     trainer.evaluate()
-    assert asked == [4, 2]
+    answered = ["asked", ("answered", 4), "asked", ("answered", 2)]
+    assert done == [*answered, "asked", ("scored", 4), "asked", ("scored", 2)]
 
 
 def test_a_process_without_held_out_prompts_takes_part_in_an_evaluation(ppo: MakePPO) -> None:
     loop: Any = TRLPPOTrainer(ppo()).need_loop()
+    loop.rewards = [reward._replace(score=None) for reward in loop.rewards]  # not to be called
     told = loop.evaluation_loop(loop.get_eval_dataloader([]), "")
     assert (told.num_samples, told.metrics["eval_reward"]) == (0, 0)
+
+
+def test_a_hang_in_a_function_is_found_since_scoring_is_no_generation(ppo: MakePPO) -> None:
+    told: list[Any] = []
+    scored_in: list[str] = []
+    trainer = TRLPPOTrainer(ppo(train={"max_steps": 4}), RunContext(report=told.append))
+    trainer.setup_rewards()
+    [reward, *_] = trainer.rewards or []
+
+    def scored(batch: Batch) -> Any:
+        scored_in.append(told[-1].progress.activity)
+        return reward.score(batch)
+
+    trainer.rewards = [reward._replace(score=scored)]
+    trainer.train()
+    assert set(scored_in) == {"training"}
+    assert "generating" in {snapshot.progress.activity for snapshot in told}
 
 
 def test_streamed_prompts_go_on_where_they_stopped(ppo: MakePPO) -> None:

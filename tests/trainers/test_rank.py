@@ -177,6 +177,15 @@ def test_debug_shows_the_traceback_of_a_mistake_too(
     assert "ModelNotFoundError" in caplog.text
 
 
+def test_a_call_that_ends_the_process_is_a_failure(
+    config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "trainer_for", lambda *_: sys.exit(0))
+    code, _, outcome = run(write_run(tmp_path / "run.json", config()), monkeypatch)
+    assert (code, outcome.result, outcome.reason) == (70, "Failed", Cause.UNKNOWN)
+    assert outcome.message == "SystemExit: 0"
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """A file that grows beyond `size` bytes fails to be written, as on a full disk."""

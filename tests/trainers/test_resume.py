@@ -210,6 +210,34 @@ def test_only_the_newest_checkpoints_are_kept(config: MakeConfig) -> None:
     assert _steps(settings) == [8, 10]
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_checkpoints_of_another_program_are_left_alone(config: MakeConfig, resume: str) -> None:
+    settings = config(checkpoint={"every_steps": 2, "keep": 2, "resume": resume})
+    folder = Path(settings.output_dir)
+    for step in (10, 500):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        (folder / f"checkpoint-{step}" / "model.safetensors").write_text(f"weights at {step}")
+    TRLSFTTrainer(settings).train()
+    complete = {path.parent.name for path in folder.glob(f"checkpoint-*/{MANIFEST}")}
+    assert complete == {"checkpoint-8", "checkpoint-10"}
+    assert (folder / "checkpoint-500" / "model.safetensors").read_text() == "weights at 500"
+    [moved] = folder.glob("checkpoint-10-found-*")
+    assert (moved / "model.safetensors").read_text() == "weights at 10"
+
+
+def test_a_checkpoint_that_was_removed_by_half_is_removed_by_the_next_attempt(
+    finished: SFTConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(finished, world_size=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as where it is killed before
+        checkpoints.clean(checkpoints.path(4))
+    assert _steps(finished) == [4]
+    checkpoints.clean(checkpoints.path(4))
+    kept = {path.name for path in Path(finished.output_dir).iterdir() if path.is_dir()}
+    assert kept == {"checkpoint-4"}
+
+
 def test_a_run_asked_to_stop_while_it_evaluates_stops_there_and_resumes_exactly(
     config: MakeConfig,
 ) -> None:

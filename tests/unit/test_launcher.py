@@ -153,6 +153,7 @@ def test_ranks_get_torch_distributeds_environment(run: Run) -> None:
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
          "OMP_NUM_THREADS")
 print(json.dumps({name: os.environ[name] for name in names} | {"argument": sys.argv[1]}))
+ended("Succeeded", 0)
 """
     assert run(script, config={"processesPerNode": 2}) == 0
     first, second = (json.loads(run.log(rank)) for rank in (0, 1))
@@ -169,7 +170,7 @@ def test_success_keeps_what_the_ranks_said_and_printed(run: Run) -> None:
 print("hello from", rank)
 if rank == 0:
     training(9, loss=1.5)
-    ended("Succeeded", 0)
+ended("Succeeded", 0)
 """
     assert run(script, config={"processesPerNode": 2}) == 0
     assert (run.outcome.result, run.outcome.step, run.outcome.metrics) == (
@@ -183,7 +184,11 @@ if rank == 0:
 
 
 def test_a_lone_rank_prints_without_prefix_and_stays_out_of_ddp(run: Run) -> None:
-    assert run('print("LOCAL_RANK" in os.environ, os.environ["WORLD_SIZE"])') == 0
+    script = """
+print("LOCAL_RANK" in os.environ, os.environ["WORLD_SIZE"])
+ended("Succeeded", 0)
+"""
+    assert run(script) == 0
     assert run.stdout.getvalue() == b"False 1\n"
 
 
@@ -267,6 +272,7 @@ worker = os.fork()
 if worker == 0:
     signal.pause()
 print(worker)
+ended("Succeeded", 0)
 """
     assert run(script) == 0
     worker = int(run.log(0))
@@ -293,6 +299,7 @@ for _ in range(40):
     say(b"x" * 60000)
 say(b"\n")
 training(5, loss=2.0)
+ended("Succeeded", 0)
 """
     assert run(script) == 0
     assert (run.outcome.step, run.outcome.metrics) == (5, {"loss": 2.0})
@@ -301,8 +308,7 @@ training(5, loss=2.0)
 def test_only_rank_0_tells_progress(run: Run) -> None:
     script = """
 training(100 if rank else 5)
-if rank == 0:
-    ended("Succeeded", 0)
+ended("Succeeded", 0)
 """
     assert run(script, config={"processesPerNode": 2}) == 0
     assert run.outcome.step == 5
@@ -428,6 +434,7 @@ def test_a_node_rank_outside_the_gang_is_refused(run: Run) -> None:
 def test_ranks_of_a_second_node_count_on_and_meet_at_the_first(run: Run) -> None:
     script = """
 print(rank, os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+ended("Succeeded", 0)
 """
     config = {"nodes": 2, "processesPerNode": 2, "masterAddress": "job-0.job"}
     env = {NODE_RANK: "1", POD_UID: "pod-1"}

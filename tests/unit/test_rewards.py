@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import UnifiedConfig
+from aligntune.rewards import registry
 from aligntune.rewards.answers import last_number
 from aligntune.rewards.registry import load_rewards
 from aligntune.rewards.scoring import Batch, Reward, score
@@ -168,6 +170,9 @@ def test_a_function_that_fails_names_the_error_and_its_line() -> None:
     reward = Reward("f", 1.0, lambda _: [1 / 0], place="rewards[0] 'f'")
     with pytest.raises(ConfigError, match=r"failed with ZeroDivisionError.*test_rewards\.py, line"):
         score([reward], batch("a"))
+    reward = Reward("f", 1.0, lambda _: sys.exit(0), place="rewards[0] 'f'")
+    with pytest.raises(ConfigError, match=r"failed with SystemExit: 0"):
+        score([reward], batch("a"))
 
 
 def test_a_network_that_cannot_be_reached_is_not_the_functions_fault() -> None:
@@ -217,6 +222,10 @@ def test_a_function_that_hangs_is_interrupted() -> None:
         ({"name": "own_rewards:funy"}, "has no function 'funy'; did you mean 'funny'"),
         ({"name": "own_rewards:funny", "params": {"x": 1}}, "argument 'x'; it takes bonus: float"),
         ({"name": "broken_rewards:f"}, r"importing broken_rewards fails with ValueError: no.*line"),
+        (
+            {"name": "ending_rewards:f"},
+            r"importing ending_rewards fails with SystemExit: 0.*line",
+        ),
     ],
 )
 def test_a_function_that_cannot_be_called_is_refused_before_training(
@@ -234,6 +243,34 @@ def test_a_function_of_ones_own_is_called_with_its_params() -> None:
     assert score(rewards, batch("haha")).total == [2 * (4 + 3) * 2]
 
 
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("functions", "names"),
+    [
+        (("regex_2", "regex", "regex"), ["regex_2", "regex", "regex_3"]),
+        (("regex", "regex", "regex_2"), ["regex", "regex_2", "regex_2_2"]),
+        (("mean", "std"), ["mean_2", "std_2"]),
+        (("x", "x_std"), ["x", "x_std_2"]),
+    ],
+)
+def test_no_two_functions_share_a_metric_and_none_takes_the_sums(
+    functions: tuple[str, ...], names: list[str]
+) -> None:
+    rewards = load_rewards(config(*({"name": f"namesakes:{name}"} for name in functions)))
+    assert [reward.name for reward in rewards] == names
+
+
+@pytest.mark.usefixtures("own")
+def test_a_function_called_reward_model_does_not_take_the_reward_models_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "RewardModel", lambda *_: lambda scored: [7.0] * len(scored[1]))
+    asked = config({"name": "namesakes:reward_model"})
+    both = asked.model_copy(update={"reward_model": ModelRef(name="judge")})
+    scores = score(load_rewards(both), batch("a"))
+    assert (scores.total, scores.each) == ([8.0], {"reward_model": [1.0], "reward_model_2": [7.0]})
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules of the user's, found by PYTHONPATH."""
@@ -242,6 +279,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    return [len(text) + bonus for text in batch.completions]\n"
     )
     (tmp_path / "broken_rewards.py").write_text("raise ValueError('no')\n")
+    (tmp_path / "ending_rewards.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "namesakes.py").write_text(
+        "def __getattr__(name):\n    return lambda batch: [1.0] * len(batch.completions)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("own_rewards", "broken_rewards"):
+    for name in ("own_rewards", "broken_rewards", "ending_rewards", "namesakes"):
         monkeypatch.delitem(sys.modules, name, raising=False)

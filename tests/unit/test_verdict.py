@@ -1,7 +1,7 @@
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE
 from aligntune.api.progress import Outcome, Progress, Snapshot
-from aligntune.pod.verdict import RankEnd, conclude
+from aligntune.pod.verdict import RankEnd, conclude, failed
 
 LAST = Snapshot(progress=Progress(step=12, total_steps=40), metrics={"loss": 1.5})
 SUCCEEDED = Outcome(result="Succeeded", exit_code=0, step=40)
@@ -19,7 +19,8 @@ def verdict(
 
 
 def test_all_done_is_success_as_rank_0_tells_it() -> None:
-    outcome = verdict(RankEnd(1, 0), RankEnd(0, 0, SUCCEEDED))
+    other = Outcome(result="Succeeded", exit_code=0, step=39)
+    outcome = verdict(RankEnd(1, 0, other), RankEnd(0, 0, SUCCEEDED))
     assert (outcome.result, outcome.exit_code, outcome.step) == ("Succeeded", 0, 40)
     assert outcome.metrics == {"loss": 1.5}
 
@@ -70,6 +71,14 @@ def test_a_death_without_a_word_is_diagnosed() -> None:
     outcome = verdict(RankEnd(2, 1, log_tail="Traceback\nKeyError: 'prompt'"))
     assert (outcome.reason, outcome.exit_code) == (Cause.UNKNOWN, 70)
     assert outcome.message == "rank 2: exited with code 1: KeyError: 'prompt'"
+
+
+def test_an_end_without_a_word_is_a_failure_whatever_its_exit_code() -> None:
+    ends = RankEnd(1, 0, SUCCEEDED), RankEnd(0, 0, log_tail="step 12")
+    assert [failed(end) for end in ends] == [False, True]
+    outcome = verdict(*ends)
+    assert (outcome.result, outcome.reason, outcome.exit_code) == ("Failed", Cause.UNKNOWN, 70)
+    assert outcome.message.startswith("rank 0: ended without saying how")
 
 
 def test_an_unknown_failure_keeps_its_own_words_unless_more_is_known() -> None:

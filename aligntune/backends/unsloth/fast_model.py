@@ -17,6 +17,7 @@ from aligntune.training.model_loading import (
     from_pretrained,
     load_model,
     longest,
+    make_savable,
     positions,
 )
 
@@ -147,4 +148,5 @@ def load_fast_model(config: ModelConfig, computed_in: Compute, checkpointing: st
             f"model.name {config.name!r}: unsloth cannot train this kind of model"
             f" ({architecture.model_type}); use backend: trl, or another model"
         ) from error
+    make_savable(model.generation_config)
     return model

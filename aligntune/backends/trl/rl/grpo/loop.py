@@ -111,9 +111,9 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         loss: torch.Tensor = super().compute_loss(model, inputs, *more, **named)
         return loss
 
-    def _generate_and_score_completions(self, inputs: Any) -> Any:  # noqa: ANN401
-        with self.progress.doing("generating"):
-            return super()._generate_and_score_completions(inputs)
+    def _generate(self, prompts: Any) -> Any:  # noqa: ANN401
+        with self.progress.doing("generating"):  # scoring is not: a hang in it is to be found
+            return super()._generate(prompts)
 
     def _calculate_rewards(
         self,

@@ -27,7 +27,7 @@ from aligntune.backends.trl.rl.ppo.steps import StepModel
 from aligntune.backends.trl.rl.ppo.sums import moments
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue, Predictions
 from aligntune.core.rl.config import PPOConfig
-from aligntune.rewards.scoring import Reward, score
+from aligntune.rewards.scoring import Reward, score, score_in_batches
 from aligntune.training.kl_guard import KLGuard
 
 VALUE_FILE = "value.safetensors"
@@ -116,7 +116,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         """
         settings, rows = self.settings, self._draw(number)
         with torch.no_grad(), seeded(self.args.device, *self._key(ROLLOUTS, number)):
-            answers = self._sample(rows, self.step_model.batch_size)
+            answers = self.answer(rows)
             batch = said(rows, answers, self.processing_class)
             scores = score(self.rewards, batch)
             before, reference_logp_NT = self._read(answers)
@@ -163,6 +163,10 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
             order_EN=order_EN,
             tokens=known.number.float(),
         )
+
+    def answer(self, rows: Sequence[Row]) -> Answers:
+        """The answers of a rollout."""
+        return self._sample(rows, self.step_model.batch_size)
 
     def _draw(self, number: int) -> list[Row]:
         """This process's prompts of a rollout."""
@@ -271,15 +275,22 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         """
         rows: list[Row] = [row for batch in dataloader for row in batch]
         own = torch.tensor([len(dataloader)], device=self.args.device)
-        batches = self.accelerator.gather(own)
+        fewer = int(self.accelerator.gather(own).max()) - len(dataloader)
+        size = self.args.eval_batch_size
         with torch.no_grad(), seeded(self.args.device, *self._key(EVALUATIONS, 0)):
-            answers = self._sample(rows, self.args.eval_batch_size, self.check_preemption)
-            for _ in range(int(batches.max()) - len(dataloader)):
-                self.check_preemption()  # together with those that have a batch more
-        scores = score(self.rewards, said(rows, answers, self.processing_class))
+            answers = self._sample(rows, size, self.check_preemption)
+            self._check_preemption_with_others(fewer)
+        batch = said(rows, answers, self.processing_class)
+        scores = score_in_batches(self.rewards, batch, size, self.check_preemption)
+        self._check_preemption_with_others(fewer)
         told = described(scores, answers, [reward.name for reward in self.rewards], self._total)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         return EvalLoopOutput(None, None, metrics, len(rows) * self.step_model.processes)
+
+    def _check_preemption_with_others(self, batches: int) -> None:
+        """Ask as often as the processes do that have so many batches more."""
+        for _ in range(batches):
+            self.check_preemption()
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None

@@ -17,7 +17,8 @@ def said(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Ba
     """The answers to `rows` as reward functions read them."""
     return Batch(
         prompts=[row["prompt"] for row in rows],
-        completions=tokenizer.batch_decode(answers.ids, skip_special_tokens=True),
+        # one by one: batch_decode makes an empty text of no answers
+        completions=[tokenizer.decode(ids, skip_special_tokens=True) for ids in answers.ids],
         columns=columns_of([row["row"] for row in rows]),
     )
 

@@ -1,6 +1,7 @@
 """Proximal policy optimisation: our own, on transformers' Trainer (TRL has none since 1.13)."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from transformers import TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
 from aligntune.backends.trl.rl.ppo.algorithm import PPO
-from aligntune.backends.trl.rl.ppo.rollout import Rollout, Sampler
+from aligntune.backends.trl.rl.ppo.prompts import Row
+from aligntune.backends.trl.rl.ppo.rollout import Answers as Sampled
+from aligntune.backends.trl.rl.ppo.rollout import Sampler
 from aligntune.backends.trl.rl.ppo.steps import StepModel
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue
 from aligntune.core.config.model import ModelConfig
@@ -35,9 +38,9 @@ _log = logging.getLogger(__name__)
 class _Loop(RunLoop, PPO):
     """PPO in our loop."""
 
-    def roll_out(self, number: int) -> Rollout:
-        with self.progress.doing("generating"):
-            return super().roll_out(number)
+    def answer(self, rows: Sequence[Row]) -> Sampled:
+        with self.progress.doing("generating"):  # scoring is not: a hang in it is to be found
+            return super().answer(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self.newest and self.is_world_process_zero():
