@@ -115,9 +115,7 @@ def test_render_shows_the_objects_that_the_operator_would_make() -> None:
 def test_kubectl_reads_no_boolean_where_a_rendered_string_looks_like_one(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     job = (EXAMPLES / "sft-chat.yaml").read_text()
-    file.write_text(
-        job.replace("runtime:\n", "runtime:\n    env: [{name: DEBUG, value: 'on'}]\n")
-    )
+    file.write_text(job.replace("runtime:\n", "runtime:\n    env: [{name: DEBUG, value: 'on'}]\n"))
     _, out, _ = run("render", file)
     assert "value: 'on'\n" in out
 
