@@ -5,6 +5,7 @@ import secrets
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,17 +19,28 @@ OWNER = "ALIGNTUNE_CLUSTER"
 A mark outlives the crash of whoever started the process and never points at another one that
 was given the same id later, as a file of recorded ids can.
 """
+MOST_GIVEN = 256
+"""Ports that are kept from other tests; by then the first of them is long in use, or over."""
+_given: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
-    """A port that nobody has, below those that the kernel gives away by itself: whoever asks for it
-    later finds it still free.
+    """A TCP port that nobody has, below those that the kernel gives away by itself: whoever asks
+    for it later finds it still free.
+
+    Nor is another test given it meanwhile, as this process has the UDP port of that number.
     """
+    while len(_given) > MOST_GIVEN:
+        _given.popleft().close()
     while True:
         port = 10_000 + secrets.randbelow(20_000)
+        mark = socket.socket(type=socket.SOCK_DGRAM)
         with socket.socket() as probe, suppress(OSError):
+            mark.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
+            _given.append(mark)
             return port
+        mark.close()
 
 
 def wait_until(
