@@ -84,7 +84,8 @@ class RewardModel:
             return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
         except TemplateError as error:
             raise DataError(
-                f"rewardModel: its chat template refuses a conversation: {error}"
+                f"rewardModel: its chat template refuses a conversation ({error}): leave such"
+                " prompts out, or name another model"
             ) from error
 
     @torch.no_grad()

@@ -55,13 +55,13 @@ def folder_in_use(
     if spec.storage is None or not spec.storage.sub_path:
         return ""  # a folder of its own
     claim, folder = spec.storage.claim_name, spec.storage.sub_path
-    there = [other for other in others if other.key.namespace == state.key.namespace]
     for source in state.status.lineage:
         if (source.claim_name, source.path) == (claim, f"{folder}/{MODEL}"):
             return (
                 f"spec.storage.subPath: the model of AlignTuneJob {source.job}, which this job"
                 f" starts from, is in the folder {folder}: name another folder."
             )
+    there = [other for other in others if other.key.namespace == state.key.namespace]
     waits_for = {other.key.name: other.from_jobs for other in there}
     for other in there:
         storage = other.spec.get("storage") or {}

@@ -1,14 +1,16 @@
-"""What befalls a run at a certain step."""
+"""What befalls a run, and what it tells meanwhile."""
 
 import math
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from aligntune.api.progress import Snapshot
+from aligntune.rewards.scoring import Batch
 from aligntune.training.context import RunContext
 from aligntune.training.preemption import Preemption
 
@@ -45,3 +47,24 @@ def asked_to_stop_in_evaluation() -> RunContext:
             preemption.request()
 
     return RunContext(report=report, preemption=preemption)
+
+
+def activities(trainer_of: Callable[[RunContext], Any]) -> tuple[set[str], set[str]]:
+    """What a run told that it did, whenever its first reward function was called, and at any time.
+
+    Args:
+        trainer_of: Makes the trainer.
+    """
+    told: list[Any] = []
+    while_scored: set[str] = set()
+    trainer = trainer_of(RunContext(report=told.append))
+    trainer.setup_rewards()
+    [reward, *_] = trainer.rewards
+
+    def scored(batch: Batch) -> Any:
+        while_scored.add(told[-1].progress.activity)
+        return reward.score(batch)
+
+    trainer.rewards = [reward._replace(score=scored)]
+    trainer.train()
+    return while_scored, {snapshot.progress.activity for snapshot in told}

@@ -23,11 +23,9 @@ from aligntune.core.errors import (
     UnsupportedError,
 )
 from aligntune.core.rl.config import GenerationConfig, UnifiedConfig
-from aligntune.rewards.scoring import Batch
 from aligntune.training.checkpoints import MANIFEST
-from aligntune.training.context import RunContext
 from tests.hub.content import dialogpt
-from tests.trainers.callbacks import BreakAt, asked_to_stop_in_evaluation
+from tests.trainers.callbacks import BreakAt, activities, asked_to_stop_in_evaluation
 from tests.trainers.rollouts import train_recorded
 from tests.trainers.tiny import (
     MakeRLConfig,
@@ -394,20 +392,11 @@ def arguments(config: UnifiedConfig) -> trl.GRPOConfig:
 
 
 def test_a_hang_in_a_function_is_found_since_scoring_is_no_generation(grpo: MakeRLConfig) -> None:
-    told: list[Any] = []
-    scored_in: list[str] = []
-    trainer = TRLGRPOTrainer(grpo(train={"max_steps": 4}), RunContext(report=told.append))
-    trainer.setup_rewards()
-    [reward, *_] = trainer.rewards or []
-
-    def scored(batch: Batch) -> Any:
-        scored_in.append(told[-1].progress.activity)
-        return reward.score(batch)
-
-    trainer.rewards = [reward._replace(score=scored)]
-    trainer.train()
-    assert set(scored_in) == {"training"}
-    assert "generating" in {snapshot.progress.activity for snapshot in told}
+    while_scored, ever = activities(
+        lambda context: TRLGRPOTrainer(grpo(train={"max_steps": 4}), context)
+    )
+    assert while_scored == {"training"}
+    assert "generating" in ever
 
 
 def test_the_batch_is_prompts_times_generations_over_all_processes(grpo: MakeRLConfig) -> None:

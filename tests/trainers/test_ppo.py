@@ -28,8 +28,7 @@ from aligntune.core.errors import ConfigError, LossDivergedError
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.rewards.scoring import Batch
 from aligntune.training.checkpoints import MANIFEST
-from aligntune.training.context import RunContext
-from tests.trainers.callbacks import BreakAt, StopAt, asked_to_stop_in_evaluation
+from tests.trainers.callbacks import BreakAt, StopAt, activities, asked_to_stop_in_evaluation
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
 
 MakePPO = Callable[..., UnifiedConfig]
@@ -403,20 +402,11 @@ def test_a_process_without_held_out_prompts_takes_part_in_an_evaluation(ppo: Mak
 
 
 def test_a_hang_in_a_function_is_found_since_scoring_is_no_generation(ppo: MakePPO) -> None:
-    told: list[Any] = []
-    scored_in: list[str] = []
-    trainer = TRLPPOTrainer(ppo(train={"max_steps": 4}), RunContext(report=told.append))
-    trainer.setup_rewards()
-    [reward, *_] = trainer.rewards or []
-
-    def scored(batch: Batch) -> Any:
-        scored_in.append(told[-1].progress.activity)
-        return reward.score(batch)
-
-    trainer.rewards = [reward._replace(score=scored)]
-    trainer.train()
-    assert set(scored_in) == {"training"}
-    assert "generating" in {snapshot.progress.activity for snapshot in told}
+    while_scored, ever = activities(
+        lambda context: TRLPPOTrainer(ppo(train={"max_steps": 4}), context)
+    )
+    assert while_scored == {"training"}
+    assert "generating" in ever
 
 
 def test_streamed_prompts_go_on_where_they_stopped(ppo: MakePPO) -> None:

@@ -77,7 +77,9 @@ def test_a_conversation_that_its_template_refuses_is_told_in_a_sentence(tmp_path
     folder = write_judge(tmp_path, labels=1)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no answers, please') }}")
     rewards = RewardModel(ModelRef(name=str(folder)), "fp32")
-    with pytest.raises(DataError, match=r"^rewardModel: its chat .* conversation: no answers, pl"):
+    with pytest.raises(
+        DataError, match=r"^rewardModel: its chat .* conversation \(no answers, please\): leave"
+    ):
         rewards(batch("five"))
 
 
