@@ -8,7 +8,7 @@ import pytest
 
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.status import AlignTuneJobStatus, Attempts, Source
-from aligntune_operator.observe import AlignTuneJobState, Key
+from aligntune_operator.observe import AlignTuneJobState, Key, queue_labels
 from aligntune_operator.preflight import folder_in_use, needs
 from aligntune_operator.settings import Settings
 
@@ -40,6 +40,15 @@ def test_everything_that_others_must_have_made_is_looked_for_once_and_no_secret(
         ("ServiceAccount", "trainer"),
         ("LocalQueue", "gpu"),
     ]
+
+
+@pytest.mark.parametrize(("queue", "handed_on"), [("gpu", True), ("", False)])
+def test_kueues_labels_are_handed_on_only_with_the_name_of_a_queue(
+    queue: str, *, handed_on: bool
+) -> None:
+    """Helm's `default ""` leaves an empty one, for which Kueue would never let a Job go."""
+    found = {"kueue.x-k8s.io/queue-name": queue, "kueue.x-k8s.io/priority-class": "high"}
+    assert queue_labels(found) == (found if handed_on else {})
 
 
 def writer(name: str, minute: int, *, folder: str = "chat", begun: bool = False) -> Any:
