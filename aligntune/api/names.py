@@ -26,6 +26,12 @@ def output_folder(name: str, uid: str, sub_path: str) -> str:
     return sub_path or base_name(name, uid)
 
 
+def service_name(name: str, uid: str) -> str:
+    """Name of the Service of a job's gang: it begins with a letter, which a job's name need not."""
+    base = base_name(name, uid)
+    return base if base[0].isalpha() else f"j-{base}"
+
+
 def job_name(name: str, uid: str, attempt: int) -> str:
     """Name of an attempt's Job."""
     return f"{base_name(name, uid)}-{attempt}"

@@ -16,6 +16,9 @@ from aligntune.api.progress import (
     TrackerUrls,
 )
 
+LONGEST_MESSAGE = 32_768
+"""Characters of a metav1.Condition's message."""
+
 Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -28,7 +31,7 @@ class StatusCondition(StatusSection):
     """Whether it holds."""
     reason: Annotated[str, Field(min_length=1, max_length=1024)]
     """Why, in one CamelCase word."""
-    message: Annotated[str, Field(max_length=32_768)]
+    message: Annotated[str, Field(max_length=LONGEST_MESSAGE)]
     """Why, in a sentence."""
     last_transition_time: AwareDatetime
     """When `status` last changed."""

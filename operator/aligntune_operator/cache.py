@@ -254,6 +254,10 @@ class Cache:
             and not any(self._jobs_of(state))
         )
 
+    def has_begun(self, state: AlignTuneJobState) -> bool:
+        """Whether an AlignTuneJob has had an attempt, be it one that no status tells of yet."""
+        return state.status.attempts.current > 0 or any(self._jobs_of(state))
+
     def followers(self, key: Key) -> Iterator[Key]:
         """The AlignTuneJobs that wait for this one's model."""
         for follower in tuple(self._followers.get(key, ())):

@@ -96,6 +96,8 @@ class Controller:
         self._clock = clock
         self._explanations = Explanations(cluster, clock)
         self._seen: dict[tuple[str, Need], datetime] = {}
+        self._beginning: set[str] = set()
+        """UIDs of jobs to whose folder no other is let: their Job is about to be created."""
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Brings one AlignTuneJob a step further.
@@ -176,6 +178,8 @@ class Controller:
         except ApiError as error:
             self._cache.hindered(uid, Hindrance("failed", error.message))
             raise
+        finally:
+            self._beginning.discard(uid)
         self._cache.hindered(uid, None)
         self._cache.explained(uid, None)
         self._cache.job_seen(created)
@@ -187,14 +191,18 @@ class Controller:
         self, state: AlignTuneJobState, spec: AlignTuneJobSpec
     ) -> tuple[Hindrance, timedelta] | None:
         """What keeps a job from beginning, and when to look again."""
-        if in_use := folder_in_use(state, spec, self._cache.statuses()):
+        if in_use := folder_in_use(state, spec, self._cache.statuses(), self._has_begun):
             return Hindrance("in use", in_use), MISSING_RETRY
+        self._beginning.add(state.uid)
         if missing := await self._missing(state, spec):
             return Hindrance("missing", missing), MISSING_RETRY
         if self._settings.estimates != "refuse":
             return None
         shortage = await self._estimator.shortage(spec, state.status.lineage)
         return (Hindrance("too large", shortage), TOO_LARGE_RETRY) if shortage else None
+
+    def _has_begun(self, state: AlignTuneJobState) -> bool:
+        return state.uid in self._beginning or self._cache.has_begun(state)
 
     async def _missing(self, state: AlignTuneJobState, spec: AlignTuneJobSpec) -> str:
         """A sentence for each thing that the job names and that is not there."""

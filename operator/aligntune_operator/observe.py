@@ -396,7 +396,7 @@ def _from_jobs(spec: Object) -> tuple[str, ...]:
 
 def queue_labels(found: Mapping[str, str]) -> dict[str, str]:
     """Those of an AlignTuneJob's labels that are for Kueue; none without a queue's name."""
-    if labels.QUEUE_NAME not in found:
+    if not found.get(labels.QUEUE_NAME):
         return {}
     return {name: value for name, value in found.items() if name.startswith(labels.QUEUE_PREFIX)}
 

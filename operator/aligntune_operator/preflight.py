@@ -1,6 +1,6 @@
 """What a job names and somebody else must have made: looked for before a GPU is taken."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aligntune.api import labels
@@ -45,12 +45,21 @@ def needs(
 
 
 def folder_in_use(
-    state: AlignTuneJobState, spec: AlignTuneJobSpec, others: Iterable[AlignTuneJobState]
+    state: AlignTuneJobState,
+    spec: AlignTuneJobSpec,
+    others: Iterable[AlignTuneJobState],
+    has_begun: Callable[[AlignTuneJobState], bool],
 ) -> str:
     """Which job writes to the folder that this one names, or has its model there that this one
     starts from; empty if none does.
 
     Two that have not begun let each other in by age, so that none waits for the other for ever.
+
+    Args:
+        state: The job.
+        spec: Its spec.
+        others: All jobs.
+        has_begun: Whether another may already write, or is about to.
     """
     if spec.storage is None or not spec.storage.sub_path:
         return ""  # a folder of its own
@@ -66,7 +75,8 @@ def folder_in_use(
     for other in there:
         storage = other.spec.get("storage") or {}
         same = (storage.get("claimName"), storage.get("subPath")) == (claim, folder)
-        if same and other.uid != state.uid and _goes_first(other, state, waits_for):
+        another = same and other.uid != state.uid
+        if another and _goes_first(other, state, waits_for, has_begun):
             return (
                 f"spec.storage.subPath: AlignTuneJob {other.key.name}, which is not over, writes to"
                 f" the folder {folder} of claim {claim} as well: wait for it, delete it, or"
@@ -76,14 +86,17 @@ def folder_in_use(
 
 
 def _goes_first(
-    other: AlignTuneJobState, state: AlignTuneJobState, waits_for: Mapping[str, Sequence[str]]
+    other: AlignTuneJobState,
+    state: AlignTuneJobState,
+    waits_for: Mapping[str, Sequence[str]],
+    has_begun: Callable[[AlignTuneJobState], bool],
 ) -> bool:
     if other.deleting or finished(other.status):
         return False
     if way(other.key.name, state.key.name, lambda name: waits_for.get(name, ())):
         return False  # it starts from this one's model, whenever it was created
     older = (other.created, other.uid) < (state.created, state.uid)
-    return older or other.status.attempts.current > 0
+    return older or has_begun(other)
 
 
 def _needs(

@@ -1,12 +1,13 @@
 """What one reconciliation writes, and in which order."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
-from aligntune_operator.controller import Controller
+from aligntune_operator.controller import MISSING_RETRY, Controller
 from aligntune_operator.observe import AlignTuneJobState, Key
 from aligntune_operator.settings import Settings
 
@@ -78,12 +79,29 @@ class Recorder(Cluster):
         return self.object
 
 
+class Slow(Recorder):
+    """The same, which tells only once it is let that a claim is there, and takes any status."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+        self.object["spec"]["storage"] = {"claimName": "models", "subPath": "chat"}
+
+    async def exists(self, *_: str) -> bool:
+        self.asked.set()
+        return await self.let.wait()
+
+    async def write_status(self, state: AlignTuneJobState, status: AlignTuneJobStatus) -> Any:
+        self.written.append(f"{state.key.name} {status.conditions[0].reason}")
+        return {"metadata": {"namespace": "ns", "name": state.key.name, "uid": "not seen yet"}}
+
+
 class World:
     """A controller of one AlignTuneJob that is new."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: Recorder | None = None) -> None:
         self.others_wait = False
-        self.cluster, self.cache = Recorder(), Cache()
+        self.cluster, self.cache = cluster or Recorder(), Cache()
         self.cache.object_seen(self.cluster.object)
         self.controller = Controller(
             self.cache,
@@ -138,3 +156,21 @@ async def test_a_suspension_taken_back_once_the_pods_are_being_stopped_stays_one
     world.suspend(suspend=False)
     await world.controller.reconcile(KEY)
     assert world.cluster.attempts.history[0].reason == "Suspended"
+
+
+async def test_a_job_waits_for_a_younger_one_that_is_being_begun_in_the_same_folder() -> None:
+    """Which came into the cache first, and of which no status tells yet."""
+    cluster = Slow()
+    world = World(cluster)
+    begins = asyncio.create_task(world.controller.reconcile(KEY))
+    await cluster.asked.wait()
+    older = {"name": "other", "uid": "a"}
+    world.cache.object_seen(
+        cluster.object | {"metadata": cluster.object["metadata"] | older, "status": {}}
+    )
+    other = Key("ns", "other")
+    assert await asyncio.wait_for(world.controller.reconcile(other), 1) == MISSING_RETRY
+    cluster.let.set()
+    await begins
+    await world.controller.reconcile(other)
+    assert cluster.written == ["other FolderInUse", "Job", "chat Valid", "other FolderInUse"]

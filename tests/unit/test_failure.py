@@ -8,7 +8,7 @@ import pytest
 from aligntune.api.causes import Cause
 from aligntune.api.progress import Outcome
 from aligntune_operator.observe import Explanation, JobState, PodState
-from aligntune_operator.status.failure import classify, not_started
+from aligntune_operator.status.failure import classify, not_started, obstacle
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 JOB = JobState(
@@ -98,3 +98,21 @@ def test_what_events_say_of_pods_that_do_not_start_is_the_cause(said: str, cause
     failure = not_started([], Explanation(NOW, said))
     assert failure.reason == cause
     assert said in failure.message
+
+
+def pending(said: str) -> PodState:
+    return replace(KILLED, phase="Pending", exit_code=None, waiting=said)
+
+
+def test_of_many_reasons_why_pods_wait_the_first_are_told_and_the_others_counted() -> None:
+    gang = [pending(f"Unschedulable: {index:03} nodes are full") for index in range(200)]
+    told = obstacle([*gang, *gang], None)
+    assert told.startswith("Unschedulable: 000 nodes are full; Unschedulable: 001 nodes are full; ")
+    assert told.endswith("; and 197 more")
+    assert obstacle(gang[:3], None).endswith("; Unschedulable: 002 nodes are full")
+
+
+def test_a_cause_is_found_in_a_reason_that_is_not_told() -> None:
+    gang = [pending(f"ContainerError: {index}") for index in range(9)]
+    refused = pending("ErrImagePull: not found")
+    assert not_started([*gang, refused], None).reason == Cause.IMAGE_PULL_ERROR

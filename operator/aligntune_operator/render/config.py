@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from aligntune.api import env
 from aligntune.api.job import AlignTuneJobSpec
-from aligntune.api.names import base_name, job_name, output_folder
+from aligntune.api.names import job_name, output_folder, service_name
 from aligntune.api.run import JobIdentity, RunConfig
 from aligntune.api.status import Source
 from aligntune.core.rl.config import UnifiedConfig
@@ -72,4 +72,4 @@ def run_config(
 def _master(key: Key, uid: str, attempt: int) -> str:
     """The stable host name that an Indexed Job and its headless Service give pod 0."""
     pod = f"{job_name(key.name, uid, attempt)}-0"
-    return f"{pod}.{base_name(key.name, uid)}.{key.namespace}.svc"
+    return f"{pod}.{service_name(key.name, uid)}.{key.namespace}.svc"

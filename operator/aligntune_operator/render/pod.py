@@ -17,7 +17,7 @@ from aligntune.api.labels import (
     STORAGE_VOLUME,
     TMP_VOLUME,
 )
-from aligntune.api.names import base_name
+from aligntune.api.names import service_name
 from aligntune.api.run import RunConfig
 from aligntune.api.runtime import REQUIRED_AFFINITY, ClaimSource, RuntimeSpec, Volume
 from aligntune.api.status import Source
@@ -75,7 +75,7 @@ def pod_template(
         **_placement(runtime, key.name, settings),
     }
     if runtime.nodes > 1:
-        pod["subdomain"] = base_name(key.name, config.job.uid)
+        pod["subdomain"] = service_name(key.name, config.job.uid)
     return {
         "metadata": {
             "labels": ({} if settings.mesh_sidecar else NO_SIDECAR_LABELS)

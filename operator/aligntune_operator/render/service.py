@@ -3,7 +3,7 @@
 from typing import Any
 
 from aligntune.api import env, labels
-from aligntune.api.names import base_name
+from aligntune.api.names import service_name
 from aligntune_operator.observe import Key
 from aligntune_operator.render.names import common_labels, metadata
 
@@ -13,7 +13,7 @@ def service(key: Key, uid: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(key, uid, base_name(key.name, uid), common_labels(key.name)),
+        "metadata": metadata(key, uid, service_name(key.name, uid), common_labels(key.name)),
         "spec": {
             "clusterIP": "None",
             # Ranks look for each other before any of them is ready.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from aligntune.api.conditions import Condition, Reason
-from aligntune.api.status import AlignTuneJobStatus, StatusCondition
+from aligntune.api.status import LONGEST_MESSAGE, AlignTuneJobStatus, StatusCondition
 
 OURS = frozenset(Condition)
 
@@ -39,7 +39,8 @@ def _condition(
 ) -> StatusCondition:
     holds, reason = verdict
     status = "Unknown" if holds is None else str(holds)
-    told = (status, reason.reason, reason.message, generation)
+    message = reason.message[:LONGEST_MESSAGE]
+    told = (status, reason.reason, message, generation)
     if before is not None and told == (
         before.status,
         before.reason,
@@ -52,7 +53,7 @@ def _condition(
         type=kind,
         status=status,  # type: ignore[arg-type] # one of the three words by construction
         reason=reason.reason,
-        message=reason.message,
+        message=message,
         last_transition_time=before.last_transition_time
         if before and unchanged
         else now.replace(microsecond=0),

@@ -12,6 +12,8 @@ from aligntune_operator.observe import Explanation, JobState, PodState
 
 SIGKILL_EXIT = 137
 LONGEST_LOG = 4000
+MOST_OBSTACLES = 3
+"""Texts on why pods wait that are told: each pod of a large gang may have one of its own."""
 
 BY_EXIT_CODE = {
     ExitCode.BAD_DATA: Cause.DATA_ERROR,
@@ -103,17 +105,26 @@ def deadline_exceeded() -> Failure:
 
 def not_started(pods: Iterable[PodState], explanation: Explanation | None) -> Failure:
     """The failure of an attempt whose pods did not all run within `policy.startTimeoutSeconds`."""
+    pods = tuple(pods)
+    said = "; ".join(_obstacles(pods, explanation))
+    cause = next((cause for sign, cause in OBSTACLES if sign.search(said)), Cause.UNKNOWN)
     detail = obstacle(pods, explanation) or "nothing is known to be in the way"
-    cause = next((cause for sign, cause in OBSTACLES if sign.search(detail)), Cause.UNKNOWN)
     return failed(cause, f"not every pod ran within spec.policy.startTimeoutSeconds: {detail}")
 
 
 def obstacle(pods: Iterable[PodState], explanation: Explanation | None) -> str:
-    """What keeps pods from running: their own words, and those of their Job's and their Events."""
+    """What keeps pods from running, in the first of the words for it; empty if none are known."""
+    said = _obstacles(pods, explanation)
+    others = [f"and {len(said) - MOST_OBSTACLES} more"] if len(said) > MOST_OBSTACLES else []
+    return "; ".join([*said[:MOST_OBSTACLES], *others])
+
+
+def _obstacles(pods: Iterable[PodState], explanation: Explanation | None) -> list[str]:
+    """The words of pods that wait, and of their Job's and their Events, each once."""
     waiting = {pod.waiting for pod in pods if pod.waiting}
     if explanation is not None and explanation.message:
         waiting.add(explanation.message)
-    return "; ".join(sorted(waiting))
+    return sorted(waiting)
 
 
 def _own_fault(pod: PodState) -> Cause | None:
