@@ -137,6 +137,8 @@ class PodState:
     """The trainer's container runs."""
     waiting: str = ""
     """Why the pod or its container does not run yet: `Reason: message`."""
+    scheduled_at: datetime | None = None
+    """When it was given a node; None: not yet."""
     disrupted: str = ""
     """Reason of the DisruptionTarget condition: evicted, preempted, its node drained or gone."""
     evicted: str = ""
@@ -449,6 +451,7 @@ def pod_state(body: Object, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) ->
     )
     conditions = {c["type"]: c for c in status.get("conditions", ())}
     disrupted = conditions.get("DisruptionTarget", {})
+    scheduled = conditions.get("PodScheduled", {})
     terminated = container.get("terminated") or {}
     job = owner(body)
     return PodState(
@@ -460,7 +463,10 @@ def pod_state(body: Object, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) ->
         phase=status.get("phase", "Pending"),
         ip=status.get("podIP", ""),
         running="running" in container,
-        waiting=_waiting(container.get("waiting"), conditions.get("PodScheduled", {})),
+        waiting=_waiting(container.get("waiting"), scheduled),
+        scheduled_at=_time(scheduled["lastTransitionTime"])
+        if scheduled.get("status") == "True" and "lastTransitionTime" in scheduled
+        else None,
         disrupted=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
         evicted=status.get("message", "") if status.get("reason") == "Evicted" else "",
         lost_at=_time(metadata["deletionTimestamp"]) + node_lost_timeout

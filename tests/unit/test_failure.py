@@ -1,16 +1,17 @@
 """The one cause of an attempt's end: what came first, and not what followed from it."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from aligntune.api.causes import Cause
 from aligntune.api.progress import Outcome
-from aligntune_operator.observe import Explanation, JobState, PodState
+from aligntune_operator.observe import Explanation, JobState, PodState, pod_state
 from aligntune_operator.status.failure import classify, not_started, obstacle
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=20)
 JOB = JobState(
     "job-1", "job", 1, "uid", 1, NOW, failed_reason="PodFailurePolicy", failed_message="exit code"
 )
@@ -76,7 +77,7 @@ def test_a_pod_that_was_killed_by_itself_is_no_preemption() -> None:
 )
 def test_what_keeps_a_container_from_starting_is_the_cause(said: str, cause: Cause) -> None:
     waiting = replace(KILLED, phase="Pending", exit_code=None, waiting=said)
-    failure = not_started([waiting], None)
+    failure = not_started([waiting], None, NOW, LATER)
     assert failure.reason == cause
     assert said in failure.message
 
@@ -95,9 +96,21 @@ MOUNT = 'FailedMount: MountVolume.SetUp failed for volume "files" : '
     ],
 )
 def test_what_events_say_of_pods_that_do_not_start_is_the_cause(said: str, cause: Cause) -> None:
-    failure = not_started([], Explanation(NOW, said))
+    failure = not_started([], Explanation(NOW, said), NOW, LATER)
     assert failure.reason == cause
     assert said in failure.message
+
+
+@pytest.mark.parametrize(
+    ("waited", "cause"), [(1, Cause.UNKNOWN), (9, Cause.UNKNOWN), (19, Cause.UNSCHEDULABLE)]
+)
+def test_a_pod_that_was_given_a_node_too_late_was_unschedulable(waited: int, cause: Cause) -> None:
+    placed = (NOW + timedelta(seconds=waited)).isoformat()
+    condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": placed}
+    metadata = {"name": "pod", "uid": "pod", "resourceVersion": "1", "labels": {}}
+    pod = pod_state({"metadata": metadata, "status": {"conditions": [condition]}})
+    event = Explanation(LATER, "Scheduled: Successfully assigned research/pod to node-1")
+    assert not_started([pod], event, NOW, LATER).reason == cause
 
 
 def pending(said: str) -> PodState:
@@ -115,4 +128,4 @@ def test_of_many_reasons_why_pods_wait_the_first_are_told_and_the_others_counted
 def test_a_cause_is_found_in_a_reason_that_is_not_told() -> None:
     gang = [pending(f"ContainerError: {index}") for index in range(9)]
     refused = pending("ErrImagePull: not found")
-    assert not_started([*gang, refused], None).reason == Cause.IMAGE_PULL_ERROR
+    assert not_started([*gang, refused], None, NOW, LATER).reason == Cause.IMAGE_PULL_ERROR

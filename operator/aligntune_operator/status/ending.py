@@ -47,7 +47,8 @@ def ending(observed: Observed, entry: Attempt, now: datetime) -> Ending | None:
     if (due := deadline_due(observed)) is not None and now >= due:
         return _failed(deadline_exceeded(), now)
     if (due := start_due(observed)) is not None and now >= due:
-        return _failed(not_started(pods, observed.explanation), now)
+        began = job.active_since or job.created
+        return _failed(not_started(pods, observed.explanation, began, now), now)
     return None
 
 

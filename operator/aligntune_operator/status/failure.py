@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.exit_codes import ExitCode
@@ -103,12 +104,28 @@ def deadline_exceeded() -> Failure:
     )
 
 
-def not_started(pods: Iterable[PodState], explanation: Explanation | None) -> Failure:
-    """The failure of an attempt whose pods did not all run within `policy.startTimeoutSeconds`."""
-    pods = tuple(pods)
+def not_started(
+    pods: Sequence[PodState], explanation: Explanation | None, began: datetime, now: datetime
+) -> Failure:
+    """The failure of an attempt whose pods did not all run within `policy.startTimeoutSeconds`.
+
+    Where nothing is in the way any more, but pods spent most of that time without a node, it is
+    that which kept them.
+
+    Args:
+        pods: Those of the attempt.
+        explanation: What is known of its Events.
+        began: When the time began.
+        now: When it is over.
+    """
     said = "; ".join(_obstacles(pods, explanation))
     cause = next((cause for sign, cause in OBSTACLES if sign.search(said)), Cause.UNKNOWN)
     detail = obstacle(pods, explanation) or "nothing is known to be in the way"
+    placed = max((pod.scheduled_at for pod in pods if pod.scheduled_at), default=began)
+    if cause == Cause.UNKNOWN and placed - began > now - placed:
+        cause = Cause.UNSCHEDULABLE
+        waited = (placed - began).total_seconds()
+        detail = f"the last pod to be given a node waited {waited:.0f} s for it"
     return failed(cause, f"not every pod ran within spec.policy.startTimeoutSeconds: {detail}")
 
 
