@@ -1,7 +1,6 @@
 """The model hub: whether it answers, and what its refusals mean to a person."""
 
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -23,6 +22,7 @@ from aligntune.core.errors import (
     ModelNotFoundError,
     RunError,
     UnauthorizedError,
+    error_chain,
 )
 
 PATIENCE = 2
@@ -81,10 +81,10 @@ class HubRepo(NamedTuple):
 
     def explained(self, error: BaseException) -> RunError | None:
         """What the hub's answer behind an exception means; None if that is not the reason."""
-        chain = list(_chain(error))
-        said = next(filter(None, map(self._said, chain)), None)
+        links = list(error_chain(error))
+        said = next(filter(None, map(self._said, links)), None)
         unanswered = LocalEntryNotFoundError | ConnectionError | httpx.TransportError
-        if said is None and any(isinstance(link, unanswered) for link in chain):
+        if said is None and any(isinstance(link, unanswered) for link in links):
             return self.not_cached()
         return said
 
@@ -158,13 +158,3 @@ class HubRepo(NamedTuple):
 @cache
 def _first_contact() -> Exception | None:
     return contact(PATIENCE)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that led to it."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        yield link
-        seen.add(id(link))
-        link = link.__cause__ or link.__context__

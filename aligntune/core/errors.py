@@ -3,6 +3,8 @@
 The text of each is one sentence for a person: what is wrong, where, how to fix it.
 """
 
+from collections.abc import Iterator
+
 
 class RunError(Exception):
     """A run cannot start or go on, and the text says why; a traceback would add nothing."""
@@ -56,3 +58,13 @@ class PreemptedError(RunError):
 
 class SupersededError(RunError):
     """Another process has taken over the output folder."""
+
+
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that led to it, the newest first."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        yield link
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__

@@ -20,12 +20,12 @@ from aligntune.api.progress import Outcome, Progress, Snapshot
 from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError, PreemptedError
+from aligntune.core.files import ensure_writable
 from aligntune.pod.failure import classify
 from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
 from aligntune.pod.reporter import Reporter
 from aligntune.training.context import RunContext, rank, world_size
-from aligntune.training.files import claim
 from aligntune.training.ownership import Ownership
 
 LONGEST_MESSAGE = 2048
@@ -87,7 +87,7 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
 def _take_folder(run: RunConfig) -> Callable[[], None]:
     """Makes the output folder this attempt's; returns what sees that it still is."""
     folder = Path(run.method.output_dir)
-    claim(folder)
+    ensure_writable(folder)
     return Ownership.take(folder, run.job.uid, run.attempt).check
 
 

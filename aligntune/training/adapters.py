@@ -13,7 +13,7 @@ from transformers.utils import find_adapter_config_file
 
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError
-from aligntune.training.files import publish
+from aligntune.core.files import publish
 from aligntune.training.model_loading import from_pretrained, make_savable
 
 ADAPTER_FILE = "adapter_config.json"

@@ -16,9 +16,7 @@ from pydantic import Field, ValidationError
 
 from aligntune.core.config.base import Section
 from aligntune.core.errors import ConfigError
-from aligntune.core.rl.config import SAMPLING, UnifiedConfig
-from aligntune.core.sft.config import SFTConfig
-from aligntune.training.files import (
+from aligntune.core.files import (
     REPLACED,
     UNFINISHED,
     replace_file,
@@ -26,6 +24,8 @@ from aligntune.training.files import (
     settle,
     unfinished_in,
 )
+from aligntune.core.rl.config import SAMPLING, UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
 
 MANIFEST = "complete.json"
 """Written last; a checkpoint without it is not one."""

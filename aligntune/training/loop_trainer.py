@@ -17,6 +17,7 @@ from transformers import TrainerCallback, set_seed
 from aligntune.api.names import MODEL
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import RunError
+from aligntune.core.files import UNFINISHED, ensure_writable, settle, sync
 from aligntune.core.lifecycle import Lifecycle
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
@@ -28,7 +29,6 @@ from aligntune.training.adapters import fingerprint, whole
 from aligntune.training.arguments import recomputes, shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
-from aligntune.training.files import UNFINISHED, claim, settle, sync
 from aligntune.training.loop import RunLoop
 from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
 from aligntune.training.metric_names import metrics_of
@@ -142,7 +142,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         config = self.config
         machine = this_machine()
         self.computed_in = compute(config.train.precision, machine)
-        claim(Path(config.output_dir))
+        ensure_writable(Path(config.output_dir))
         anew = config.checkpoint.resume == "never"
         point_trackers(config.logging, config.output_dir, anew=anew)
         check_kernels(config, machine)

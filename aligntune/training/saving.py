@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 from peft import PeftModel, PeftModelForSequenceClassification
 
 from aligntune.core.errors import ConfigError, HubPushError, UnauthorizedError
+from aligntune.core.files import publish
 from aligntune.hub import PATIENCE, PUSH_PATIENCE, SET_TOKEN, contact
-from aligntune.training.files import publish
 
 _REFUSALS = (401, 403)
 _log = logging.getLogger(__name__)

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 
 from aligntune.core.config.model import ModelConfig
 from aligntune.core.errors import ConfigError
+from aligntune.core.files import publish
 from aligntune.core.sft.config import ClassificationConfig, SFTConfig
 from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.data.classes import ClassEncoder, discover, tokenize
 from aligntune.training.class_report import ClassReport, class_report
 from aligntune.training.context import rank
-from aligntune.training.files import publish
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import DTYPES, Compute
