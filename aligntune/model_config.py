@@ -11,7 +11,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, NotASafetensorsRepoError
 
-from aligntune.core.config.model import ModelConfig, ModelRef
+from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.memory.shape import FAMILIES, ModelShape, shape_of
 from aligntune.hub import HubRepo, why_not_asked
@@ -51,7 +51,7 @@ def read_shape(model: ModelRef, field: str = "model") -> ModelShape:
 
 
 def shape_at(
-    model: ModelRef | ModelConfig,
+    model: ModelRef,
     folder: Path | None,
     stages: Mapping[str, ModelShape],
     field: str = "model",

@@ -226,7 +226,7 @@ def code_and_revision(config: ModelConfig) -> dict[str, Any]:
 
 def from_pretrained(
     auto: Any,  # noqa: ANN401
-    config: ModelConfig | ModelRef,
+    config: ModelRef,
     field: str = "model",
     **arguments: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401

@@ -55,7 +55,7 @@ class MethodSpec(Section):
     """How several processes share one model."""
 
     @property
-    def models(self) -> dict[str, ModelConfig | ModelRef]:
+    def models(self) -> dict[str, ModelRef]:
         """Every model that the run reads, by the Python name of its field."""
         found = ((name, getattr(self, name, None)) for name in MODEL_FIELDS)
         return {name: model for name, model in found if model is not None}
