@@ -323,6 +323,24 @@ class RLSpec(MethodSpec):
     generation: GenerationConfig | None = None
     """How answers are sampled (ppo, grpo). Unset: its defaults."""
 
+    @property
+    def loads_reference(self) -> bool:
+        """A frozen model is loaded beside the policy, to hold the policy to it.
+
+        There is none where the policy itself, with its adapters switched off or before its first
+        step, serves as well, or where nothing is held to anything.
+        """
+        named, full = self.reference_model is not None, self.model.tuning == "full"
+        match self.algo:
+            case AlgorithmType.DPO:
+                return named or (full and not (self.dpo or DPOConfig()).precompute_reference)
+            case AlgorithmType.GRPO:
+                return (named or full) and (self.grpo or GRPOConfig()).beta > 0
+            case AlgorithmType.PPO:
+                return named or full
+            case AlgorithmType.REWARD:
+                return False
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         for algo, rule in SECTION_MATCHES.items():

@@ -93,7 +93,7 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
         """TRL's DPO in our loop, with the reference and what is precomputed with it."""
         with self.progress.doing("loading"):
-            reference = None if self._is_its_own_reference() else self._load_reference()
+            reference = self._load_reference() if self.config.loads_reference else None
             return _Loop(**surroundings, ref_model=reference, peft_config=self.adapters())
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
@@ -104,12 +104,6 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             reference = self._load_reference().to(self.arguments.device)
             loop.ref_model = loop.accelerator.prepare_model(reference, evaluation_mode=True)
         return super().evaluate(dataset)
-
-    def _is_its_own_reference(self) -> bool:
-        """No second model is needed: adapters can be switched off, or the first step is to come."""
-        precomputed = (self.config.dpo or DPOConfig()).precompute_reference
-        lora = self.config.model.tuning == "lora"
-        return self.config.reference_model is None and (lora or precomputed)
 
     def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model
         """The frozen model, kept in the form of the policy, so that both begin alike."""

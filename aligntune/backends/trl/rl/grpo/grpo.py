@@ -155,13 +155,11 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model, or None
         """The frozen model that the policy is held to, unless it is its own base."""
         config = self.config
-        if not (config.grpo and config.grpo.beta):
+        if not config.loads_reference:
             if config.reference_model is not None:
                 raise ConfigError(
                     "referenceModel: has no effect with grpo.beta 0; set beta, or remove it"
                 )
-            return None
-        if config.reference_model is None and config.model.tuning == "lora":
             return None
         return load_reference(
             config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)

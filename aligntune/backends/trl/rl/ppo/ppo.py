@@ -148,7 +148,7 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def _reference(self) -> PolicyAndValue | None:
         """A model of its own where one is named or all weights are tuned; else None."""
         config = self.config
-        if config.reference_model is None and config.model.tuning == "lora":
+        if not config.loads_reference:
             return None
         frozen = load_reference(
             config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)
