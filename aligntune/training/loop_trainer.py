@@ -26,7 +26,7 @@ from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.hub import COMMIT
 from aligntune.training import gguf
 from aligntune.training.adapters import fingerprint, whole
-from aligntune.training.arguments import recomputes, shared_arguments
+from aligntune.training.arguments import shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
 from aligntune.training.loop import RunLoop
@@ -176,7 +176,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.max_length,
             self.computed_in,
             self.model.dtype,
-            "on" if recomputes(config.train, machine) else "off",
+            "on" if config.train.recomputes(gpu=machine.gpu) else "off",
             self.arguments.world_size,
         )
 

@@ -8,7 +8,6 @@ from transformers import AutoConfig, TrainerCallback
 from aligntune.backends.unsloth.library import load
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import ConfigError
-from aligntune.training.arguments import recomputes
 from aligntune.training.context import RunContext
 from aligntune.training.loop_trainer import LoopTrainer, RunsConfig
 from aligntune.training.machine import Compute, Machine, storage, this_machine
@@ -45,7 +44,7 @@ class FastModel(LoopTrainer[RunsConfig]):
     @property
     def checkpointing(self) -> str | bool:
         """`unsloth` where activations are recomputed, with those that wait kept in main memory."""
-        return "unsloth" if recomputes(self.config.train, this_machine()) else False
+        return "unsloth" if self.config.train.recomputes(gpu=this_machine().gpu) else False
 
     def setup_model(self) -> None:
         """Load model and tokenizer, and settle what the config leaves open.

@@ -85,7 +85,6 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
     mixed, full = computed == HALF, model.tuning == "full"
     # as training/machine.py and DeepSpeed keep them
     stored = HALF if mixed and (not full or strategy in ("zero2", "zero3")) else FULL
-    recomputes = gpu if train.gradient_checkpointing is None else train.gradient_checkpointing
     length = model.max_length or min(LONGEST_DEFAULT, shape.positions or LONGEST_DEFAULT)
     sampling = _sampling(config)
     length, answer = _lengths(config, sampling, length)
@@ -104,7 +103,7 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
         stored=stored,
         residual=FULL if stored == FULL and strategy != "fsdp2" else computed,  # gathered as used
         casts=mixed and (not full or strategy == "ddp"),
-        recomputes=recomputes,
+        recomputes=train.recomputes(gpu=gpu),
         accumulates=_passes(config, processes) > 1,
         rows=rows,
         length=length,
