@@ -1,7 +1,6 @@
 """The lifecycle of a run, the same for every method and backend."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -9,10 +8,6 @@ from aligntune.core.train_result import TrainResult
 from aligntune.core.training_state import TrainingState
 
 AnyConfig = TypeVar("AnyConfig")
-Message = dict[str, str]
-"""One chat message: `{"role": "user", "content": "..."}`."""
-Question = str | Sequence[Message]
-"""A text for the user's turn, or a whole conversation so far."""
 
 
 class Lifecycle(ABC, Generic[AnyConfig]):

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from aligntune.core.conversation import Message
 from aligntune.core.errors import DataError
 from aligntune.data.pipeline import Encoded
 from aligntune.data.rendering import form, render
-from aligntune.data.shapes import Message, Ranks, Row, Shape, as_message, as_text, as_turn
+from aligntune.data.shapes import Ranks, Row, Shape, as_message, as_text, as_turn
 
 INVITATION = "\n\nAssistant:"
 """What stands before an answer in the dialogues of hh-rlhf (Bai et al. 2022, arXiv:2204.05862)."""

@@ -5,8 +5,9 @@ from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
+from aligntune.core.conversation import Message
 from aligntune.core.errors import ConfigError, DataError
-from aligntune.data.shapes import Example, Message
+from aligntune.data.shapes import Example
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from aligntune.core.config.data import ColumnsConfig
+from aligntune.core.conversation import Message
 from aligntune.core.errors import DataError
 
 Row = Mapping[str, Any]
-Message = dict[str, str]
 Form = TypeVar("Form")
 """The one form that all shapes of a task are brought to."""
 

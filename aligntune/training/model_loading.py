@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig as PeftLoraConfig
 from torch.nn import Embedding
 from transformers import (
@@ -136,6 +137,13 @@ def load_classifier(
     for part in (model.config, model.config.get_text_config()):
         part.pad_token_id = pad_token_id
     return model
+
+
+def train_in_fp32(model: torch.nn.Module) -> None:
+    """Keep in fp32 what is trained: PEFT leaves a head in the type of the frozen base."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
 
 
 def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.data.classes import ClassEncoder, discover, tokenize
 from aligntune.training.class_report import ClassReport, class_report
 from aligntune.training.context import rank
+from aligntune.training.inference import inference
 from aligntune.training.loop import RunLoop
 from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import DTYPES, Compute
-from aligntune.training.model_loading import load_classifier, load_tokenizer
+from aligntune.training.machine import Compute
+from aligntune.training.model_loading import load_classifier, load_tokenizer, train_in_fp32
 
 _log = logging.getLogger(__name__)
 
@@ -195,9 +196,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         adapters = self.adapters()
         if adapters is not None:
             model = get_peft_model(model, adapters)
-            for weight in model.parameters():
-                if weight.requires_grad:
-                    weight.data = weight.data.float()  # PEFT keeps the head in the base's type
+            train_in_fp32(model)
             if self.arguments.gradient_checkpointing:
                 model.enable_input_require_grads()
         weights = [1.0] * len(self.labels)
@@ -251,16 +250,8 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         ]
         model = self.model
         batch = self.tokenizer.pad(rows, return_tensors="pt").to(model.device)
-        mixed = torch.autocast(
-            model.device.type, DTYPES[self.computed_in], enabled=self.computed_in != "fp32"
-        )
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode(), mixed:
-                logits_BC = model(**batch).logits
-        finally:
-            model.train(was_training)
+        with inference(model, self.computed_in):
+            logits_BC = model(**batch).logits
         answers = []
         for probabilities in logits_BC.float().softmax(dim=1).tolist():
             scores = dict(zip(self.labels, probabilities, strict=True))
