@@ -10,7 +10,6 @@ from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from transformers import TrainingArguments
-from trl.trainer.utils import disable_dropout_in_model
 
 from aligntune.backends.trl.rl.ppo.algorithm import PPO
 from aligntune.backends.trl.rl.ppo.prompts import Row
@@ -18,18 +17,12 @@ from aligntune.backends.trl.rl.ppo.rollout import Answers as Sampled
 from aligntune.backends.trl.rl.ppo.rollout import Sampler
 from aligntune.backends.trl.rl.ppo.steps import StepModel
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue
-from aligntune.core.config.model import ModelConfig
-from aligntune.core.rl.config import GenerationConfig, PPOConfig, UnifiedConfig
-from aligntune.core.rl.trainer_base import TrainerBase
+from aligntune.backends.trl.rl.rollouts import RolloutTrainer, read_rollout
+from aligntune.core.rl.config import PPOConfig
 from aligntune.data.prompts import PromptEncoder, longest_prompt
-from aligntune.rewards.registry import load_rewards
-from aligntune.rewards.scoring import Reward
 from aligntune.training import completions
 from aligntune.training.context import world_size
-from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop
-from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import Compute
 from aligntune.training.reference import load_reference
 
 _log = logging.getLogger(__name__)
@@ -61,19 +54,16 @@ class _Loop(RunLoop, PPO):
         torch.save(self.memory(), folder / f"ppo-{self.args.process_index}.pt")
 
     def load_more(self, folder: Path) -> None:
-        path = folder / f"ppo-{self.args.process_index}.pt"
-        memory = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
-        if memory.get("processes") != self.step_model.processes:
-            _log.warning("%s is of other processes: a new rollout begins", folder)
-            return
-        self.remember(memory)
+        file = folder / f"ppo-{self.args.process_index}.pt"
+        memory = read_rollout(file, self.step_model.processes, "cpu")
+        if memory is not None:
+            self.remember(memory)
 
 
-class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
+class TRLPPOTrainer(RolloutTrainer):
     """Proximal policy optimisation with reward functions, a reward model, or both."""
 
     method = "PPO"
-    rewards: list[Reward] | None = None
 
     def setup_model(self) -> None:
         """Load model and tokenizer, once it is known that the rollouts can be cut into steps."""
@@ -84,17 +74,6 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def settings(self) -> PPOConfig:
         """The algorithm's settings."""
         return self.config.ppo or PPOConfig()
-
-    @property
-    def sampling(self) -> GenerationConfig:
-        """How answers are sampled."""
-        return self.config.generation or GenerationConfig()
-
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
-        """The policy, without adapters yet; a token's ratio of 1 must not be blurred by dropout."""
-        model = super().load_model(config, computed_in)
-        disable_dropout_in_model(model)
-        return model
 
     def make_encoder(self) -> PromptEncoder:
         """Rows become prompts that leave room for an answer."""
@@ -112,15 +91,8 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             }
         )
 
-    def setup_rewards(self) -> None:
-        """Find the reward functions and load the reward model."""
-        with self.progress.doing("loading"):
-            self.rewards = load_rewards(self.config)
-
     def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
         """PPO in our loop."""
-        if self.rewards is None:
-            self.setup_rewards()
         rows = surroundings["train_dataset"]
         self.arguments.max_steps = self.step_model.total(
             self.config, len(rows) if isinstance(rows, Dataset) else None
@@ -135,7 +107,7 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             settings=self.settings,
             step_model=self.step_model,
             sampler=Sampler(self.sampling, self.tokenizer, self._end_tokens()),
-            rewards=self.rewards,
+            rewards=self.ensure_rewards(),
             reference=self._reference(),
         )
 
