@@ -69,6 +69,11 @@ def contact(patience: int) -> Exception | None:
     return None
 
 
+def is_path(name: str) -> bool:
+    """Whether only a file or folder can have this name: on the hub it is NAME or OWNER/NAME."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+
+
 class HubRepo(NamedTuple):
     """A model or data set on the hub, as the config names it."""
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, NotASafet
 from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.memory.shape import FAMILIES, ModelShape, shape_of
-from aligntune.hub import HubRepo, why_not_asked
+from aligntune.hub import HubRepo, is_path, why_not_asked
 
 FILE = "config.json"
 ABSENT = f"has no {FILE}; for adapters, name a copy of their base model with --model FOLDER"
@@ -37,7 +37,7 @@ def read_shape(model: ModelRef, field: str = "model") -> ModelShape:
     """
     place = f"{field}.name {model.name!r}"
     folder = Path(model.name).expanduser()
-    local = folder.is_dir() or model.name.startswith(("/", ".", "~")) or model.name.count("/") > 1
+    local = folder.is_dir() or is_path(model.name)
     file = _in_folder(folder, place) if local else _on_hub(model, field)
     try:
         content = json.loads(file.read_text("utf-8"))

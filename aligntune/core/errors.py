@@ -3,7 +3,8 @@
 The text of each is one sentence for a person: what is wrong, where, how to fix it.
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 
 
 class RunError(Exception):
@@ -68,3 +69,11 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         seen.add(id(link))
         link = link.__cause__ or link.__context__
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest one, or all that are known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known)}" if known else ""

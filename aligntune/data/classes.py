@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aligntune.core.errors import DataError
-from aligntune.core.sft.config import SFTConfig
+from aligntune.core.sft.config import MOST_CLASSES, SFTConfig
 from aligntune.data.pipeline import Encoded, open_sources
 from aligntune.data.shapes import Ranks, Row, Shape, as_text
 
-MOST_CLASSES = 1024
-"""More different labels than this are no classes, but most likely the wrong column."""
 FEW = 20
 """Labels that a message lists."""
 

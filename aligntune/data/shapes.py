@@ -143,21 +143,32 @@ def _match(
 
 
 def _prompt_completion(row: Row) -> Example:
-    prompt = as_turn(row["prompt"], "user")
-    if context := as_text(row.get("input")):
-        prompt[-1] = prompt[-1] | {"content": f"{prompt[-1]['content']}\n\n{context}"}
+    prompt = as_prompt(row)
     completion = as_turn(row["completion"], "assistant")
     return Example([*prompt, *completion], completion_start=len(prompt))
 
 
 def _messages(row: Row) -> Example:
-    if not isinstance(row["messages"], list):
-        raise DataError(f"a list of chat messages is needed, got {row['messages']!r:.60}")
-    return Example([as_message(item) for item in row["messages"]])
+    return Example(as_conversation(row["messages"]))
 
 
 def _plain_text(row: Row) -> Example:
     return Example([], text=as_text(row["text"]))
+
+
+def as_prompt(row: Row) -> list[Message]:
+    """What is asked in a row: its `prompt`, and below it the context in its `input`, if any."""
+    messages = as_turn(row["prompt"], "user")
+    if context := as_text(row.get("input")):
+        messages[-1] = messages[-1] | {"content": f"{messages[-1]['content']}\n\n{context}"}
+    return messages
+
+
+def as_conversation(value: object) -> list[Message]:
+    """The chat messages in a cell."""
+    if not isinstance(value, list):
+        raise DataError(f"a list of chat messages is needed, got {value!r:.60}")
+    return [as_message(item) for item in value]
 
 
 def as_turn(value: object, role: str) -> list[Message]:

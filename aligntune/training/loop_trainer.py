@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
@@ -18,9 +18,7 @@ from aligntune.api.names import MODEL
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import RunError
 from aligntune.core.files import UNFINISHED, ensure_writable, settle, sync
-from aligntune.core.lifecycle import Lifecycle
-from aligntune.core.rl.config import UnifiedConfig
-from aligntune.core.sft.config import SFTConfig
+from aligntune.core.lifecycle import Lifecycle, RunsConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
 from aligntune.hub import COMMIT
@@ -46,8 +44,6 @@ from aligntune.training.tracking import Tracked, point_trackers
 
 TRAINING_ROWS_MEASURED = 512
 """Training rows that `evaluate` measures where nothing is held out."""
-
-RunsConfig = TypeVar("RunsConfig", bound=SFTConfig | UnifiedConfig)
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from transformers import (
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.data.rendering import plain_chat_template
-from aligntune.hub import HubRepo, why_not_asked
+from aligntune.hub import HubRepo, is_path, why_not_asked
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
 
@@ -261,7 +261,7 @@ def from_pretrained(
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise ModelNotFoundError(f"{field}.name {name!r}: the folder has no config.json")
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
+    elif is_path(name):
         raise ModelNotFoundError(
             f"{field}.name {name!r}: there is no such folder; check the path and its mount"
         )

@@ -8,8 +8,9 @@ from transformers import AutoConfig, TrainerCallback
 from aligntune.backends.unsloth.library import load
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import ConfigError
+from aligntune.core.lifecycle import RunsConfig
 from aligntune.training.context import RunContext
-from aligntune.training.loop_trainer import LoopTrainer, RunsConfig
+from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute, Machine, storage, this_machine
 from aligntune.training.model_loading import (
     code_and_revision,
