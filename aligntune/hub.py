@@ -39,34 +39,51 @@ COMMIT = re.compile("[0-9a-f]{40}")
 SET_TOKEN = "set HF_TOKEN (in a manifest: hub.tokenSecret)"  # noqa: S105 - a sentence
 
 
-def why_not_asked() -> str | None:
-    """Why only the cache can help, with a remedy; None where the hub answers."""
+def probe_hub() -> str | None:
+    """Find out whether the hub answers.
+
+    The first call in a process asks over the network, and again for `PATIENCE` times. Once there
+    was an answer no later call asks; where there was none, each asks once more, without waiting.
+
+    Returns:
+        Why only the cache can help, with a remedy; None where the hub answers.
+    """
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE forbids to ask the hub: use a folder, or unset it"
-    error = _first_contact()
-    if error is not None:  # it may have come back since, so ask again, but do not wait again
-        error = contact(patience=0)
-    if error is None:
+    if _answered_at_first():
         return None
-    return (
-        f"the hub at {constants.ENDPOINT} cannot be reached ({error}): use a folder, or look at the"
-        " network"
-    )
-
-
-def contact(patience: int) -> Exception | None:
-    """Ask the hub for any answer at all, and `patience` times again; why there is none."""
     try:
-        http_backoff(
-            "HEAD",
-            constants.ENDPOINT,
-            max_retries=patience,
-            retry_on_status_codes=(),
-            timeout=httpx.Timeout(constants.DEFAULT_REQUEST_TIMEOUT, connect=CONNECT_SECONDS),
-        )
+        contact(patience=0)
     except httpx.TransportError as error:
-        return error
+        return (
+            f"the hub at {constants.ENDPOINT} cannot be reached ({error}): use a folder, or look at"
+            " the network"
+        )
     return None
+
+
+def answers(patience: int) -> bool:
+    """Whether the hub answers when asked as `contact` asks."""
+    try:
+        contact(patience)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def contact(patience: int) -> None:
+    """Ask the hub over the network for any answer at all, and `patience` times again.
+
+    Raises:
+        httpx.TransportError: There was none.
+    """
+    http_backoff(
+        "HEAD",
+        constants.ENDPOINT,
+        max_retries=patience,
+        retry_on_status_codes=(),
+        timeout=httpx.Timeout(constants.DEFAULT_REQUEST_TIMEOUT, connect=CONNECT_SECONDS),
+    )
 
 
 def is_path(name: str) -> bool:
@@ -110,7 +127,7 @@ class HubRepo(NamedTuple):
 
     def not_cached(self) -> RunError:
         """The hub cannot be asked, and the cache does not have it."""
-        why = why_not_asked() or "the hub did not answer: try again"
+        why = probe_hub() or "the hub did not answer: try again"
         place = f"name {self.name!r}: {self.revision or 'main'} is not in the cache, and {why}"
         if constants.is_offline_mode():
             return self._missing(place)
@@ -161,5 +178,5 @@ class HubRepo(NamedTuple):
 
 
 @cache
-def _first_contact() -> Exception | None:
-    return contact(PATIENCE)
+def _answered_at_first() -> bool:
+    return answers(PATIENCE)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, NotASafet
 from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.memory.shape import FAMILIES, ModelShape, shape_of
-from aligntune.hub import HubRepo, is_path, why_not_asked
+from aligntune.hub import HubRepo, is_path, probe_hub
 
 FILE = "config.json"
 ABSENT = f"has no {FILE}; for adapters, name a copy of their base model with --model FOLDER"
@@ -92,7 +92,7 @@ def _in_folder(folder: Path, place: str) -> Path:
 
 def _on_hub(model: ModelRef, field: str) -> Path:
     repo = HubRepo("model", field, model.name, model.revision)
-    cached_only = why_not_asked() is not None
+    cached_only = probe_hub() is not None
     try:
         return Path(
             hf_hub_download(model.name, FILE, revision=model.revision, local_files_only=cached_only)

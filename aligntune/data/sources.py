@@ -17,7 +17,7 @@ from datasets.packaged_modules.json.json import Json as JsonFiles
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
 from aligntune.core.errors import DataError, DatasetNotFoundError, RunError
-from aligntune.hub import HubRepo, is_path, why_not_asked
+from aligntune.hub import HubRepo, is_path, probe_hub
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 """File names' endings and the reader of each."""
@@ -52,7 +52,7 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Read:
     streaming = isinstance(source, DatasetConfig) and source.streaming
     arguments = location(source, where)
     on_hub = "token" in arguments
-    from_cache = on_hub and why_not_asked() is not None
+    from_cache = on_hub and probe_hub() is not None
     try:
         with _offline() if from_cache else nullcontext():
             builder = datasets.load_dataset_builder(**arguments)

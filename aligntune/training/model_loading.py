@@ -22,7 +22,7 @@ from transformers import (
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.data.rendering import plain_chat_template
-from aligntune.hub import HubRepo, is_path, why_not_asked
+from aligntune.hub import HubRepo, is_path, probe_hub
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, storage
 
@@ -266,7 +266,7 @@ def from_pretrained(
             f"{field}.name {name!r}: there is no such folder; check the path and its mount"
         )
     else:
-        arguments["local_files_only"] = why_not_asked() is not None
+        arguments["local_files_only"] = probe_hub() is not None
     try:
         return auto.from_pretrained(str(path) if path.is_dir() else name, **arguments)
     except OSError as error:
