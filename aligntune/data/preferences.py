@@ -75,14 +75,14 @@ class PreferenceEncoder:
         """
         encoded: list[Encoded | None] = [None] * len(examples)
         kept = [index for index, example in enumerate(examples) if not example.empty]
-        pairs = tokenized(self._tokenizer, [examples[index] for index in kept])
+        pairs = tokenize(self._tokenizer, [examples[index] for index in kept])
         for index, pair in zip(kept, pairs, strict=True):
             encoded[index] = self._fitted(pair)
         return encoded
 
     def show(self, example: Preference) -> str:
         """Both answers below their prompt."""
-        [pair] = tokenized(self._tokenizer, [example])
+        [pair] = tokenize(self._tokenizer, [example])
         prompt, chosen, rejected = map(self._tokenizer.decode, pair)
         return f"{prompt}«{chosen}»\nand as the worse answer:\n«{rejected}»"
 
@@ -110,7 +110,7 @@ class ComparisonEncoder(PreferenceEncoder):
 
     def show(self, example: Preference) -> str:
         """Both conversations; what is compared is all of them."""
-        [pair] = tokenized(self._tokenizer, [example])
+        [pair] = tokenize(self._tokenizer, [example])
         chosen, rejected = (
             self._tokenizer.decode(pair.prompt + answer) for answer in (pair.chosen, pair.rejected)
         )
@@ -125,7 +125,7 @@ class ComparisonEncoder(PreferenceEncoder):
         )
 
 
-def tokenized(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # noqa: ANN401
+def tokenize(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # noqa: ANN401
     """Token ids of preferences, each answer from where it parts from the prompt alone.
 
     A template that renders a prompt differently once an answer follows leaves less of it in common;

@@ -51,16 +51,16 @@ def _shorten(outcome: Outcome, field: str, *, keep_end: bool) -> Outcome:
     """Keep as many characters of a text as fit; whole characters, so it stays valid UTF-8."""
     text: str = getattr(outcome, field)
 
-    def kept(characters: int) -> Outcome:
+    def keep(characters: int) -> Outcome:
         part = text[len(text) - characters :] if keep_end else text[:characters]
         return outcome.model_copy(update={field: part})
 
     fitting = bisect.bisect_right(
         range(1, len(text) + 1),
         TERMINATION_MESSAGE_BYTES,
-        key=lambda characters: len(_json(kept(characters))),
+        key=lambda characters: len(_json(keep(characters))),
     )
-    return kept(fitting)
+    return keep(fitting)
 
 
 def _json(outcome: Outcome) -> bytes:

@@ -25,7 +25,7 @@ from aligntune.pod.failure import classify
 from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
 from aligntune.pod.reporter import Reporter
-from aligntune.training.context import RunContext, rank, world_size
+from aligntune.training.context import RunContext, do_nothing, rank, world_size
 from aligntune.training.ownership import Ownership
 
 LONGEST_MESSAGE = 2048
@@ -61,7 +61,8 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
     if before := unpublished(run):
         progress.done_before(before)
         return republish(run, before)
-    check_owner = _take_folder(run) if rank() == 0 else _trust
+    # only the first process writes what others rely on
+    check_owner = _take_folder(run) if rank() == 0 else do_nothing
     context = RunContext(
         run.job.name, progress.report, check_owner=check_owner, lineage=run.lineage or {}
     )
@@ -89,10 +90,6 @@ def _take_folder(run: RunConfig) -> Callable[[], None]:
     folder = Path(run.method.output_dir)
     ensure_writable(folder)
     return Ownership.take(folder, run.job.uid, run.attempt).check
-
-
-def _trust() -> None:
-    """Only the first process writes what others rely on."""
 
 
 def _check_push(push: HubPush) -> None:

@@ -15,7 +15,7 @@ from aligntune.rewards.form import json_valid, length, regex, repetition
 from aligntune.rewards.model import RewardModel
 from aligntune.rewards.puzzles import reasoning_gym
 from aligntune.rewards.scoring import Batch, Reward
-from aligntune.training.machine import compute, this_machine
+from aligntune.training.machine import resolve_precision, this_machine
 
 Function = Callable[..., Sequence[float | None]]
 """Called with a `Batch` and the config's params; one number or None per completion."""
@@ -88,7 +88,7 @@ def _ready(
 
 def _model(config: UnifiedConfig, **params: Any) -> RewardModel:  # noqa: ANN401
     assert config.reward_model is not None  # noqa: S101 - asked by the callers
-    computed_in = compute(config.train.precision, this_machine())
+    computed_in = resolve_precision(config.train.precision, this_machine())
     return RewardModel(config.reward_model, computed_in, **params)
 
 

@@ -23,7 +23,7 @@ NOT_FETCHED = ["*/*", "*.gguf"]
 Named = TypeVar("Named", bound=ModelRef)
 
 
-def whole(config: Named, field: str = "model", *, trust_remote_code: bool) -> Named:
+def as_whole_model(config: Named, field: str = "model", *, trust_remote_code: bool) -> Named:
     """The same model as a folder of whole weights; `config` itself where it is one already.
 
     Adapters are merged into their base, once on each machine, into the cache of the hub's client:

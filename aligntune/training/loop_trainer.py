@@ -20,15 +20,21 @@ from aligntune.core.errors import RunError
 from aligntune.core.files import UNFINISHED, ensure_writable, settle, sync
 from aligntune.core.lifecycle import Lifecycle, RunsConfig
 from aligntune.core.train_result import TrainResult
-from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
+from aligntune.data.pipeline import Encoder, TrainingData, first_rows, load, load_one
 from aligntune.hub import COMMIT
 from aligntune.training import gguf
-from aligntune.training.adapters import fingerprint, whole
+from aligntune.training.adapters import as_whole_model, fingerprint
 from aligntune.training.arguments import shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
 from aligntune.training.loop import RunLoop
-from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
+from aligntune.training.machine import (
+    Compute,
+    Machine,
+    check_kernels,
+    resolve_precision,
+    this_machine,
+)
 from aligntune.training.metric_names import metrics_of
 from aligntune.training.model_card import model_card
 from aligntune.training.model_loading import (
@@ -39,7 +45,7 @@ from aligntune.training.model_loading import (
     lora_config,
 )
 from aligntune.training.progress import RunProgress
-from aligntune.training.saving import merged, push, save
+from aligntune.training.saving import merge_adapters, push, save
 from aligntune.training.tracking import Tracked, point_trackers
 
 TRAINING_ROWS_MEASURED = 512
@@ -137,7 +143,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Load model and tokenizer, and settle what the config leaves open."""
         config = self.config
         machine = this_machine()
-        self.computed_in = compute(config.train.precision, machine)
+        self.computed_in = resolve_precision(config.train.precision, machine)
         ensure_writable(Path(config.output_dir))
         anew = config.checkpoint.resume == "never"
         point_trackers(config.logging, config.output_dir, anew=anew)
@@ -146,7 +152,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             gguf.check_tools()
         with self.progress.doing("loading"):
             named = self.resolve(config)
-            model = whole(named.model, trust_remote_code=named.model.trust_remote_code)
+            model = as_whole_model(named.model, trust_remote_code=named.model.trust_remote_code)
             config = cast("RunsConfig", named.model_copy(update={"model": model}))
             self.config, self._named = config, named
             self.tokenizer = self.load_tokenizer(model)
@@ -237,7 +243,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 TRAINING_ROWS_MEASURED,
             )
             prefix = "train"
-            rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
+            rows = first_rows(loop.train_dataset, TRAINING_ROWS_MEASURED)
         with self._tracked.going_on():
             return metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
 
@@ -263,7 +269,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         model = self.model
         if whole_weights and isinstance(model, PeftModel):
             base = self.config.model.model_copy(update={"quantization": None})
-            model, weights = merged(model, weights, self.load_base(base), folder.parent), None
+            model = merge_adapters(model, weights, self.load_base(base), folder.parent)
+            weights = None
         card = self._card(whole_weights=whole_weights)
         return save(model, weights, self.tokenizer, card, folder, check=self.context.check_owner)
 

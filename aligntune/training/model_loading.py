@@ -24,7 +24,7 @@ from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.data.rendering import plain_chat_template
 from aligntune.hub import HubRepo, is_path, probe_hub
 from aligntune.training.context import local_rank
-from aligntune.training.machine import DTYPES, Compute, storage
+from aligntune.training.machine import DTYPES, Compute, weights_dtype
 
 POSITIONS = re.compile("(pos|wpe)[^.]*$")
 """What models call a table of positions: GPT-2 `wpe`, BERT `position_embeddings`, OPT
@@ -148,7 +148,7 @@ def train_in_fp32(model: torch.nn.Module) -> None:
 
 def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]:
     """What transformers is asked for, besides the model's name."""
-    arguments: dict[str, Any] = {"dtype": storage(config, computed_in)}
+    arguments: dict[str, Any] = {"dtype": weights_dtype(config, computed_in)}
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
     if config.quantization is not None:

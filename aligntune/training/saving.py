@@ -60,7 +60,7 @@ def save(
     return publish(folder, write, check)
 
 
-def merged(
+def merge_adapters(
     adapter: Any,  # noqa: ANN401
     weights: dict[str, torch.Tensor] | None,
     base: Any,  # noqa: ANN401

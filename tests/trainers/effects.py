@@ -20,7 +20,7 @@ from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.sources import location
 from aligntune.training.arguments import shared_arguments
-from aligntune.training.machine import Machine, compute
+from aligntune.training.machine import Machine, resolve_precision
 from aligntune.training.model_loading import model_arguments
 from tests.trainers.tiny import sums, write_jsonl
 
@@ -58,7 +58,7 @@ def args(config: Config, machine: Machine = CPU) -> Any:
             config,
             machine=machine,
             processes=1,
-            computed_in=compute(config.train.precision, machine),
+            computed_in=resolve_precision(config.train.precision, machine),
             run_name="the-job",
         )
     )

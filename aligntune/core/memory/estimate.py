@@ -205,7 +205,7 @@ def _training(config: SFTSpec | RLSpec, work: Workload) -> Iterator[Part]:
 
 def _passes(config: SFTSpec | RLSpec, work: Workload) -> Iterator[Part]:
     trunks = 2 if isinstance(config, RLSpec) and _has_value_model(config) else 1
-    kept = activations.kept(work) * trunks
+    kept = activations.bytes_kept(work) * trunks
     yield Part(
         "activations", {"loss": kept, "recomputation": kept} if work.recomputes else {"loss": kept}
     )
