@@ -1,7 +1,7 @@
 """Keyword arguments that stand for fields of a config, for those who call from Python."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -135,7 +135,7 @@ def config_of(
         if value is not None:
             _put(document, known[name].format(algo=algo), value)
     try:
-        return kind.model_validate(document)
+        return cast("RunsConfig", kind.model_validate(document))
     except ValidationError as error:
         raise ConfigError("; ".join(map(str, mistakes(error, kind)))) from error
 
