@@ -13,7 +13,7 @@ class Answers:
 
     model: Any
     tokenizer: Any
-    need_model: Callable[[], None]
+    ensure_model: Callable[[], None]
 
     def predict(
         self,
@@ -36,7 +36,7 @@ class Answers:
         Returns:
             The answer, or a list of as many answers as questions.
         """
-        self.need_model()
+        self.ensure_model()
         sampling: dict[str, object] = (
             {"temperature": temperature, "top_p": top_p} if do_sample else {}
         )

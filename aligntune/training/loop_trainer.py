@@ -27,7 +27,7 @@ from aligntune.training.adapters import as_whole_model, fingerprint
 from aligntune.training.arguments import shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.machine import (
     Compute,
     Machine,
@@ -66,6 +66,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
     adapted_task: ClassVar[str] = "CAUSAL_LM"
     """PEFT's name for what the model with its adapters does."""
 
+    computed_in: Compute
+    """Settled by `setup_model`, as are the checkpoints."""
+    checkpoints: Checkpoints
+
     def __init__(
         self,
         config: RunsConfig,
@@ -94,6 +98,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         self.max_length = 0
         self.data: TrainingData | None = None
         self.loop: RunLoop | None = None
+        self._named = config
+        """The config whose model is called as people call it."""
+        self._base_revision = ""
+        """The commit of the model on the hub; empty where it is not there."""
         self._resume_from: Path | None = None
         self._tracked = Tracked(config.logging, config.output_dir, self.progress.tracked)
 
@@ -136,8 +144,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """The library's arguments: those that all methods share, and the method's own."""
 
     @abstractmethod
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
-        """The loop that trains; `surroundings` are what every `RunLoop` is made with."""
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
+        """The loop that trains."""
 
     def setup_model(self) -> None:
         """Load model and tokenizer, and settle what the config leaves open."""
@@ -161,7 +169,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config, learned_positions(self.model))
-        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or (
+        self._base_revision = getattr(self.model.config, "_commit_hash", None) or (
             model.revision if model is not named.model and COMMIT.fullmatch(model.revision) else ""
         )
         self.arguments = self.make_arguments(self.shared_arguments(machine))
@@ -184,7 +192,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def setup_data(self) -> None:
         """Read, recognise, tokenise and mix the data; log a sample as the model will see it."""
-        self.need_model()
+        self.ensure_model()
         with self.progress.doing("loading"):
             self.data = load(
                 self.config,
@@ -195,7 +203,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def train(self) -> TrainResult:
         """Train to the end, from the newest complete checkpoint where there is one."""
-        loop = self.need_loop()
+        loop = self.ensure_loop()
         resumed = self._resume_from or self.checkpoints.to_resume()
         loop.accelerator.wait_for_everyone()
         if loop.is_world_process_zero():
@@ -231,7 +239,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         Raises:
             PreemptedError: A process was asked to stop meanwhile.
         """
-        loop = self.need_loop()
+        loop = self.ensure_loop()
         prefix = "eval"
         rows: Any = loop.eval_dataset
         if dataset is not None:
@@ -249,7 +257,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
-        self.need_model()
+        self.ensure_model()
         folder = Path(path) if path is not None else Path(self.config.output_dir) / MODEL
         with self.progress.doing("saving"):
             weights = self.loop.whole_weights() if self.loop else None
@@ -304,14 +312,14 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def save_checkpoint(self) -> Path:
         """Save where the run stands now; returns the checkpoint's folder."""
-        loop = self.need_loop()
+        loop = self.ensure_loop()
         if loop.optimizer is None:
             raise RunError("there is nothing to save before the first step: call train first")
         return loop.save_checkpoint()
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Let `train` go on from this checkpoint."""
-        self.need_model()
+        self.ensure_model()
         self.checkpoints.check(Path(path))
         self._resume_from = Path(path)
 
@@ -344,34 +352,34 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         model = self.config.model
         return model is not self._named.model or bool(model.lora and model.lora.merge_on_save)
 
-    def need_model(self) -> None:
+    def ensure_model(self) -> None:
         """Have model and tokenizer."""
         if self.model is None:
             self.setup_model()
 
-    def need_loop(self) -> RunLoop:
+    def ensure_loop(self) -> RunLoop:
         """Have everything, and the loop made of it."""
         if self.loop is not None:
             return self.loop
-        self.need_model()
+        self.ensure_model()
         if self.data is None:
             self.setup_data()
         assert self.data is not None  # noqa: S101 - what setup_data is for
         set_seed(self.config.train.seed)  # adapters begin with random weights
         self.model = self.with_adapters(self.model)
         self.loop = self.make_loop(
-            {
-                "progress": self.progress,
-                "checkpoints": self.checkpoints,
-                "preemption": self.context.preemption,
-                "evaluation": self.config.evaluation,
-                "model": self.model,
-                "args": self.arguments,
-                "train_dataset": self.data.train,
-                "eval_dataset": self.data.evaluation,
-                "processing_class": self.tokenizer,
-                "callbacks": [self._tracked, *self.callbacks],
-            }
+            Surroundings(
+                progress=self.progress,
+                checkpoints=self.checkpoints,
+                preemption=self.context.preemption,
+                evaluation=self.config.evaluation,
+                model=self.model,
+                args=self.arguments,
+                train_dataset=self.data.train,
+                eval_dataset=self.data.evaluation,
+                processing_class=self.tokenizer,
+                callbacks=[self._tracked, *self.callbacks],
+            )
         )
         self.model = self.loop.model
         return self.loop

@@ -43,7 +43,7 @@ def trainer(config: Config) -> Any:
 
 
 def loop(config: Config) -> Any:
-    return trainer(config).need_loop()
+    return trainer(config).ensure_loop()
 
 
 def args(config: Config, machine: Machine = CPU) -> Any:
@@ -73,7 +73,7 @@ def model(look: Callable[[Any], Any]) -> Callable[[Config], Any]:
 
     def seen(config: Config) -> Any:
         made = trainer(config)
-        made.need_loop()
+        made.ensure_loop()
         return look(made.model)
 
     return seen
@@ -135,7 +135,7 @@ def refusal(config: Config) -> str:
 
 def saves_adapters(config: Config) -> bool:
     made = trainer(config)
-    made.need_loop()
+    made.ensure_loop()
     return (made.save_model() / "adapter_config.json").exists()
 
 

@@ -226,7 +226,7 @@ FROM_ADAPTERS = f"""
         "algo": "dpo", "model": named, "reference_model": named, "output_dir": "out",
         "datasets": [{{"name": sys.argv[2]}}], "train": {{"max_steps": 1}},
     }}))
-    loop = trainer.need_loop()
+    loop = trainer.ensure_loop()
     read = lambda model: model.eval()(input_ids=torch.tensor([{PROBE}])).logits[0, -1].tolist()
     judge = RewardModel(ModelRef(name="acme/judge"), "fp32")
     answers = Batch([[{{"role": "user", "content": "What is 1 plus 1?"}}]], ["It is 2."], {{}})

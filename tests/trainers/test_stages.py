@@ -111,7 +111,7 @@ def test_adapters_can_be_the_reference_of_dpo(
     trainer.setup()
     tokens = torch.arange(5, 25).unsqueeze(0)
     merged = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
-    reference = trainer.need_loop().ref_model
+    reference = trainer.ensure_loop().ref_model
     torch.testing.assert_close(
         reference(input_ids=tokens).logits, merged(input_ids=tokens).logits, atol=1e-4, rtol=1e-4
     )

@@ -24,7 +24,7 @@ from aligntune.data.classes import ClassEncoder, discover, tokenize
 from aligntune.training.class_report import ClassReport, class_report
 from aligntune.training.context import rank
 from aligntune.training.inference import inference
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute
 from aligntune.training.model_loading import load_classifier, load_tokenizer, train_in_fp32
@@ -190,7 +190,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         """Every argument that transformers is given."""
         return transformers.TrainingArguments(**shared, label_names=["labels"])
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """The loop, on the model with its adapters."""
         model = surroundings["model"]
         adapters = self.adapters()
@@ -213,7 +213,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         `<output_dir>/evaluation`, in place of the one before.
         """
         metrics = super().evaluate(dataset)
-        report = self.need_loop().report
+        report = self.ensure_loop().report
         if rank() == 0:
             _log.info("\n%s", report.table())
             publish(
@@ -231,7 +231,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         Raises:
             ConfigError: A text is empty.
         """
-        self.need_model()
+        self.ensure_model()
         asked = [texts] if isinstance(texts, str) else texts
         if not all(text.strip() for text in asked):
             raise ConfigError("predict: an empty text has no class; leave it out")

@@ -12,7 +12,7 @@ from aligntune.core.rl.config import DPOConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import PreferenceEncoder
 from aligntune.training.generation import Answers
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.reference import load_reference
 
@@ -90,7 +90,7 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         """Every argument that TRL is given."""
         return trl_arguments(self.config, shared)
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's DPO in our loop, with the reference and what is precomputed with it."""
         with self.progress.doing("loading"):
             reference = self._load_reference() if self.config.loads_reference else None
@@ -98,7 +98,7 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
         """Measure the loss, the rewards' accuracy and margin, and log-probabilities in nats."""
-        loop: Any = self.need_loop()
+        loop: Any = self.ensure_loop()
         if dataset is not None and loop.ref_model is None and self.config.model.tuning == "full":
             # precomputed log-probabilities belong to other rows, and the policy has moved on
             reference = self._load_reference().to(self.arguments.device)

@@ -13,7 +13,7 @@ from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.rl.config import GenerationConfig, GRPOConfig, UnifiedConfig
 from aligntune.data.prompts import PromptEncoder, longest_prompt
 from aligntune.training.context import world_size
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.machine import require, this_machine
 from aligntune.training.reference import load_reference
 
@@ -72,6 +72,8 @@ class TRLGRPOTrainer(RolloutTrainer):
     """Group relative policy optimisation with `trl.GRPOTrainer`."""
 
     method = "GRPO"
+    reference: Any = None
+    """The frozen model, where one is loaded."""
 
     def setup_model(self) -> None:
         """Load model, tokenizer and reference, after a look at what needs no model to be told."""
@@ -114,7 +116,7 @@ class TRLGRPOTrainer(RolloutTrainer):
             self.config, shared, processes=world_size(), max_length=self.max_length
         )
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's GRPO in our loop."""
         grpo = self.config.grpo or GRPOConfig()
         return GRPOLoop(

@@ -22,7 +22,7 @@ from aligntune.core.rl.config import PPOConfig
 from aligntune.data.prompts import PromptEncoder, longest_prompt
 from aligntune.training import completions
 from aligntune.training.context import world_size
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.reference import load_reference
 
 _log = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ class TRLPPOTrainer(RolloutTrainer):
     """Proximal policy optimisation with reward functions, a reward model, or both."""
 
     method = "PPO"
+    step_model: StepModel
+    """Settled by `setup_model`."""
 
     def setup_model(self) -> None:
         """Load model and tokenizer, once it is known that the rollouts can be cut into steps."""
@@ -91,7 +93,7 @@ class TRLPPOTrainer(RolloutTrainer):
             }
         )
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """PPO in our loop."""
         rows = surroundings["train_dataset"]
         self.arguments.max_steps = self.step_model.total(
@@ -111,9 +113,9 @@ class TRLPPOTrainer(RolloutTrainer):
             reference=self._reference(),
         )
 
-    def need_loop(self) -> RunLoop:
+    def ensure_loop(self) -> RunLoop:
         """Have everything; what is saved and asked is the policy alone."""
-        loop = super().need_loop()
+        loop = super().ensure_loop()
         self.model = loop.model.policy
         return loop
 

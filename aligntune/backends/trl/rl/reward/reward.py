@@ -18,7 +18,7 @@ from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import ComparisonEncoder
 from aligntune.data.rendering import render
 from aligntune.training.inference import inference
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute
 from aligntune.training.model_loading import load_classifier, train_in_fp32
@@ -80,7 +80,7 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
         """Every argument that TRL is given."""
         return trl_arguments(self.config, shared)
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's reward modelling in our loop."""
         loop = _Loop(**surroundings, peft_config=self.adapters())
         train_in_fp32(loop.model)
@@ -93,7 +93,7 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
             conversations: Messages, of which the last is the answer that is judged; or a text that
                 has the form of the chat template already.
         """
-        self.need_model()
+        self.ensure_model()
         single = is_one(conversations)
         asked: Any = [conversations] if single else conversations
         texts = [one if isinstance(one, str) else render(self.tokenizer, one) for one in asked]
