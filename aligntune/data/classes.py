@@ -92,7 +92,7 @@ def discover(config: SFTConfig) -> list[str]:
                 " different values; name the column of the classes with columns.label"
             )
     labels.discard("")
-    if len(labels) < 2:  # noqa: PLR2004 - one class is told from no other
+    if len(labels) < 2:  # noqa: PLR2004 - there is nothing to tell one class from
         found = f"only one label, {labels.pop()!r}" if labels else "no label"
         raise DataError(
             f"datasets: the rows have {found}; at least two are needed, so check columns.label"

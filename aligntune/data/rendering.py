@@ -63,7 +63,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -
 
     Raises:
         DataError: The chat template refuses it.
-        ConfigError: The chat template is none.
+        ConfigError: The chat template is invalid.
     """
     try:
         return str(

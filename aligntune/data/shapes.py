@@ -1,6 +1,6 @@
-"""Which columns mean what: one ordered table of the shapes that supervised data comes in.
+"""Which columns mean what: an ordered table, for each task, of the shapes that rows come in.
 
-`SUPERVISED` is read from the top; the first rank with a shape whose columns are all there decides.
+A table is read from the top; the first rank with a shape whose columns are all there decides.
 Two shapes of one rank are a tie, and a tie is an error: only the data's owner knows.
 """
 

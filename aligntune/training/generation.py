@@ -60,7 +60,7 @@ def answer(
 
     Raises:
         DataError: The chat template refuses a conversation.
-        ConfigError: The chat template is none.
+        ConfigError: The chat template is invalid.
     """
     single = is_one(questions)
     asked = [questions] if single else list(questions)

@@ -45,7 +45,7 @@ class SFTTrainConfig(TrainConfig):
 
 LABELS_ARE_SEVERAL = Rule(
     "!(has(self.labels)) || size(self.labels) != 1",
-    "one class is told from no other: give two labels or more, or none to have them discovered",
+    "classification needs at least two labels, or none to discover them",
     "labels",
 )
 LABELS_DIFFER = Rule("", "a label is there twice; remove one", "labels")
