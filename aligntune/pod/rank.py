@@ -38,7 +38,7 @@ _log = logging.getLogger("aligntune")
 def train(config_path: str | Path) -> int:
     """Train what the file describes, report how it ended, and return the exit code."""
     _set_up_process()
-    progress = _Progress(Reporter.from_env(os.environ))
+    progress = ProgressReport(Reporter.from_env(os.environ))
     try:
         outcome = _run(Path(config_path), progress)
     # the process edge: every end gets a cause, also where a user's module calls sys.exit
@@ -51,7 +51,7 @@ def train(config_path: str | Path) -> int:
     return outcome.exit_code
 
 
-def _run(config_path: Path, progress: "_Progress") -> Outcome:
+def _run(config_path: Path, progress: "ProgressReport") -> Outcome:
     run = read_run_config(config_path)
     check_supported(run.backend, run.method)
     _check_world_size(run)
@@ -99,7 +99,7 @@ def _check_push(push: HubPush) -> None:
     check_push(push.repo_id)
 
 
-class _Progress:
+class ProgressReport:
     """Passes reports on and remembers the last, since it is part of the outcome."""
 
     def __init__(self, reporter: Reporter) -> None:

@@ -67,7 +67,7 @@ def balanced(labels: Sequence[int], classes: Sequence[str]) -> list[float]:
     return weights
 
 
-class _Loop(RunLoop, transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
+class ClassificationLoop(RunLoop, transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
     """transformers' trainer in our loop, with a loss over the rows of all processes."""
 
     report: ClassReport | None = None
@@ -204,7 +204,9 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
             weights = balanced(surroundings["train_dataset"]["labels"][:], self.labels)
             shown = zip(self.labels, weights, strict=True)
             _log.info("class weights: %s", ", ".join(f"{name} {w:.3g}" for name, w in shown))
-        return _Loop(**surroundings | {"model": model}, labels=self.labels, class_weights=weights)
+        return ClassificationLoop(
+            **surroundings | {"model": model}, labels=self.labels, class_weights=weights
+        )
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
         """Measure loss (nats), accuracy and macro F1.

@@ -41,7 +41,7 @@ def trl_arguments(
     )
 
 
-class _Loop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
+class SFTLoop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's SFT in our loop."""
 
     def evaluation_loop(
@@ -74,4 +74,4 @@ class TRLSFTTrainer(Answers, LoopTrainer[SFTConfig], SFTTrainerBase):
 
     def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's SFT in our loop."""
-        return _Loop(**surroundings, peft_config=self.adapters())
+        return SFTLoop(**surroundings, peft_config=self.adapters())

@@ -38,7 +38,7 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
     )
 
 
-class _Loop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
+class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's DPO in our loop."""
 
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:  # noqa: ANN401
@@ -94,7 +94,7 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         """TRL's DPO in our loop, with the reference and what is precomputed with it."""
         with self.progress.doing("loading"):
             reference = self._load_reference() if self.config.loads_reference else None
-            return _Loop(**surroundings, ref_model=reference, peft_config=self.adapters())
+            return DPOLoop(**surroundings, ref_model=reference, peft_config=self.adapters())
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
         """Measure the loss, the rewards' accuracy and margin, and log-probabilities in nats."""

@@ -28,14 +28,16 @@ from aligntune.training.reference import load_reference
 _log = logging.getLogger(__name__)
 
 
-class _Loop(RunLoop, PPO):
+class PPOLoop(RunLoop, PPO):
     """PPO in our loop."""
 
     def answer(self, rows: Sequence[Row]) -> Sampled:
+        """The answers of a rollout; status says that they are generated."""
         with self.progress.doing("generating"):  # scoring is not: a hang in it is to be found
             return super().answer(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Pass on what was measured, and the completions of the newest rollout."""
         if "loss" in logs and self.newest and self.is_world_process_zero():
             completions.write(Path(self.args.output_dir), self.state.global_step, self.newest)
             _log.info("step %d:\n%s", self.state.global_step, completions.shown(self.newest))
@@ -51,9 +53,11 @@ class _Loop(RunLoop, PPO):
             self.control.should_save = False  # the last checkpoint is to be a good one
 
     def save_more(self, folder: Path) -> None:
+        """Write this process's rollout, which several steps learn from, and what it counts."""
         torch.save(self.memory(), folder / f"ppo-{self.args.process_index}.pt")
 
     def load_more(self, folder: Path) -> None:
+        """Go on with the rollout of the checkpoint, unless it was shared out otherwise."""
         file = folder / f"ppo-{self.args.process_index}.pt"
         memory = read_rollout(file, self.step_model.processes, "cpu")
         if memory is not None:
@@ -104,7 +108,7 @@ class TRLPPOTrainer(RolloutTrainer):
             self._value_trunk(),
             self.sampling.temperature,
         )
-        return _Loop(
+        return PPOLoop(
             **surroundings | {"model": models},
             settings=self.settings,
             step_model=self.step_model,

@@ -38,7 +38,7 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.RewardCo
     )
 
 
-class _Loop(PairLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is not typed
+class RewardLoop(PairLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's reward modelling in our loop."""
 
     def compute_loss(
@@ -82,7 +82,7 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
 
     def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's reward modelling in our loop."""
-        loop = _Loop(**surroundings, peft_config=self.adapters())
+        loop = RewardLoop(**surroundings, peft_config=self.adapters())
         train_in_fp32(loop.model)
         return loop
 
