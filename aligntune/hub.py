@@ -1,7 +1,6 @@
 """The model hub: whether it answers, and what its refusals mean to a person."""
 
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -23,6 +22,7 @@ from aligntune.core.errors import (
     ModelNotFoundError,
     RunError,
     UnauthorizedError,
+    error_chain,
 )
 
 PATIENCE = 2
@@ -39,34 +39,56 @@ COMMIT = re.compile("[0-9a-f]{40}")
 SET_TOKEN = "set HF_TOKEN (in a manifest: hub.tokenSecret)"  # noqa: S105 - a sentence
 
 
-def why_not_asked() -> str | None:
-    """Why only the cache can help, with a remedy; None where the hub answers."""
+def probe_hub() -> str | None:
+    """Find out whether the hub answers.
+
+    The first call in a process asks over the network, and again for `PATIENCE` times. Once there
+    was an answer no later call asks; where there was none, each asks once more, without waiting.
+
+    Returns:
+        Why only the cache can help, with a remedy; None where the hub answers.
+    """
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE forbids to ask the hub: use a folder, or unset it"
-    error = _first_contact()
-    if error is not None:  # it may have come back since, so ask again, but do not wait again
-        error = contact(patience=0)
-    if error is None:
+    if _answered_at_first():
         return None
-    return (
-        f"the hub at {constants.ENDPOINT} cannot be reached ({error}): use a folder, or look at the"
-        " network"
+    try:
+        contact(patience=0)
+    except httpx.TransportError as error:
+        return (
+            f"the hub at {constants.ENDPOINT} cannot be reached ({error}): use a folder, or look at"
+            " the network"
+        )
+    return None
+
+
+def answers(patience: int) -> bool:
+    """Whether the hub answers when asked as `contact` asks."""
+    try:
+        contact(patience)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def contact(patience: int) -> None:
+    """Ask the hub over the network for any answer at all, and `patience` times again.
+
+    Raises:
+        httpx.TransportError: There was none.
+    """
+    http_backoff(
+        "HEAD",
+        constants.ENDPOINT,
+        max_retries=patience,
+        retry_on_status_codes=(),
+        timeout=httpx.Timeout(constants.DEFAULT_REQUEST_TIMEOUT, connect=CONNECT_SECONDS),
     )
 
 
-def contact(patience: int) -> Exception | None:
-    """Ask the hub for any answer at all, and `patience` times again; why there is none."""
-    try:
-        http_backoff(
-            "HEAD",
-            constants.ENDPOINT,
-            max_retries=patience,
-            retry_on_status_codes=(),
-            timeout=httpx.Timeout(constants.DEFAULT_REQUEST_TIMEOUT, connect=CONNECT_SECONDS),
-        )
-    except httpx.TransportError as error:
-        return error
-    return None
+def is_path(name: str) -> bool:
+    """Whether only a file or folder can have this name: on the hub it is NAME or OWNER/NAME."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 class HubRepo(NamedTuple):
@@ -81,10 +103,10 @@ class HubRepo(NamedTuple):
 
     def explained(self, error: BaseException) -> RunError | None:
         """What the hub's answer behind an exception means; None if that is not the reason."""
-        chain = list(_chain(error))
-        said = next(filter(None, map(self._said, chain)), None)
+        links = list(error_chain(error))
+        said = next(filter(None, map(self._said, links)), None)
         unanswered = LocalEntryNotFoundError | ConnectionError | httpx.TransportError
-        if said is None and any(isinstance(link, unanswered) for link in chain):
+        if said is None and any(isinstance(link, unanswered) for link in links):
             return self.not_cached()
         return said
 
@@ -105,7 +127,7 @@ class HubRepo(NamedTuple):
 
     def not_cached(self) -> RunError:
         """The hub cannot be asked, and the cache does not have it."""
-        why = why_not_asked() or "the hub did not answer: try again"
+        why = probe_hub() or "the hub did not answer: try again"
         place = f"name {self.name!r}: {self.revision or 'main'} is not in the cache, and {why}"
         if constants.is_offline_mode():
             return self._missing(place)
@@ -156,15 +178,5 @@ class HubRepo(NamedTuple):
 
 
 @cache
-def _first_contact() -> Exception | None:
-    return contact(PATIENCE)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those that led to it."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        yield link
-        seen.add(id(link))
-        link = link.__cause__ or link.__context__
+def _answered_at_first() -> bool:
+    return answers(PATIENCE)

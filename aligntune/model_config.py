@@ -11,10 +11,10 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, NotASafetensorsRepoError
 
-from aligntune.core.config.model import ModelConfig, ModelRef
+from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.core.memory.shape import FAMILIES, ModelShape, shape_of
-from aligntune.hub import HubRepo, why_not_asked
+from aligntune.hub import HubRepo, is_path, probe_hub
 
 FILE = "config.json"
 ABSENT = f"has no {FILE}; for adapters, name a copy of their base model with --model FOLDER"
@@ -37,7 +37,7 @@ def read_shape(model: ModelRef, field: str = "model") -> ModelShape:
     """
     place = f"{field}.name {model.name!r}"
     folder = Path(model.name).expanduser()
-    local = folder.is_dir() or model.name.startswith(("/", ".", "~")) or model.name.count("/") > 1
+    local = folder.is_dir() or is_path(model.name)
     file = _in_folder(folder, place) if local else _on_hub(model, field)
     try:
         content = json.loads(file.read_text("utf-8"))
@@ -51,7 +51,7 @@ def read_shape(model: ModelRef, field: str = "model") -> ModelShape:
 
 
 def shape_at(
-    model: ModelRef | ModelConfig,
+    model: ModelRef,
     folder: Path | None,
     stages: Mapping[str, ModelShape],
     field: str = "model",
@@ -92,7 +92,7 @@ def _in_folder(folder: Path, place: str) -> Path:
 
 def _on_hub(model: ModelRef, field: str) -> Path:
     repo = HubRepo("model", field, model.name, model.revision)
-    cached_only = why_not_asked() is not None
+    cached_only = probe_hub() is not None
     try:
         return Path(
             hf_hub_download(model.name, FILE, revision=model.revision, local_files_only=cached_only)

@@ -112,7 +112,7 @@ def run(config: UnifiedConfig) -> dict[str, Any]:
         sys.exit("stopped on request")
     seconds = time.monotonic() - began
     after = trainer.evaluate()
-    curve = [line for line in trainer.need_loop().state.log_history if "reward_mean" in line]
+    curve = [line for line in trainer.ensure_loop().state.log_history if "reward_mean" in line]
     seed = config.train.seed
     return {"seed": seed, "before": before, "after": after, "seconds": seconds, "curve": curve}
 

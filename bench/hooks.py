@@ -96,24 +96,24 @@ def run(method: str, folder: Path, report_fd: int) -> None:
     from aligntune.core.backend_factory import trainer_for
     from aligntune.core.rl.config import UnifiedConfig
     from aligntune.core.sft.config import SFTConfig
-    from aligntune.pod.rank import _Progress
+    from aligntune.pod.rank import ProgressReport
     from aligntune.pod.reporter import Reporter
     from aligntune.training.context import RunContext
 
     kind: type[Any] = SFTConfig if method == "sft" else UnifiedConfig
     settings = kind.model_validate(config(method, STEPS, folder))
-    context = RunContext("bench", _Progress(Reporter(report_fd)).report)
+    context = RunContext("bench", ProgressReport(Reporter(report_fd)).report)
     trainer_for("trl", method)(settings, context).train()
 
 
 def loop_of(method: str) -> type[Any]:
     """The class of the training loop."""
-    from aligntune.backends.trl.rl.dpo import dpo
+    from aligntune.backends.trl.rl.dpo.dpo import DPOLoop
     from aligntune.backends.trl.rl.grpo.loop import GRPOLoop
-    from aligntune.backends.trl.rl.reward import reward
-    from aligntune.backends.trl.sft import sft
+    from aligntune.backends.trl.rl.reward.reward import RewardLoop
+    from aligntune.backends.trl.sft.sft import SFTLoop
 
-    return {"sft": sft._Loop, "dpo": dpo._Loop, "reward": reward._Loop, "grpo": GRPOLoop}[method]
+    return {"sft": SFTLoop, "dpo": DPOLoop, "reward": RewardLoop, "grpo": GRPOLoop}[method]
 
 
 def main(method: str, runs: int) -> None:

@@ -113,7 +113,7 @@ def measured(run: Run, model: str | None = None) -> int:
         if model:
             document["model"]["name"] = model
         trainer = trainer_for("trl", run.method)(kind.model_validate(document))
-        trainer.need_loop()
+        trainer.ensure_loop()
         with LiveTensors() as tensors:
             trainer.train()
         return tensors.peak

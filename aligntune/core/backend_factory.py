@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple, cast
 
+from pydantic.alias_generators import to_camel
+
 from aligntune.core.errors import UnsupportedError
 from aligntune.core.options import RL_OPTIONS, SFT_OPTIONS, config_of
-from aligntune.core.rl.config import RLSpec, UnifiedConfig
+from aligntune.core.rl.config import SAMPLING, RLSpec, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.core.sft.config import SFTConfig, SFTSpec, TaskType
 from aligntune.core.sft.trainer_base import SFTTrainerBase
@@ -75,8 +77,7 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
                 f"{limit.sentence}; remove it, or use backend: trl",
                 *(section, *limit.field.split(".")),
             )
-    samples = task in ("ppo", "grpo")
-    if samples and (strategy := config.distributed.strategy) in ("fsdp2", "zero3"):
+    if task in SAMPLING and (strategy := config.distributed.strategy) in ("fsdp2", "zero3"):
         raise UnsupportedError(
             f"{strategy} has not been run with {task}, which samples from whole weights; use ddp or"
             " zero2",
@@ -87,7 +88,7 @@ def check_supported(backend: str, config: SFTSpec | RLSpec) -> None:
             if getattr(config.train, field):
                 raise UnsupportedError(
                     "needs model.attention: flash_attention_2, or rows would see each other",
-                    *(section, "train", _camel(field)),
+                    *(section, "train", to_camel(field)),
                 )
 
 
@@ -223,8 +224,3 @@ def _status(backend: str) -> BackendStatus:
     if importlib.util.find_spec(backend) is None:
         return BackendStatus(installed=False, version="", tasks=tasks)
     return BackendStatus(installed=True, version=metadata.version(backend), tasks=tasks)
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(map(str.title, rest))

@@ -3,6 +3,9 @@
 The text of each is one sentence for a person: what is wrong, where, how to fix it.
 """
 
+import difflib
+from collections.abc import Iterator, Sequence
+
 
 class RunError(Exception):
     """A run cannot start or go on, and the text says why; a traceback would add nothing."""
@@ -56,3 +59,21 @@ class PreemptedError(RunError):
 
 class SupersededError(RunError):
     """Another process has taken over the output folder."""
+
+
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and those that led to it, the newest first."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        yield link
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest one, or all that are known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known)}" if known else ""

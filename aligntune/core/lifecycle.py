@@ -1,28 +1,25 @@
 """The lifecycle of a run, the same for every method and backend."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from aligntune.core.rl.config import UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
 from aligntune.core.train_result import TrainResult
 from aligntune.core.training_state import TrainingState
 
-AnyConfig = TypeVar("AnyConfig")
-Message = dict[str, str]
-"""One chat message: `{"role": "user", "content": "..."}`."""
-Question = str | Sequence[Message]
-"""A text for the user's turn, or a whole conversation so far."""
+RunsConfig = TypeVar("RunsConfig", bound=SFTConfig | UnifiedConfig)
 
 
-class Lifecycle(ABC, Generic[AnyConfig]):
+class Lifecycle(ABC, Generic[RunsConfig]):
     """Trains one model on one config.
 
     The order is `setup_model`, `setup_data`, `train`, `evaluate`, `save_model`, `predict`. Each of
     the later ones sets up what it needs first, so calling them alone works.
     """
 
-    def __init__(self, config: AnyConfig) -> None:
+    def __init__(self, config: RunsConfig) -> None:
         self.config = config
         self.state = TrainingState()
 

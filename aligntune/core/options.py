@@ -1,17 +1,13 @@
 """Keyword arguments that stand for fields of a config, for those who call from Python."""
 
-import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from aligntune.core.config.errors import mistakes
-from aligntune.core.errors import ConfigError
-from aligntune.core.rl.config import UnifiedConfig
-from aligntune.core.sft.config import SFTConfig
-
-RunsConfig = TypeVar("RunsConfig", SFTConfig, UnifiedConfig)
+from aligntune.core.errors import ConfigError, suggestion
+from aligntune.core.lifecycle import RunsConfig
 
 SHARED_OPTIONS: dict[str, str] = {
     "model_name": "model.name",
@@ -135,11 +131,11 @@ def config_of(
     algo = str(given.get("algorithm") or document.get("algo") or "")
     for name, value in given.items():
         if name not in known:
-            raise ConfigError(f"{name}: unknown argument{_suggestion(name, known)}")
+            raise ConfigError(f"{name}: unknown argument{suggestion(name, sorted(known))}")
         if value is not None:
             _put(document, known[name].format(algo=algo), value)
     try:
-        return kind.model_validate(document)
+        return cast("RunsConfig", kind.model_validate(document))
     except ValidationError as error:
         raise ConfigError("; ".join(map(str, mistakes(error, kind)))) from error
 
@@ -158,8 +154,3 @@ def _put(document: dict[str, Any], path: str, value: object) -> None:
                 place[key] = [] if following.isdecimal() else {}
             place = place[key]
     place[last] = value
-
-
-def _suggestion(name: str, known: Mapping[str, str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aligntune.core.errors import DataError
-from aligntune.core.sft.config import SFTConfig
+from aligntune.core.sft.config import MOST_CLASSES, SFTConfig
 from aligntune.data.pipeline import Encoded, open_sources
 from aligntune.data.shapes import Ranks, Row, Shape, as_text
 
-MOST_CLASSES = 1024
-"""More different labels than this are no classes, but most likely the wrong column."""
 FEW = 20
 """Labels that a message lists."""
 
@@ -94,7 +92,7 @@ def discover(config: SFTConfig) -> list[str]:
                 " different values; name the column of the classes with columns.label"
             )
     labels.discard("")
-    if len(labels) < 2:  # noqa: PLR2004 - one class is told from no other
+    if len(labels) < 2:  # noqa: PLR2004 - there is nothing to tell one class from
         found = f"only one label, {labels.pop()!r}" if labels else "no label"
         raise DataError(
             f"datasets: the rows have {found}; at least two are needed, so check columns.label"

@@ -225,7 +225,7 @@ def load_one(name: str, config: SFTConfig | UnifiedConfig, encoder: Encoder[Any]
     return _encode(source, encoder)[0]
 
 
-def some(rows: Rows, most: int) -> Rows:
+def first_rows(rows: Rows, most: int) -> Rows:
     """The first rows, at most `most`."""
     return rows.take(min(most, len(rows)) if isinstance(rows, Dataset) else most)
 

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any, NamedTuple
 
+from aligntune.core.conversation import Message
 from aligntune.core.errors import DataError
 from aligntune.data.pipeline import Encoded
-from aligntune.data.rendering import form, render
-from aligntune.data.shapes import Message, Ranks, Row, Shape, as_message, as_text, as_turn
+from aligntune.data.rendering import common_prefix, form, render
+from aligntune.data.shapes import Ranks, Row, Shape, as_message, as_text, as_turn
 
 INVITATION = "\n\nAssistant:"
 """What stands before an answer in the dialogues of hh-rlhf (Bai et al. 2022, arXiv:2204.05862)."""
@@ -75,14 +75,14 @@ class PreferenceEncoder:
         """
         encoded: list[Encoded | None] = [None] * len(examples)
         kept = [index for index, example in enumerate(examples) if not example.empty]
-        pairs = tokenized(self._tokenizer, [examples[index] for index in kept])
+        pairs = tokenize(self._tokenizer, [examples[index] for index in kept])
         for index, pair in zip(kept, pairs, strict=True):
             encoded[index] = self._fitted(pair)
         return encoded
 
     def show(self, example: Preference) -> str:
         """Both answers below their prompt."""
-        [pair] = tokenized(self._tokenizer, [example])
+        [pair] = tokenize(self._tokenizer, [example])
         prompt, chosen, rejected = map(self._tokenizer.decode, pair)
         return f"{prompt}«{chosen}»\nand as the worse answer:\n«{rejected}»"
 
@@ -110,7 +110,7 @@ class ComparisonEncoder(PreferenceEncoder):
 
     def show(self, example: Preference) -> str:
         """Both conversations; what is compared is all of them."""
-        [pair] = tokenized(self._tokenizer, [example])
+        [pair] = tokenize(self._tokenizer, [example])
         chosen, rejected = (
             self._tokenizer.decode(pair.prompt + answer) for answer in (pair.chosen, pair.rejected)
         )
@@ -125,7 +125,7 @@ class ComparisonEncoder(PreferenceEncoder):
         )
 
 
-def tokenized(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # noqa: ANN401
+def tokenize(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # noqa: ANN401
     """Token ids of preferences, each answer from where it parts from the prompt alone.
 
     A template that renders a prompt differently once an answer follows leaves less of it in common;
@@ -144,15 +144,9 @@ def tokenized(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # 
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     pairs = []
     for asked, better, worse in zip(ids[::3], ids[1::3], ids[2::3], strict=True):
-        common = min(_in_common(asked, better), _in_common(asked, worse))
+        common = min(common_prefix(asked, better), common_prefix(asked, worse))
         pairs.append(Pair(asked[:common], better[common:], worse[common:]))
     return pairs
-
-
-def _in_common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How many leading items two sequences share."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _prompted(row: Row) -> Preference:
@@ -200,7 +194,7 @@ def _dialogues(row: Row) -> Preference:
 
 def _parted(chosen: list[Message], rejected: list[Message]) -> Preference:
     """The last turn of the shorter is always an answer, even where both are the same."""
-    common = min(_in_common(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
+    common = min(common_prefix(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
     return Preference(chosen[:common], chosen[common:], rejected[common:])
 
 

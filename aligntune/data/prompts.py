@@ -4,18 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aligntune.core.errors import ConfigError, DataError
+from aligntune.core.conversation import Message
+from aligntune.core.errors import ConfigError
 from aligntune.data.pipeline import Encoded
 from aligntune.data.rendering import form, render
 from aligntune.data.shapes import (
     ROW,
-    Message,
     Ranks,
     Row,
     Shape,
+    as_conversation,
     as_message,
-    as_text,
-    as_turn,
+    as_prompt,
 )
 
 OWN_ANSWER = "«(the model's own answer)»"
@@ -122,10 +122,7 @@ def longest_prompt(max_length: int, max_new_tokens: int, asked: int | None, fiel
 
 def _asked(row: Row) -> Prompt:
     """A prompt or question, with the answer beside it where there is one."""
-    messages = as_turn(row["prompt"], "user")
-    if context := as_text(row.get("input")):
-        messages[-1] = messages[-1] | {"content": f"{messages[-1]['content']}\n\n{context}"}
-    return _prompt(messages, row)
+    return _prompt(as_prompt(row), row)
 
 
 def _completed(row: Row) -> Prompt:
@@ -135,9 +132,7 @@ def _completed(row: Row) -> Prompt:
 
 def _conversation(row: Row) -> Prompt:
     """A conversation; an assistant's last turn is taken for the answer."""
-    if not isinstance(row["messages"], list):
-        raise DataError(f"a list of chat messages is needed, got {row['messages']!r:.60}")
-    return _prompt([as_message(item) for item in row["messages"]], row)
+    return _prompt(as_conversation(row["messages"]), row)
 
 
 def _prompt(messages: list[Message], row: Row) -> Prompt:

@@ -1,12 +1,15 @@
 """From a conversation to token ids, and which of the tokens count in the loss."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
+from aligntune.core.conversation import Message
 from aligntune.core.errors import ConfigError, DataError
-from aligntune.data.shapes import Example, Message
+from aligntune.core.sft.config import LossOn
+from aligntune.data.shapes import Example
 
 PLAIN_CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -26,8 +29,6 @@ IGNORED = -100
 
 ASKING = {"system", "developer", "user", "tool"}
 """Roles of whom nothing is learned."""
-
-LossOn = Literal["auto", "all", "completion", "assistant"]
 
 
 class Span(NamedTuple):
@@ -62,7 +63,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -
 
     Raises:
         DataError: The chat template refuses it.
-        ConfigError: The chat template is none.
+        ConfigError: The chat template is invalid.
     """
     try:
         return str(
@@ -77,6 +78,12 @@ def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -
         ) from error
     except TemplateError as error:
         raise DataError(f"the chat template refuses the conversation: {error}") from error
+
+
+def common_prefix(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many leading items two sequences share."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def form(tokenizer: Any) -> tuple[object, ...]:  # noqa: ANN401
@@ -173,13 +180,7 @@ class Renderer:
 
     def _prompt_length(self, prompt: Sequence[Message], text: str) -> int:
         """How much of `text` is the prompt, in characters."""
-        asked = self._chat(prompt, asks=True)
-        length = 0
-        for one, other in zip(asked, text, strict=False):
-            if one != other:
-                break
-            length += 1
-        return length
+        return common_prefix(self._chat(prompt, asks=True), text)
 
     def _answers(
         self, messages: Sequence[Message], text: str, *, strict: bool = True

@@ -1,6 +1,6 @@
-"""Which columns mean what: one ordered table of the shapes that supervised data comes in.
+"""Which columns mean what: an ordered table, for each task, of the shapes that rows come in.
 
-`SUPERVISED` is read from the top; the first rank with a shape whose columns are all there decides.
+A table is read from the top; the first rank with a shape whose columns are all there decides.
 Two shapes of one rank are a tie, and a tie is an error: only the data's owner knows.
 """
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from aligntune.core.config.data import ColumnsConfig
+from aligntune.core.conversation import Message
 from aligntune.core.errors import DataError
 
 Row = Mapping[str, Any]
-Message = dict[str, str]
 Form = TypeVar("Form")
 """The one form that all shapes of a task are brought to."""
 
@@ -143,21 +143,32 @@ def _match(
 
 
 def _prompt_completion(row: Row) -> Example:
-    prompt = as_turn(row["prompt"], "user")
-    if context := as_text(row.get("input")):
-        prompt[-1] = prompt[-1] | {"content": f"{prompt[-1]['content']}\n\n{context}"}
+    prompt = as_prompt(row)
     completion = as_turn(row["completion"], "assistant")
     return Example([*prompt, *completion], completion_start=len(prompt))
 
 
 def _messages(row: Row) -> Example:
-    if not isinstance(row["messages"], list):
-        raise DataError(f"a list of chat messages is needed, got {row['messages']!r:.60}")
-    return Example([as_message(item) for item in row["messages"]])
+    return Example(as_conversation(row["messages"]))
 
 
 def _plain_text(row: Row) -> Example:
     return Example([], text=as_text(row["text"]))
+
+
+def as_prompt(row: Row) -> list[Message]:
+    """What is asked in a row: its `prompt`, and below it the context in its `input`, if any."""
+    messages = as_turn(row["prompt"], "user")
+    if context := as_text(row.get("input")):
+        messages[-1] = messages[-1] | {"content": f"{messages[-1]['content']}\n\n{context}"}
+    return messages
+
+
+def as_conversation(value: object) -> list[Message]:
+    """The chat messages in a cell."""
+    if not isinstance(value, list):
+        raise DataError(f"a list of chat messages is needed, got {value!r:.60}")
+    return [as_message(item) for item in value]
 
 
 def as_turn(value: object, role: str) -> list[Message]:

@@ -17,7 +17,7 @@ from datasets.packaged_modules.json.json import Json as JsonFiles
 from aligntune.core.config.data import DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
 from aligntune.core.errors import DataError, DatasetNotFoundError, RunError
-from aligntune.hub import HubRepo, why_not_asked
+from aligntune.hub import HubRepo, is_path, probe_hub
 
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 """File names' endings and the reader of each."""
@@ -52,7 +52,7 @@ def read(source: DatasetConfig | EvaluationDataset, place: str) -> Read:
     streaming = isinstance(source, DatasetConfig) and source.streaming
     arguments = location(source, where)
     on_hub = "token" in arguments
-    from_cache = on_hub and why_not_asked() is not None
+    from_cache = on_hub and probe_hub() is not None
     try:
         with _offline() if from_cache else nullcontext():
             builder = datasets.load_dataset_builder(**arguments)
@@ -126,8 +126,7 @@ def location(source: DatasetConfig | EvaluationDataset, where: str) -> dict[str,
         if not any(file.suffix in FORMATS for file in path.rglob("*")):
             raise DataError(f"{where}: the folder holds no file ending in {', '.join(FORMATS)}")
         return {"path": str(path), "name": source.config}
-    looks_local = source.name.startswith(("/", ".", "~")) or source.name.count("/") > 1
-    if path.suffix in FORMATS or looks_local:
+    if path.suffix in FORMATS or is_path(source.name):
         raise DatasetNotFoundError(
             f"{where}: there is no such file or folder; check the path and its mount"
         )

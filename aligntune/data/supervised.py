@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from aligntune.core.sft.config import LossOn
 from aligntune.data.pipeline import Encoded
-from aligntune.data.rendering import IGNORED, LossOn, Renderer, form
+from aligntune.data.rendering import IGNORED, Renderer, form
 from aligntune.data.shapes import SUPERVISED, Example
 
 

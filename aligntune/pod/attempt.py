@@ -1,7 +1,5 @@
 """An attempt before anything runs: its config file and its folder."""
 
-import errno
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +8,9 @@ from aligntune.api.causes import Cause
 from aligntune.api.env import NODE_RANK
 from aligntune.api.names import attempt_folder
 from aligntune.api.run import RunConfig
+from aligntune.core.errors import ConfigError
+from aligntune.core.files import ensure_writable
+from aligntune.pod.failure import classify
 
 
 class CannotStartError(Exception):
@@ -40,28 +41,16 @@ def make_attempt_folder(config: RunConfig) -> Path:
     """
     folder = Path(config.method.output_dir) / attempt_folder(config.attempt)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise cannot_write(config, error) from error
+        ensure_writable(folder)
+    except (ConfigError, OSError) as error:
+        raise cannot_write(error) from error
     return folder
 
 
-def cannot_write(config: RunConfig, error: OSError) -> CannotStartError:
-    """What to raise where the output folder cannot be written."""
-    cause = Cause.CONFIG_ERROR
-    remedy = (
-        f"Make it writable for user {os.getuid()} (in a cluster: the volume's fsGroup or"
-        " permissions), or set another outputDir."
-    )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        cause, remedy = Cause.DISK_FULL, "Free space there, or choose a larger volume."
-    folder = config.method.output_dir
-    return CannotStartError(
-        cause, f"outputDir {folder!r} cannot be written: {_reason(error)}. {remedy}"
-    )
+def cannot_write(error: ConfigError | OSError) -> CannotStartError:
+    """What to raise where the output folder refuses a file."""
+    failure = classify(error)
+    return CannotStartError(failure.cause, failure.message)
 
 
 def node_rank(config: RunConfig, env: Mapping[str, str]) -> int:
@@ -78,7 +67,3 @@ def node_rank(config: RunConfig, env: Mapping[str, str]) -> int:
             " Unset it for a run on one machine.",
         )
     return int(value)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

@@ -13,9 +13,10 @@ from aligntune.core.errors import (
     ModelNotFoundError,
     RunError,
     UnauthorizedError,
+    error_chain,
 )
+from aligntune.core.files import FULL_DISK
 from aligntune.pod.diagnosis import LOG_SIGNS
-from aligntune.training.files import FULL_DISK
 
 OURS: dict[type[RunError], Cause] = {
     ConfigError: Cause.CONFIG_ERROR,
@@ -46,7 +47,7 @@ class Failure(NamedTuple):
 
 def classify(error: BaseException) -> Failure:
     """What an exception, or the first recognisable one behind it, means."""
-    for link in _chain(error):
+    for link in error_chain(error):
         for kind, cause in OURS.items():
             if isinstance(link, kind):
                 return Failure(cause, str(link), explained=True)
@@ -74,16 +75,6 @@ def _is_full_disk(error: BaseException) -> bool:
         "unexpected pos",  # the same, where torch notices only when it closes the file
     )
     return any(words in str(error) for words in said)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """The exception and those that led to it."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    return chain
 
 
 def _line(error: BaseException) -> str:

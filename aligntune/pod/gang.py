@@ -76,7 +76,7 @@ class Gang:
                 )
             except OSError as error:
                 self._kill_and_collect()
-                raise cannot_write(config, error) from error
+                raise cannot_write(error) from error
             try:
                 rank = RankProcess(number, command, rank_env, log)
             except OSError as error:

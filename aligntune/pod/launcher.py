@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from aligntune.api.env import POD_UID, PROGRESS_PORT
 from aligntune.api.progress import Outcome, Snapshot
-from aligntune.api.run import RunConfig
+from aligntune.core.files import replace_file
 from aligntune.pod.attempt import (
     CannotStartError,
     cannot_write,
@@ -24,7 +24,7 @@ from aligntune.pod.attempt import (
 from aligntune.pod.endpoint import ALL_INTERFACES, LOOPBACK, Endpoint
 from aligntune.pod.gang import Gang
 from aligntune.pod.gpus import gpu_reader
-from aligntune.pod.outcome import leave, replace_file
+from aligntune.pod.outcome import leave
 from aligntune.pod.signals import caught_signals, pending_signals
 from aligntune.pod.stall import StallAction, StallWatch
 from aligntune.pod.verdict import RankEnd, conclude, failed, failure
@@ -82,7 +82,7 @@ def launch(
                     snapshot=Snapshot(attempt=config.attempt, pod_uid=pod_uid),
                     read_gpus=gpu_reader(),
                 ) as endpoint,
-                _announced(endpoint, config, None if pod_uid else folder / "endpoint.json"),
+                _announced(endpoint, None if pod_uid else folder / "endpoint.json"),
                 Gang(
                     config,
                     node_rank=node,
@@ -206,16 +206,16 @@ class _Supervision:
 
 
 @contextmanager
-def _announced(endpoint: Endpoint, config: RunConfig, path: Path | None) -> Iterator[None]:
+def _announced(endpoint: Endpoint, path: Path | None) -> Iterator[None]:
     """Say at `path` where the endpoint answers, as long as it does."""
     if path is None:
         yield
         return
     where = {"url": f"http://{LOOPBACK}:{endpoint.port}", "pid": os.getpid()}
     try:
-        replace_file(path, json.dumps(where).encode() + b"\n")
+        replace_file(path, json.dumps(where) + "\n")
     except OSError as error:
-        raise cannot_write(config, error) from error
+        raise cannot_write(error) from error
     try:
         yield
     finally:

@@ -2,12 +2,12 @@
 
 import bisect
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from aligntune.api.env import TERMINATION_MESSAGE_PATH
 from aligntune.api.progress import Outcome
+from aligntune.core.files import replace_file
 
 TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of a termination message; it cuts the rest off, and JSON breaks."""
@@ -29,20 +29,6 @@ def termination_message(outcome: Outcome) -> bytes:
     return _json(outcome)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `path` so that it holds all of `content` or does not change, even if the node dies.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 def leave(outcome: Outcome, path: Path | None, env: Mapping[str, str]) -> None:
     """Leave `outcome` at `path` and as the termination message, as far as there are such places.
 
@@ -50,8 +36,7 @@ def leave(outcome: Outcome, path: Path | None, env: Mapping[str, str]) -> None:
     """
     if path is not None:
         try:
-            text = outcome.model_dump_json(exclude_none=True, indent=2)
-            replace_file(path, text.encode() + b"\n")
+            replace_file(path, outcome.model_dump_json(exclude_none=True, indent=2) + "\n")
         except OSError as error:
             _log.warning("%s: the outcome was not written: %s", path, error.strerror)
     if message_path := env.get(TERMINATION_MESSAGE_PATH):
@@ -66,16 +51,16 @@ def _shorten(outcome: Outcome, field: str, *, keep_end: bool) -> Outcome:
     """Keep as many characters of a text as fit; whole characters, so it stays valid UTF-8."""
     text: str = getattr(outcome, field)
 
-    def kept(characters: int) -> Outcome:
+    def keep(characters: int) -> Outcome:
         part = text[len(text) - characters :] if keep_end else text[:characters]
         return outcome.model_copy(update={field: part})
 
     fitting = bisect.bisect_right(
         range(1, len(text) + 1),
         TERMINATION_MESSAGE_BYTES,
-        key=lambda characters: len(_json(kept(characters))),
+        key=lambda characters: len(_json(keep(characters))),
     )
-    return kept(fitting)
+    return keep(fitting)
 
 
 def _json(outcome: Outcome) -> bytes:

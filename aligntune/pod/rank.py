@@ -20,12 +20,12 @@ from aligntune.api.progress import Outcome, Progress, Snapshot
 from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError, PreemptedError
+from aligntune.core.files import ensure_writable
 from aligntune.pod.failure import classify
 from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
 from aligntune.pod.reporter import Reporter
-from aligntune.training.context import RunContext, rank, world_size
-from aligntune.training.files import claim
+from aligntune.training.context import RunContext, do_nothing, rank, world_size
 from aligntune.training.ownership import Ownership
 
 LONGEST_MESSAGE = 2048
@@ -38,7 +38,7 @@ _log = logging.getLogger("aligntune")
 def train(config_path: str | Path) -> int:
     """Train what the file describes, report how it ended, and return the exit code."""
     _set_up_process()
-    progress = _Progress(Reporter.from_env(os.environ))
+    progress = ProgressReport(Reporter.from_env(os.environ))
     try:
         outcome = _run(Path(config_path), progress)
     # the process edge: every end gets a cause, also where a user's module calls sys.exit
@@ -51,7 +51,7 @@ def train(config_path: str | Path) -> int:
     return outcome.exit_code
 
 
-def _run(config_path: Path, progress: "_Progress") -> Outcome:
+def _run(config_path: Path, progress: "ProgressReport") -> Outcome:
     run = read_run_config(config_path)
     check_supported(run.backend, run.method)
     _check_world_size(run)
@@ -61,7 +61,8 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
     if before := unpublished(run):
         progress.done_before(before)
         return republish(run, before)
-    check_owner = _take_folder(run) if rank() == 0 else _trust
+    # only the first process writes what others rely on
+    check_owner = _take_folder(run) if rank() == 0 else do_nothing
     context = RunContext(
         run.job.name, progress.report, check_owner=check_owner, lineage=run.lineage or {}
     )
@@ -87,12 +88,8 @@ def _run(config_path: Path, progress: "_Progress") -> Outcome:
 def _take_folder(run: RunConfig) -> Callable[[], None]:
     """Makes the output folder this attempt's; returns what sees that it still is."""
     folder = Path(run.method.output_dir)
-    claim(folder)
+    ensure_writable(folder)
     return Ownership.take(folder, run.job.uid, run.attempt).check
-
-
-def _trust() -> None:
-    """Only the first process writes what others rely on."""
 
 
 def _check_push(push: HubPush) -> None:
@@ -102,7 +99,7 @@ def _check_push(push: HubPush) -> None:
     check_push(push.repo_id)
 
 
-class _Progress:
+class ProgressReport:
     """Passes reports on and remembers the last, since it is part of the outcome."""
 
     def __init__(self, reporter: Reporter) -> None:

@@ -9,8 +9,8 @@ from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from aligntune.core.config.model import ModelRef
+from aligntune.core.conversation import Message
 from aligntune.core.errors import ConfigError, DataError
-from aligntune.core.lifecycle import Message
 from aligntune.data.rendering import plain_chat_template
 from aligntune.rewards.scoring import Batch
 from aligntune.training.adapters import adapter_folder

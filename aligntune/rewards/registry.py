@@ -1,6 +1,5 @@
 """From the config to reward functions that are ready to score."""
 
-import difflib
 import importlib
 import inspect
 import traceback
@@ -9,14 +8,14 @@ from functools import partial
 from itertools import chain, count
 from typing import Any, Literal
 
-from aligntune.core.errors import ConfigError
+from aligntune.core.errors import ConfigError, suggestion
 from aligntune.core.rl.config import RewardFunction, UnifiedConfig
 from aligntune.rewards.answers import exact_match, numeric_answer
 from aligntune.rewards.form import json_valid, length, regex, repetition
 from aligntune.rewards.model import RewardModel
 from aligntune.rewards.puzzles import reasoning_gym
 from aligntune.rewards.scoring import Batch, Reward
-from aligntune.training.machine import compute, this_machine
+from aligntune.training.machine import resolve_precision, this_machine
 
 Function = Callable[..., Sequence[float | None]]
 """Called with a `Batch` and the config's params; one number or None per completion."""
@@ -77,7 +76,7 @@ def _ready(
         return partial(function, **entry.params)
     registered = REWARDS.get(entry.name)
     if registered is None:
-        raise ConfigError(f"{place}: unknown{_suggestion(entry.name, [*REWARDS, REWARD_MODEL])}")
+        raise ConfigError(f"{place}: unknown{suggestion(entry.name, [*REWARDS, REWARD_MODEL])}")
     _check_params(registered, (NOTHING,), entry, place)
     ready = partial(registered, **entry.params)
     try:
@@ -89,7 +88,7 @@ def _ready(
 
 def _model(config: UnifiedConfig, **params: Any) -> RewardModel:  # noqa: ANN401
     assert config.reward_model is not None  # noqa: S101 - asked by the callers
-    computed_in = compute(config.train.precision, this_machine())
+    computed_in = resolve_precision(config.train.precision, this_machine())
     return RewardModel(config.reward_model, computed_in, **params)
 
 
@@ -114,7 +113,7 @@ def _own(name: str, place: str) -> Function:
         known = [key for key, value in vars(module).items() if callable(value)]
         raise ConfigError(
             f"{place}: {module_name} has no function {function_name!r}"
-            f"{_suggestion(function_name, known)}"
+            f"{suggestion(function_name, known)}"
         )
     return function  # type: ignore[no-any-return]
 
@@ -130,13 +129,6 @@ def _check_params(
         raise ConfigError(
             f"{place}: params: {error}; it takes {', '.join(takes) or 'none'}"
         ) from error
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(known)}" if known else ""
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from aligntune.core.conversation import Message
 from aligntune.core.errors import ConfigError, RunError
-from aligntune.core.lifecycle import Message
 
 INSIST_SECONDS = 1.0
 """Time between two interruptions of a function that has caught the first."""

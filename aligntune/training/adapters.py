@@ -11,19 +11,19 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 from transformers.utils import find_adapter_config_file
 
-from aligntune.core.config.model import ModelConfig, ModelRef
+from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
-from aligntune.training.files import publish
+from aligntune.core.files import publish
 from aligntune.training.model_loading import from_pretrained, make_savable
 
 ADAPTER_FILE = "adapter_config.json"
 NOT_FETCHED = ["*/*", "*.gguf"]
 """What a repository may hold besides its adapters: checkpoints, and whole models for llama.cpp."""
 
-Named = TypeVar("Named", ModelConfig, ModelRef)
+Named = TypeVar("Named", bound=ModelRef)
 
 
-def whole(config: Named, field: str = "model", *, trust_remote_code: bool) -> Named:
+def as_whole_model(config: Named, field: str = "model", *, trust_remote_code: bool) -> Named:
     """The same model as a folder of whole weights; `config` itself where it is one already.
 
     Adapters are merged into their base, once on each machine, into the cache of the hub's client:
@@ -59,7 +59,7 @@ def whole(config: Named, field: str = "model", *, trust_remote_code: bool) -> Na
     return config.model_copy(update={"name": str(merged), "revision": revision})
 
 
-def adapter_folder(config: ModelConfig | ModelRef, field: str = "model") -> Path | None:
+def adapter_folder(config: ModelRef, field: str = "model") -> Path | None:
     """Where the adapters are, fetched from the hub if need be; None: the model has none.
 
     Raises:
@@ -84,7 +84,7 @@ class _Adapters:
         return folder
 
 
-def _merge(config: ModelConfig | ModelRef, field: str, target: Path, **trust: bool) -> None:
+def _merge(config: ModelRef, field: str, target: Path, **trust: bool) -> None:
     model = from_pretrained(AutoPeftModelForCausalLM, config, field, dtype="auto", **trust)
     make_savable(model.generation_config)
     model.merge_and_unload().save_pretrained(target)

@@ -2,17 +2,10 @@
 
 from typing import Any
 
-from aligntune.core.config.training import TrainConfig
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.training.machine import Compute, Machine
 from aligntune.training.sharding import strategy_arguments
-
-
-def recomputes(train: TrainConfig, machine: Machine) -> bool:
-    """Whether activations are recomputed in the backward pass."""
-    asked = train.gradient_checkpointing
-    return machine.gpu if asked is None else asked
 
 
 def shared_arguments(
@@ -45,7 +38,7 @@ def shared_arguments(
         "use_cpu": not machine.gpu,
         "bf16": computed_in == "bf16",
         "fp16": computed_in == "fp16",
-        "gradient_checkpointing": recomputes(train, machine),
+        "gradient_checkpointing": train.recomputes(gpu=machine.gpu),
         "torch_compile": train.compile,
         **strategy_arguments(config.distributed.strategy, machine=machine, processes=processes),
         "dataloader_pin_memory": machine.gpu,

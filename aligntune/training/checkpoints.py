@@ -1,7 +1,5 @@
 """Checkpoints that can be trusted: a manifest, written last, says that all of it is there."""
 
-import hashlib
-import json
 import logging
 import re
 import secrets
@@ -12,13 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from aligntune.core.config.base import Section
 from aligntune.core.errors import ConfigError
-from aligntune.core.rl.config import SAMPLING, UnifiedConfig
-from aligntune.core.sft.config import SFTConfig
-from aligntune.training.files import (
+from aligntune.core.files import (
     REPLACED,
     UNFINISHED,
     replace_file,
@@ -26,6 +22,8 @@ from aligntune.training.files import (
     settle,
     unfinished_in,
 )
+from aligntune.core.rl.config import SAMPLING, UnifiedConfig
+from aligntune.core.sft.config import SFTConfig
 
 MANIFEST = "complete.json"
 """Written last; a checkpoint without it is not one."""
@@ -49,7 +47,12 @@ _log = logging.getLogger(__name__)
 
 
 class Manifest(Section):
-    """What a complete checkpoint consists of and which run it belongs to."""
+    """What a complete checkpoint consists of and which run it belongs to.
+
+    What another version has said besides is passed over: its checkpoints are gone on with.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     step: int
     """Optimizer steps done."""
@@ -63,8 +66,6 @@ class Manifest(Section):
     """Processes that trained."""
     strategy: str
     """How they shared the model."""
-    config_hash: str
-    """SHA-256 of `config`."""
     config: dict[str, Any]
     """`identity` of the config; tells which field differs."""
     files: dict[str, int]
@@ -187,7 +188,6 @@ class Checkpoints:
             training_seconds=training_seconds,
             world_size=self._world_size,
             strategy=self.strategy,
-            config_hash=_hash(self._config),
             config=self._config,
             files=_sizes(path),
             versions=installed(),
@@ -311,10 +311,6 @@ def _sizes(path: Path) -> dict[str, int]:
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
-
-
-def _hash(config: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _differences(

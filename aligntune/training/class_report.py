@@ -99,7 +99,7 @@ def draw(labels: Sequence[str], confusion: Sequence[Sequence[int]], picture: Pat
 
     Args:
         labels: The classes' names.
-        confusion: Rows of the class (outer) that were given a class (inner).
+        confusion: Rows of each true class (outer) by their predicted class (inner).
         picture: Where it goes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -118,7 +118,7 @@ def draw(labels: Sequence[str], confusion: Sequence[Sequence[int]], picture: Pat
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(named, [labels[i] for i in named], rotation=90, fontsize=size)
     axes.set_yticks(named, [labels[i] for i in named], fontsize=size)
-    axes.set(xlabel="given", ylabel="is")
+    axes.set(xlabel="predicted class", ylabel="true class")
     if number <= MOST_COUNTED:
         for (row, column), count in np.ndenumerate(counts):
             if count:

@@ -8,12 +8,8 @@ from aligntune.api.progress import Snapshot
 from aligntune.training.preemption import Preemption
 
 
-def _nobody(_: Snapshot) -> None:
-    pass
-
-
-def _everybody() -> None:
-    pass
+def do_nothing(*_: object) -> None:
+    """A callback where there is nobody to tell or to ask."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +18,11 @@ class RunContext:
 
     name: str = "local"
     """The job's name: in trackers, where the config gives none, and in the model card."""
-    report: Callable[[Snapshot], None] = _nobody
+    report: Callable[[Snapshot], None] = do_nothing
     """Told where the run stands, by every process of it."""
     preemption: Preemption = field(default_factory=Preemption)
     """Asked after each step, and before each batch of an evaluation, whether to stop."""
-    check_owner: Callable[[], None] = _everybody
+    check_owner: Callable[[], None] = do_nothing
     """Called before anything is written that others rely on; raises SupersededError once the
     output folder is another's."""
     lineage: Mapping[str, str] = field(default_factory=dict)

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
-from aligntune.core.lifecycle import Message, Question
+from aligntune.core.conversation import Message, Question, is_one
 from aligntune.data.rendering import render
+from aligntune.training.inference import inference
 
 
 class Answers:
@@ -14,7 +13,7 @@ class Answers:
 
     model: Any
     tokenizer: Any
-    need_model: Callable[[], None]
+    ensure_model: Callable[[], None]
 
     def predict(
         self,
@@ -37,7 +36,7 @@ class Answers:
         Returns:
             The answer, or a list of as many answers as questions.
         """
-        self.need_model()
+        self.ensure_model()
         sampling: dict[str, object] = (
             {"temperature": temperature, "top_p": top_p} if do_sample else {}
         )
@@ -61,9 +60,9 @@ def answer(
 
     Raises:
         DataError: The chat template refuses a conversation.
-        ConfigError: The chat template is none.
+        ConfigError: The chat template is invalid.
     """
-    single = isinstance(questions, str) or _is_conversation(questions)
+    single = is_one(questions)
     asked = [questions] if single else list(questions)
     prompts = [render(tokenizer, _conversation(one), asks=True) for one in asked]
     batch = tokenizer(
@@ -74,22 +73,13 @@ def answer(
         return_tensors="pt",
         return_token_type_ids=False,
     ).to(model.device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            sequences = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **generation)
-    finally:
-        model.train(was_training)
+    with inference(model):
+        sequences = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **generation)
     answers = tokenizer.batch_decode(
         sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
     )
     answers = [text.strip() for text in answers]
     return answers[0] if single else answers
-
-
-def _is_conversation(questions: object) -> bool:
-    return isinstance(questions, Sequence) and bool(questions) and isinstance(questions[0], dict)
 
 
 def _conversation(question: Any) -> list[Message]:  # noqa: ANN401

@@ -1,15 +1,17 @@
 """transformers' training loop, with what every run of ours does around a step."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from aligntune.core.config.training import EvaluationConfig
 from aligntune.core.errors import PreemptedError
+from aligntune.data.sources import Rows
 from aligntune.training._compat import LoadsOptimizerOnCPU, ShardsOnCPU
 from aligntune.training.checkpoints import Checkpoints
 from aligntune.training.context import world_size
@@ -17,6 +19,21 @@ from aligntune.training.metric_names import metrics_of
 from aligntune.training.preemption import Preemption
 from aligntune.training.progress import RunProgress, StepTotals
 from aligntune.training.sharding import check_shared
+
+
+class Surroundings(TypedDict):
+    """What every loop is made with: what it adds to transformers' Trainer, and what that takes."""
+
+    progress: RunProgress
+    checkpoints: Checkpoints
+    preemption: Preemption
+    evaluation: EvaluationConfig
+    model: Any
+    args: Any
+    train_dataset: Rows
+    eval_dataset: Dataset | None
+    processing_class: Any
+    callbacks: list[TrainerCallback]
 
 
 class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
@@ -17,20 +17,24 @@ from transformers import TrainerCallback, set_seed
 from aligntune.api.names import MODEL
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import RunError
-from aligntune.core.lifecycle import Lifecycle
-from aligntune.core.rl.config import UnifiedConfig
-from aligntune.core.sft.config import SFTConfig
+from aligntune.core.files import UNFINISHED, ensure_writable, settle, sync
+from aligntune.core.lifecycle import Lifecycle, RunsConfig
 from aligntune.core.train_result import TrainResult
-from aligntune.data.pipeline import Encoder, TrainingData, load, load_one, some
+from aligntune.data.pipeline import Encoder, TrainingData, first_rows, load, load_one
 from aligntune.hub import COMMIT
 from aligntune.training import gguf
-from aligntune.training.adapters import fingerprint, whole
-from aligntune.training.arguments import recomputes, shared_arguments
+from aligntune.training.adapters import as_whole_model, fingerprint
+from aligntune.training.arguments import shared_arguments
 from aligntune.training.checkpoints import Checkpoints, installed
 from aligntune.training.context import RunContext, rank, world_size
-from aligntune.training.files import UNFINISHED, claim, settle, sync
-from aligntune.training.loop import RunLoop
-from aligntune.training.machine import Compute, Machine, check_kernels, compute, this_machine
+from aligntune.training.loop import RunLoop, Surroundings
+from aligntune.training.machine import (
+    Compute,
+    Machine,
+    check_kernels,
+    resolve_precision,
+    this_machine,
+)
 from aligntune.training.metric_names import metrics_of
 from aligntune.training.model_card import model_card
 from aligntune.training.model_loading import (
@@ -41,13 +45,11 @@ from aligntune.training.model_loading import (
     lora_config,
 )
 from aligntune.training.progress import RunProgress
-from aligntune.training.saving import merged, push, save
+from aligntune.training.saving import merge_adapters, push, save
 from aligntune.training.tracking import Tracked, point_trackers
 
 TRAINING_ROWS_MEASURED = 512
 """Training rows that `evaluate` measures where nothing is held out."""
-
-RunsConfig = TypeVar("RunsConfig", bound=SFTConfig | UnifiedConfig)
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
     """What is done to the model, as its card says."""
     adapted_task: ClassVar[str] = "CAUSAL_LM"
     """PEFT's name for what the model with its adapters does."""
+
+    computed_in: Compute
+    """Settled by `setup_model`, as are the checkpoints."""
+    checkpoints: Checkpoints
 
     def __init__(
         self,
@@ -92,6 +98,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         self.max_length = 0
         self.data: TrainingData | None = None
         self.loop: RunLoop | None = None
+        self._named = config
+        """The config whose model is called as people call it."""
+        self._base_revision = ""
+        """The commit of the model on the hub; empty where it is not there."""
         self._resume_from: Path | None = None
         self._tracked = Tracked(config.logging, config.output_dir, self.progress.tracked)
 
@@ -134,15 +144,15 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """The library's arguments: those that all methods share, and the method's own."""
 
     @abstractmethod
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
-        """The loop that trains; `surroundings` are what every `RunLoop` is made with."""
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
+        """The loop that trains."""
 
     def setup_model(self) -> None:
         """Load model and tokenizer, and settle what the config leaves open."""
         config = self.config
         machine = this_machine()
-        self.computed_in = compute(config.train.precision, machine)
-        claim(Path(config.output_dir))
+        self.computed_in = resolve_precision(config.train.precision, machine)
+        ensure_writable(Path(config.output_dir))
         anew = config.checkpoint.resume == "never"
         point_trackers(config.logging, config.output_dir, anew=anew)
         check_kernels(config, machine)
@@ -150,7 +160,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             gguf.check_tools()
         with self.progress.doing("loading"):
             named = self.resolve(config)
-            model = whole(named.model, trust_remote_code=named.model.trust_remote_code)
+            model = as_whole_model(named.model, trust_remote_code=named.model.trust_remote_code)
             config = cast("RunsConfig", named.model_copy(update={"model": model}))
             self.config, self._named = config, named
             self.tokenizer = self.load_tokenizer(model)
@@ -159,7 +169,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config, learned_positions(self.model))
-        self._base_revision: str = getattr(self.model.config, "_commit_hash", None) or (
+        self._base_revision = getattr(self.model.config, "_commit_hash", None) or (
             model.revision if model is not named.model and COMMIT.fullmatch(model.revision) else ""
         )
         self.arguments = self.make_arguments(self.shared_arguments(machine))
@@ -176,13 +186,13 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.max_length,
             self.computed_in,
             self.model.dtype,
-            "on" if recomputes(config.train, machine) else "off",
+            "on" if config.train.recomputes(gpu=machine.gpu) else "off",
             self.arguments.world_size,
         )
 
     def setup_data(self) -> None:
         """Read, recognise, tokenise and mix the data; log a sample as the model will see it."""
-        self.need_model()
+        self.ensure_model()
         with self.progress.doing("loading"):
             self.data = load(
                 self.config,
@@ -193,7 +203,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def train(self) -> TrainResult:
         """Train to the end, from the newest complete checkpoint where there is one."""
-        loop = self.need_loop()
+        loop = self.ensure_loop()
         resumed = self._resume_from or self.checkpoints.to_resume()
         loop.accelerator.wait_for_everyone()
         if loop.is_world_process_zero():
@@ -229,7 +239,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         Raises:
             PreemptedError: A process was asked to stop meanwhile.
         """
-        loop = self.need_loop()
+        loop = self.ensure_loop()
         prefix = "eval"
         rows: Any = loop.eval_dataset
         if dataset is not None:
@@ -241,13 +251,13 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 TRAINING_ROWS_MEASURED,
             )
             prefix = "train"
-            rows = some(loop.train_dataset, TRAINING_ROWS_MEASURED)
+            rows = first_rows(loop.train_dataset, TRAINING_ROWS_MEASURED)
         with self._tracked.going_on():
             return metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
 
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
-        self.need_model()
+        self.ensure_model()
         folder = Path(path) if path is not None else Path(self.config.output_dir) / MODEL
         with self.progress.doing("saving"):
             weights = self.loop.whole_weights() if self.loop else None
@@ -267,7 +277,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         model = self.model
         if whole_weights and isinstance(model, PeftModel):
             base = self.config.model.model_copy(update={"quantization": None})
-            model, weights = merged(model, weights, self.load_base(base), folder.parent), None
+            model = merge_adapters(model, weights, self.load_base(base), folder.parent)
+            weights = None
         card = self._card(whole_weights=whole_weights)
         return save(model, weights, self.tokenizer, card, folder, check=self.context.check_owner)
 
@@ -301,14 +312,14 @@ class LoopTrainer(Lifecycle[RunsConfig]):
 
     def save_checkpoint(self) -> Path:
         """Save where the run stands now; returns the checkpoint's folder."""
-        loop = self.need_loop()
+        loop = self.ensure_loop()
         if loop.optimizer is None:
             raise RunError("there is nothing to save before the first step: call train first")
         return loop.save_checkpoint()
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Let `train` go on from this checkpoint."""
-        self.need_model()
+        self.ensure_model()
         self.checkpoints.check(Path(path))
         self._resume_from = Path(path)
 
@@ -341,34 +352,34 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         model = self.config.model
         return model is not self._named.model or bool(model.lora and model.lora.merge_on_save)
 
-    def need_model(self) -> None:
+    def ensure_model(self) -> None:
         """Have model and tokenizer."""
         if self.model is None:
             self.setup_model()
 
-    def need_loop(self) -> RunLoop:
+    def ensure_loop(self) -> RunLoop:
         """Have everything, and the loop made of it."""
         if self.loop is not None:
             return self.loop
-        self.need_model()
+        self.ensure_model()
         if self.data is None:
             self.setup_data()
         assert self.data is not None  # noqa: S101 - what setup_data is for
         set_seed(self.config.train.seed)  # adapters begin with random weights
         self.model = self.with_adapters(self.model)
         self.loop = self.make_loop(
-            {
-                "progress": self.progress,
-                "checkpoints": self.checkpoints,
-                "preemption": self.context.preemption,
-                "evaluation": self.config.evaluation,
-                "model": self.model,
-                "args": self.arguments,
-                "train_dataset": self.data.train,
-                "eval_dataset": self.data.evaluation,
-                "processing_class": self.tokenizer,
-                "callbacks": [self._tracked, *self.callbacks],
-            }
+            Surroundings(
+                progress=self.progress,
+                checkpoints=self.checkpoints,
+                preemption=self.context.preemption,
+                evaluation=self.config.evaluation,
+                model=self.model,
+                args=self.arguments,
+                train_dataset=self.data.train,
+                eval_dataset=self.data.evaluation,
+                processing_class=self.tokenizer,
+                callbacks=[self._tracked, *self.callbacks],
+            )
         )
         self.model = self.loop.model
         return self.loop

@@ -33,7 +33,7 @@ def this_machine() -> Machine:
     return Machine(gpu=gpu, bf16=gpu and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def compute(precision: Precision, machine: Machine) -> Compute:
+def resolve_precision(precision: Precision, machine: Machine) -> Compute:
     """What `train.precision` means on `machine`.
 
     Raises:
@@ -81,7 +81,7 @@ def require(package: str, setting: str) -> None:
         raise ConfigError(f"{setting}: needs the package {package}, which is not installed here")
 
 
-def storage(model: ModelConfig, computed_in: Compute) -> torch.dtype:
+def weights_dtype(model: ModelConfig, computed_in: Compute) -> torch.dtype:
     """What weights are loaded as.
 
     Weights that are trained stay in fp32: updates of RL size vanish in bf16. A frozen base under

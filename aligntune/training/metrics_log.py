@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from aligntune.training.files import replace_file
+from aligntune.core.files import replace_file
 
 
 class MetricsLog:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig as PeftLoraConfig
 from torch.nn import Embedding
 from transformers import (
@@ -21,9 +22,9 @@ from transformers import (
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
 from aligntune.data.rendering import plain_chat_template
-from aligntune.hub import HubRepo, why_not_asked
+from aligntune.hub import HubRepo, is_path, probe_hub
 from aligntune.training.context import local_rank
-from aligntune.training.machine import DTYPES, Compute, storage
+from aligntune.training.machine import DTYPES, Compute, weights_dtype
 
 POSITIONS = re.compile("(pos|wpe)[^.]*$")
 """What models call a table of positions: GPT-2 `wpe`, BERT `position_embeddings`, OPT
@@ -138,9 +139,16 @@ def load_classifier(
     return model
 
 
+def train_in_fp32(model: torch.nn.Module) -> None:
+    """Keep in fp32 what is trained: PEFT leaves a head in the type of the frozen base."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
 def model_arguments(config: ModelConfig, computed_in: Compute) -> dict[str, Any]:
     """What transformers is asked for, besides the model's name."""
-    arguments: dict[str, Any] = {"dtype": storage(config, computed_in)}
+    arguments: dict[str, Any] = {"dtype": weights_dtype(config, computed_in)}
     if config.attention != "auto":
         arguments["attn_implementation"] = config.attention
     if config.quantization is not None:
@@ -226,7 +234,7 @@ def code_and_revision(config: ModelConfig) -> dict[str, Any]:
 
 def from_pretrained(
     auto: Any,  # noqa: ANN401
-    config: ModelConfig | ModelRef,
+    config: ModelRef,
     field: str = "model",
     **arguments: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
@@ -253,12 +261,12 @@ def from_pretrained(
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise ModelNotFoundError(f"{field}.name {name!r}: the folder has no config.json")
-    elif name.startswith(("/", ".", "~")) or name.count("/") > 1:
+    elif is_path(name):
         raise ModelNotFoundError(
             f"{field}.name {name!r}: there is no such folder; check the path and its mount"
         )
     else:
-        arguments["local_files_only"] = why_not_asked() is not None
+        arguments["local_files_only"] = probe_hub() is not None
     try:
         return auto.from_pretrained(str(path) if path.is_dir() else name, **arguments)
     except OSError as error:

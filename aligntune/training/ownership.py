@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from aligntune.core.config.base import Section
 from aligntune.core.errors import SupersededError
-from aligntune.training.files import replace_file
+from aligntune.core.files import replace_file
 
 OWNER = "owner.json"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from pydantic.alias_generators import to_camel
 
@@ -28,37 +29,34 @@ REPORT_SECONDS = 1.0
 """Least time between two reports while training. 1: the operator polls every few seconds."""
 NOT_STEPS = ("evaluating", "checkpointing")
 """Activities between steps; generating belongs to one."""
-DURATION_OF = {
+Interlude = Literal["loading", "generating", "evaluating", "checkpointing", "saving"]
+"""An activity that begins and ends within a run, and after which the one before goes on."""
+DURATION_OF: dict[Interlude, str] = {
     "loading": "loading",
     "generating": "generation",
     "evaluating": "evaluation",
     "checkpointing": "checkpoint",
     "saving": "saving",
 }
-"""Activity -> the field of `Durations` that its time goes into."""
+"""Interlude -> the field of `Durations` that its time goes into."""
 PACE_STEPS = 50
 """Steps over which pace is averaged. 50: steady enough for an ETA, and follows a change."""
 
 _log = logging.getLogger(__name__)
 
 
-class StepTotals:
+class StepTotals(NamedTuple):
     """What one optimizer step came to, over all processes."""
 
-    __slots__ = ("grad_norm", "learning_rate", "loss", "samples", "tokens")
-
-    def __init__(
-        self, loss: float, grad_norm: float, learning_rate: float, samples: int, tokens: int
-    ) -> None:
-        self.loss = loss
-        """Mean loss in nats per token (or what the method's loss is)."""
-        self.grad_norm = grad_norm
-        """L2 norm of the gradient before clipping."""
-        self.learning_rate = learning_rate
-        self.samples = samples
-        """Sequences."""
-        self.tokens = tokens
-        """Tokens without padding."""
+    loss: float
+    """Mean loss in nats per token (or what the method's loss is)."""
+    grad_norm: float
+    """L2 norm of the gradient before clipping."""
+    learning_rate: float
+    samples: int
+    """Sequences."""
+    tokens: int
+    """Tokens without padding."""
 
 
 class RunProgress:
@@ -108,7 +106,7 @@ class RunProgress:
         self._loss_count = 0
 
     @contextmanager
-    def doing(self, activity: Activity) -> Iterator[None]:
+    def doing(self, activity: Interlude) -> Iterator[None]:
         """The run does something else for a while."""
         before, self._activity = self._activity, activity
         self._tell()

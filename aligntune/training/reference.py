@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError
-from aligntune.training.adapters import whole
+from aligntune.training.adapters import as_whole_model
 from aligntune.training.machine import Compute
 from aligntune.training.model_loading import from_pretrained, load_model, model_arguments
 
@@ -30,7 +30,7 @@ def load_reference(
         model = load_model(config, computed_in)
     else:
         arguments = reference_arguments(config, named, computed_in)
-        found = whole(named, "referenceModel", trust_remote_code=config.trust_remote_code)
+        found = as_whole_model(named, "referenceModel", trust_remote_code=config.trust_remote_code)
         model = from_pretrained(AutoModelForCausalLM, found, "referenceModel", **arguments)
         known = model.get_input_embeddings().num_embeddings
         if known < tokens:

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from huggingface_hub.errors import (
 from peft import PeftModel, PeftModelForSequenceClassification
 
 from aligntune.core.errors import ConfigError, HubPushError, UnauthorizedError
-from aligntune.hub import PATIENCE, PUSH_PATIENCE, SET_TOKEN, contact
-from aligntune.training.files import publish
+from aligntune.core.files import publish
+from aligntune.hub import PATIENCE, PUSH_PATIENCE, SET_TOKEN, answers, contact
 
 _REFUSALS = (401, 403)
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def save(
     return publish(folder, write, check)
 
 
-def merged(
+def merge_adapters(
     adapter: Any,  # noqa: ANN401
     weights: dict[str, torch.Tensor] | None,
     base: Any,  # noqa: ANN401
@@ -90,7 +91,7 @@ def check_push(repo_id: str, token: str | None = None) -> None:
     Raises:
         UnauthorizedError: There is no token, or it may not write to this repository.
     """
-    if constants.is_offline_mode() or contact(PATIENCE) is not None:
+    if constants.is_offline_mode() or not answers(PATIENCE):
         _log.warning("hub: it cannot be asked now whether %s can be written", repo_id)
         return
     try:
@@ -121,7 +122,8 @@ def push(
     """
     hub = HfApi(token=token)
     try:
-        contact(PUSH_PATIENCE)
+        with suppress(httpx.TransportError):  # what is asked next tells of it
+            contact(PUSH_PATIENCE)
         url = hub.create_repo(repo_id, private=private, exist_ok=True)
         # of a name alone the hub makes OWNER/NAME
         hub.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message=commit_message)

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from aligntune.core.config.training import LoggingConfig
 from aligntune.core.errors import ConfigError
-from aligntune.training.files import replace_file
+from aligntune.core.files import replace_file
 from aligntune.training.machine import require
 
 Tracker = Literal["wandb", "mlflow"]

@@ -290,7 +290,7 @@ BAD: dict[str, Bad] = {
     ),
     "one class": Bad(
         classify(classification={"labels": ["a"]}),
-        "spec.sft.classification.labels", "one class is told from no other",
+        "spec.sft.classification.labels", "classification needs at least two labels",
     ),
     "packing of labelled texts": Bad(classify(train={"packing": True}), "spec.sft.train", "one label per row"),
     "a loss on the tokens of labelled texts": Bad(

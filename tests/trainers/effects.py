@@ -20,7 +20,7 @@ from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.data.sources import location
 from aligntune.training.arguments import shared_arguments
-from aligntune.training.machine import Machine, compute
+from aligntune.training.machine import Machine, resolve_precision
 from aligntune.training.model_loading import model_arguments
 from tests.trainers.tiny import sums, write_jsonl
 
@@ -43,7 +43,7 @@ def trainer(config: Config) -> Any:
 
 
 def loop(config: Config) -> Any:
-    return trainer(config).need_loop()
+    return trainer(config).ensure_loop()
 
 
 def args(config: Config, machine: Machine = CPU) -> Any:
@@ -58,7 +58,7 @@ def args(config: Config, machine: Machine = CPU) -> Any:
             config,
             machine=machine,
             processes=1,
-            computed_in=compute(config.train.precision, machine),
+            computed_in=resolve_precision(config.train.precision, machine),
             run_name="the-job",
         )
     )
@@ -73,7 +73,7 @@ def model(look: Callable[[Any], Any]) -> Callable[[Config], Any]:
 
     def seen(config: Config) -> Any:
         made = trainer(config)
-        made.need_loop()
+        made.ensure_loop()
         return look(made.model)
 
     return seen
@@ -135,7 +135,7 @@ def refusal(config: Config) -> str:
 
 def saves_adapters(config: Config) -> bool:
     made = trainer(config)
-    made.need_loop()
+    made.ensure_loop()
     return (made.save_model() / "adapter_config.json").exists()
 
 

@@ -44,7 +44,7 @@ def _train(config: dict[str, Any], losses: list[str], log: Path, env: dict[str, 
         document = config | {"outputDir": str(Path(config["outputDir"]) / loss)}
         document["grpo"] = document["grpo"] | {"loss": loss}
         trainer = TRLGRPOTrainer(UnifiedConfig.model_validate(document))
-        loop: Any = trainer.need_loop()
+        loop: Any = trainer.ensure_loop()
         loop.rollout_func = recorded
         trainer.train()
 

@@ -183,7 +183,7 @@ def test_weighted_loss_is_torchs_over_the_whole_batch_however_it_is_cut(
         output_dir=classify().output_dir + "-whole",
     )
     trainer = ClassificationTrainer(weighted)
-    loop = trainer.need_loop()
+    loop = trainer.ensure_loop()
     rows = trainer.tokenizer.pad(loop.train_dataset[:], return_tensors="pt")
     labels = rows.pop("labels")
     weights = torch.tensor(balanced(labels.tolist(), LABELS))
@@ -280,7 +280,7 @@ def test_the_best_evaluations_head_is_kept_too(classify: MakeConfig) -> None:
     )
     trainer = ClassificationTrainer(settings)
     result = trainer.train()
-    last = [line for line in trainer.need_loop().state.log_history if "eval_loss" in line][-1]
+    last = [line for line in trainer.ensure_loop().state.log_history if "eval_loss" in line][-1]
     assert result.best_metric is not None
     assert result.best_metric < last["eval_loss"]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(result.best_metric, rel=1e-5)

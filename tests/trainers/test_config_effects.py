@@ -10,7 +10,7 @@ from aligntune.backends.trl.sft.classification import ClassificationTrainer
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.backend_factory import create_sft_trainer
 from aligntune.core.sft.config import SFTConfig
-from aligntune.training.machine import Machine, compute, storage
+from aligntune.training.machine import Machine, resolve_precision, weights_dtype
 from tests.trainers.effects import (
     CPU,
     SHARED,
@@ -44,7 +44,7 @@ def labelled(label: str = "e", **classification: Any) -> dict[str, Any]:
 
 def classifier(config: SFTConfig) -> ClassificationTrainer:
     trainer = ClassificationTrainer(config)
-    trainer.need_loop()
+    trainer.ensure_loop()
     return trainer
 
 
@@ -61,7 +61,7 @@ CASES: dict[str, Case] = SHARED | {
     ),
     "classification.class_weights": Case(
         labelled(class_weights="balanced"),
-        lambda config: classifier(config).need_loop().class_weights,
+        lambda config: classifier(config).ensure_loop().class_weights,
         [5 / 6, 5 / 4],
     ),
     "datasets.columns.text": Case(named(text="a"), lambda c: text(c).startswith("What is"), True),
@@ -108,12 +108,12 @@ def test_the_field_takes_effect(
 def test_precision_and_storage_are_two_questions(config: MakeConfig) -> None:
     """Weights that are trained stay fp32; a frozen base is kept in what is computed in."""
     auto, full = config(), config(model={"tuning": "full"})
-    assert compute("auto", CPU) == "fp32"
-    assert compute("auto", GPU) == "bf16"
-    assert compute("auto", Machine(gpu=True, bf16=False)) == "fp16"
-    assert storage(auto.model, "bf16") == torch.bfloat16
-    assert storage(full.model, "bf16") == torch.float32
-    bf16 = TRLSFTTrainer(config(train={"precision": "bf16"})).need_loop().model
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("auto", GPU) == "bf16"
+    assert resolve_precision("auto", Machine(gpu=True, bf16=False)) == "fp16"
+    assert weights_dtype(auto.model, "bf16") == torch.bfloat16
+    assert weights_dtype(full.model, "bf16") == torch.float32
+    bf16 = TRLSFTTrainer(config(train={"precision": "bf16"})).ensure_loop().model
     kinds = {p.dtype for p in bf16.parameters() if p.requires_grad}
     assert (kinds, bf16.get_base_model().dtype) == ({torch.float32}, torch.bfloat16)
 

@@ -206,7 +206,7 @@ def test_precomputing_changes_nothing_but_when_it_is_computed(pairs_config: Make
     )
     precomputed = TRLDPOTrainer(early)
     precomputed.train()
-    assert precomputed.need_loop().ref_model is None
+    assert precomputed.ensure_loop().ref_model is None
     expected = losses(Path(live.output_dir))
     assert losses(Path(early.output_dir)) == pytest.approx(expected, rel=1e-4)
     assert precomputed.evaluate() == pytest.approx(known.evaluate(), rel=1e-3, abs=1e-5)
@@ -264,7 +264,7 @@ def test_dropout_is_off_in_policy_and_reference(
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "gpt2")
     settings = pairs_config("dpo", model={"name": str(tmp_path / "gpt2"), "tuning": "full"})
-    loop: Any = TRLDPOTrainer(settings).need_loop()
+    loop: Any = TRLDPOTrainer(settings).ensure_loop()
     for model in (loop.model, loop.ref_model):
         rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
         assert rates == {0}

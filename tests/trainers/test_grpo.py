@@ -151,7 +151,7 @@ def test_metrics_and_result_tell_what_was_sampled_and_what_for(grpo: MakeRLConfi
     assert result.tokens == trainer.loop.state.num_input_tokens_seen
     without = TRLGRPOTrainer(grpo(output_dir=trainer.config.output_dir + "-2"))
     assert "kl" not in without.train().metrics
-    assert without.need_loop().ref_model is None
+    assert without.ensure_loop().ref_model is None
 
 
 def test_completions_are_written_as_a_table_and_a_few_are_logged(
@@ -415,7 +415,7 @@ def test_only_adapters_drop_out(
     grpo: MakeRLConfig, tiny_model: Path, tmp_path: Path, rate: float
 ) -> None:
     model = {"name": str(dialogpt(tmp_path / "gpt2", tiny_model)), "lora": {"dropout": rate}}
-    loop = TRLGRPOTrainer(grpo(model=model)).need_loop()
+    loop = TRLGRPOTrainer(grpo(model=model)).ensure_loop()
     rates: dict[bool, set[float]] = {True: set(), False: set()}
     for name, module in loop.model.named_modules():
         if isinstance(module, torch.nn.Dropout):
@@ -496,7 +496,7 @@ def test_what_cannot_be_done_is_said_before_the_first_step(
     grpo: MakeRLConfig, sections: dict[str, Any], kind: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(kind, match=sentence):
-        TRLGRPOTrainer(grpo(**sections)).need_loop()
+        TRLGRPOTrainer(grpo(**sections)).ensure_loop()
 
 
 def test_sharded_weights_are_refused(grpo: MakeRLConfig) -> None:

@@ -26,7 +26,7 @@ from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.progress import Outcome, Report
 from aligntune.core.errors import HubPushError
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
-from aligntune.hub import contact
+from aligntune.hub import answers
 from aligntune.training.saving import push
 from tests.hub.content import alpaca
 from tests.hub.hub import READER, STRANGER, WRITER, Hub
@@ -226,7 +226,7 @@ FROM_ADAPTERS = f"""
         "algo": "dpo", "model": named, "reference_model": named, "output_dir": "out",
         "datasets": [{{"name": sys.argv[2]}}], "train": {{"max_steps": 1}},
     }}))
-    loop = trainer.need_loop()
+    loop = trainer.ensure_loop()
     read = lambda model: model.eval()(input_ids=torch.tensor([{PROBE}])).logits[0, -1].tolist()
     judge = RewardModel(ModelRef(name="acme/judge"), "fp32")
     answers = Batch([[{{"role": "user", "content": "What is 1 plus 1?"}}]], ["It is 2."], {{}})
@@ -551,13 +551,13 @@ def test_a_hub_that_comes_up_late_is_waited_for(
     with Hub() as hub:
         reach(hub)
     with ThreadPoolExecutor() as threads:
-        answer = threads.submit(contact, patience=5)
+        answer = threads.submit(answers, patience=5)
         deadline = time.monotonic() + 30
         while "Retrying" not in caplog.text:
             assert time.monotonic() < deadline
             time.sleep(0.01)  # noqa: TID251 - between two looks at a log
         with hub:
-            assert answer.result(30) is None
+            assert answer.result(30)
 
 
 def test_a_model_without_an_owner_goes_to_that_of_the_token(

@@ -36,7 +36,7 @@ def peak_of(config: Any, method: str) -> tuple[int, int]:
     """Bytes of all tensors at their most: estimated, and in a run."""
     guess = estimate(config, read_shape(config.model), processes=1, gpu=False)
     trainer = trainer_for("trl", method)(config)
-    trainer.need_loop()  # type: ignore[attr-defined]
+    trainer.ensure_loop()  # type: ignore[attr-defined]
     with LiveTensors() as tensors:
         trainer.train()
     return guess.tensors, tensors.peak

@@ -16,7 +16,7 @@ from transformers import (
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
-from aligntune.training.adapters import whole
+from aligntune.training.adapters import as_whole_model
 from aligntune.training.model_loading import learned_positions
 from tests.hub.content import dialogpt
 from tests.trainers.tiny import MakeConfig
@@ -75,7 +75,7 @@ def test_a_base_whose_generation_config_transformers_would_not_save_is_trained_a
     result = trainer.train()
     assert result.checkpoint_path is not None
     model = made.model.model_copy(update={"name": str(trainer.save_model())})
-    for folder in (Path(model.name), Path(whole(model, trust_remote_code=False).name)):
+    for folder in (Path(model.name), Path(as_whole_model(model, trust_remote_code=False).name)):
         saved = GenerationConfig.from_pretrained(folder)
         assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.9, 0.6)
         assert saved.length_penalty is None

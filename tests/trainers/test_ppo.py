@@ -134,7 +134,7 @@ def test_a_reward_model_scores_the_answers(ppo: MakePPO, tiny_model: Path, tmp_p
     judge.save_pretrained(tmp_path / "judge")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "judge")
     settings = ppo(rewards=[], reward_model={"name": str(tmp_path / "judge")})
-    loop: Any = TRLPPOTrainer(settings).need_loop()
+    loop: Any = TRLPPOTrainer(settings).ensure_loop()
     loop.roll_out(0)
     [told] = loop.told
     assert told["reward_mean"] == pytest.approx(told["reward_reward_model"])
@@ -373,7 +373,7 @@ def test_evaluation_answers_and_scores_as_many_prompts_at_a_time_as_it_is_told(
     trainer = TRLPPOTrainer(
         ppo(evaluation={"datasets": [{"name": data}], "per_device_batch_size": 4})
     )
-    loop: Any = trainer.need_loop()
+    loop: Any = trainer.ensure_loop()
     policy, [reward] = loop.model.policy, loop.rewards
     done: list[Any] = []
     generate = policy.generate
@@ -395,7 +395,7 @@ def test_evaluation_answers_and_scores_as_many_prompts_at_a_time_as_it_is_told(
 
 
 def test_a_process_without_held_out_prompts_takes_part_in_an_evaluation(ppo: MakePPO) -> None:
-    loop: Any = TRLPPOTrainer(ppo()).need_loop()
+    loop: Any = TRLPPOTrainer(ppo()).ensure_loop()
     loop.rewards = [reward._replace(score=None) for reward in loop.rewards]  # not to be called
     told = loop.evaluation_loop(loop.get_eval_dataloader([]), "")
     assert (told.num_samples, told.metrics["eval_reward"]) == (0, 0)
@@ -457,7 +457,7 @@ def test_what_cannot_be_cut_is_refused_with_the_numbers(
     ppo: MakePPO, sections: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        TRLPPOTrainer(ppo(**sections)).need_loop()
+        TRLPPOTrainer(ppo(**sections)).ensure_loop()
     assert str(refused.value).startswith(sentence)
 
 
@@ -466,7 +466,7 @@ def test_what_cannot_be_cut_is_refused_with_the_numbers(
 )  # of 20 rows, 8 of which make a rollout of 4 steps
 def test_epochs_become_whole_rollouts(ppo: MakePPO, epochs: float, steps: int) -> None:
     settings = ppo(train={"max_steps": None, "epochs": epochs})
-    assert TRLPPOTrainer(settings).need_loop().args.max_steps == steps
+    assert TRLPPOTrainer(settings).ensure_loop().args.max_steps == steps
 
 
 @pytest.mark.parametrize(

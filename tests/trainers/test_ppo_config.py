@@ -34,7 +34,7 @@ class Run:
 
     @property
     def loop(self) -> PPO:
-        loop: Any = TRLPPOTrainer(self.config).need_loop()
+        loop: Any = TRLPPOTrainer(self.config).ensure_loop()
         return loop  # type: ignore[no-any-return]
 
     @property

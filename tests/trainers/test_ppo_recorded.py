@@ -14,9 +14,10 @@ from torch import Tensor
 
 from aligntune.backends.trl.rl.ppo.advantages import Experience, experience, gae
 from aligntune.backends.trl.rl.ppo.losses import loss_sums, policy_loss, value_loss
-from aligntune.backends.trl.rl.ppo.sums import alone, whiten
+from aligntune.backends.trl.rl.ppo.sums import whiten
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue, Predictions
 from aligntune.core.rl.config import PPOConfig
+from tests.one_process import alone
 from tests.trainers.recorded import ppo_case as case
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "ppo-trl-1.12.json").read_text())

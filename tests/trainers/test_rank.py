@@ -96,7 +96,7 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
             {"output_dir": "{tmp}/odd.jsonl/out"},
             Cause.CONFIG_ERROR,
             ExitCode.BAD_CONFIG,
-            "cannot be written (Not a directory); check the path",
+            "cannot be written (Not a directory); make it writable for user",
         ),
         (
             {"train": {"precision": "fp16"}},

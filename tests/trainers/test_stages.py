@@ -18,7 +18,7 @@ from aligntune.backends.trl.rl.dpo.dpo import TRLDPOTrainer
 from aligntune.backends.trl.rl.reward.reward import TRLRewardTrainer
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
-from aligntune.training.adapters import whole
+from aligntune.training.adapters import as_whole_model
 from aligntune.training.context import RunContext
 from tests.trainers.tiny import MakeConfig, MakeRLConfig
 
@@ -45,14 +45,14 @@ def test_adapters_are_merged_once_and_anew_when_they_change(
     adapters: Path, config: MakeConfig
 ) -> None:
     model = config(model={"name": str(adapters)}).model
-    merged = whole(model, trust_remote_code=False)
+    merged = as_whole_model(model, trust_remote_code=False)
     expected = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
     assert same(AutoModelForCausalLM.from_pretrained(merged.name), expected)
     written = Path(merged.name).stat().st_mtime_ns
-    assert whole(model, trust_remote_code=False) == merged
+    assert as_whole_model(model, trust_remote_code=False) == merged
     assert Path(merged.name).stat().st_mtime_ns == written
     (adapters / "adapter_model.safetensors").touch()
-    assert whole(model, trust_remote_code=False).name != merged.name
+    assert as_whole_model(model, trust_remote_code=False).name != merged.name
 
 
 def test_a_run_that_starts_from_adapters_begins_at_them_and_saves_the_whole_model(
@@ -83,7 +83,7 @@ def test_adapters_of_a_reward_model_are_refused_as_a_model_that_writes(
     with pytest.raises(
         ConfigError, match=r"model\.name .*: its adapters \(SEQ_CLS\) are for a mod"
     ):
-        whole(model, trust_remote_code=False)
+        as_whole_model(model, trust_remote_code=False)
 
 
 def test_a_reward_model_can_start_from_a_chat_models_adapters(
@@ -111,7 +111,7 @@ def test_adapters_can_be_the_reference_of_dpo(
     trainer.setup()
     tokens = torch.arange(5, 25).unsqueeze(0)
     merged = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
-    reference = trainer.need_loop().ref_model
+    reference = trainer.ensure_loop().ref_model
     torch.testing.assert_close(
         reference(input_ids=tokens).logits, merged(input_ids=tokens).logits, atol=1e-4, rtol=1e-4
     )

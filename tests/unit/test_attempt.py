@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_an_output_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_pa
     (tmp_path / "file").write_text("")
     config = read_run_config(config_file(tmp_path, YAML % (tmp_path / "file" / "out")))
     with pytest.raises(
-        CannotStartError, match=r"file/out' cannot be written: .* writable for user"
+        CannotStartError, match=r"file/out/attempt-3 cannot be written .* writable for user"
     ):
         make_attempt_folder(config)
+
+
+def test_a_full_disk_is_no_mistake_in_the_config(tmp_path: Path) -> None:
+    config = read_run_config(config_file(tmp_path, YAML % (tmp_path / "out")))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))  # a file grows no further
+    try:
+        with pytest.raises(CannotStartError, match="the disk is full: make the volume") as caught:
+            make_attempt_folder(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.cause is Cause.DISK_FULL

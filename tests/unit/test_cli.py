@@ -34,7 +34,7 @@ def test_validate_goes_through_all_files_and_names_every_mistake(tmp_path: Path)
     code, out, err = run("validate", broken, tmp_path / "absent.yaml", ALL_EXAMPLES[0])
     assert code == 78
     assert f"{broken}:3: spec.sfd: unknown field; did you mean 'sft'?" in err
-    assert f"{broken}:1: metadata: required, but not there" in err
+    assert f"{broken}:1: metadata: required field is missing" in err
     assert "absent.yaml: cannot be read: No such file or directory" in err
     assert ": valid (" in out
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aligntune.core.errors import SupersededError
-from aligntune.training.files import publish, replace_folder
+from aligntune.core.files import publish, replace_folder
 
 
 def test_who_wakes_while_it_writes_leaves_what_its_successor_has_published(tmp_path: Path) -> None:

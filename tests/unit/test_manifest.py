@@ -128,7 +128,7 @@ def test_what_is_no_manifest_at_all_is_said(tmp_path: Path) -> None:
     assert refusal(tmp_path, "") == "job.yaml: no AlignTuneJob in this file"
     assert refusal(tmp_path, b"\xff\xfe") == "job.yaml: not a text file (UTF-8 expected)"
     assert "must be an object, got a list" in refusal(tmp_path, "- a\n- b\n")
-    assert refusal(tmp_path, "&a [*a]") == "job.yaml:1: sections within sections without end"
+    assert refusal(tmp_path, "&a [*a]") == "job.yaml:1: nested too deeply"
     with pytest.raises(ManifestError, match="No such file"):
         read_manifests(tmp_path / "absent.yaml")
 

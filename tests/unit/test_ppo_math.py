@@ -18,11 +18,12 @@ from aligntune.backends.trl.rl.ppo.advantages import (
 )
 from aligntune.backends.trl.rl.ppo.kl import KLController
 from aligntune.backends.trl.rl.ppo.losses import loss_sums, policy_loss, value_loss
-from aligntune.backends.trl.rl.ppo.sums import alone, moments, whiten
+from aligntune.backends.trl.rl.ppo.sums import moments, whiten
 from aligntune.backends.trl.rl.ppo.value import Predictions
 from aligntune.core.errors import LossDivergedError
 from aligntune.core.rl.config import KLConfig, PPOConfig
 from aligntune.training.kl_guard import PATIENCE, KLGuard
+from tests.one_process import alone
 
 lengths = st.lists(st.integers(1, 7), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)

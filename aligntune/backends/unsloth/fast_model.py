@@ -8,10 +8,10 @@ from transformers import AutoConfig, TrainerCallback
 from aligntune.backends.unsloth.library import load
 from aligntune.core.config.model import LoraConfig, ModelConfig
 from aligntune.core.errors import ConfigError
-from aligntune.training.arguments import recomputes
+from aligntune.core.lifecycle import RunsConfig
 from aligntune.training.context import RunContext
-from aligntune.training.loop_trainer import LoopTrainer, RunsConfig
-from aligntune.training.machine import Compute, Machine, storage, this_machine
+from aligntune.training.loop_trainer import LoopTrainer
+from aligntune.training.machine import Compute, Machine, this_machine, weights_dtype
 from aligntune.training.model_loading import (
     code_and_revision,
     from_pretrained,
@@ -45,7 +45,7 @@ class FastModel(LoopTrainer[RunsConfig]):
     @property
     def checkpointing(self) -> str | bool:
         """`unsloth` where activations are recomputed, with those that wait kept in main memory."""
-        return "unsloth" if recomputes(self.config.train, this_machine()) else False
+        return "unsloth" if self.config.train.recomputes(gpu=this_machine().gpu) else False
 
     def setup_model(self) -> None:
         """Load model and tokenizer, and settle what the config leaves open.
@@ -132,7 +132,7 @@ def load_fast_model(config: ModelConfig, computed_in: Compute, checkpointing: st
             load().FastLanguageModel,
             config,
             max_seq_length=length,
-            dtype=storage(config, computed_in),
+            dtype=weights_dtype(config, computed_in),
             load_in_4bit=bits == 4,  # noqa: PLR2004
             load_in_8bit=bits == 8,  # noqa: PLR2004
             load_in_16bit=bits == 16 and not full,  # noqa: PLR2004

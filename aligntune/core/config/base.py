@@ -90,7 +90,7 @@ class Rule(NamedTuple):
     empty for the section itself."""
 
 
-TOO_DEEP = Rule("", "sections within sections without end")
+TOO_DEEP = Rule("", "nested too deeply")
 
 
 def cel_rules(*rules: Rule) -> dict[str, Any]:

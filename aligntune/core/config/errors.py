@@ -70,7 +70,7 @@ def _message(model: type[BaseModel], location: Location, detail: Mapping[str, An
                 else "unknown field; remove it"
             )
         case "missing":
-            return "required, but not there"
+            return "required field is missing"
         case "rule":
             return str(detail["ctx"]["message"])
         case _:

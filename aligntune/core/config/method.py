@@ -18,15 +18,15 @@ from aligntune.core.config.training import (
 MODEL_FIELDS = ("model", "reference_model", "reward_model")
 """The fields of a method that may name a model."""
 
+STREAMS = "self.datasets.exists(d, has(d.streaming) && d.streaming)"
+"""A source is a stream, in CEL."""
 STREAM_NEEDS_MAX_STEPS = Rule(
-    "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
-    " || (has(self.train) && has(self.train.maxSteps))",
+    f"!{STREAMS} || (has(self.train) && has(self.train.maxSteps))",
     "a stream has no known length: set train.maxSteps",
     "datasets",
 )
 STREAM_NEEDS_NO_SPLIT = Rule(
-    "!self.datasets.exists(d, has(d.streaming) && d.streaming)"
-    " || !(has(self.evaluation) && has(self.evaluation.splitRatio))",
+    f"!{STREAMS} || !(has(self.evaluation) && has(self.evaluation.splitRatio))",
     "a share of a stream cannot be held out: name evaluation.datasets instead of splitRatio",
     "evaluation",
 )
@@ -55,14 +55,19 @@ class MethodSpec(Section):
     """How several processes share one model."""
 
     @property
-    def models(self) -> dict[str, ModelConfig | ModelRef]:
+    def models(self) -> dict[str, ModelRef]:
         """Every model that the run reads, by the Python name of its field."""
         found = ((name, getattr(self, name, None)) for name in MODEL_FIELDS)
         return {name: model for name, model in found if model is not None}
 
+    @property
+    def streams(self) -> bool:
+        """Rows are read as they are needed: their number is not known beforehand."""
+        return any(source.streaming for source in self.datasets)
+
     @model_validator(mode="after")
     def _stream_rules(self) -> Self:
-        if any(source.streaming for source in self.datasets):
+        if self.streams:
             if self.train.max_steps is None:
                 raise broken(STREAM_NEEDS_MAX_STEPS)
             if self.evaluation.split_ratio is not None:

@@ -89,13 +89,14 @@ LORA_NEEDS_LORA = Rule(
 )
 
 
-class ModelConfig(Section):
+class ModelConfig(ModelRef):
     """The model that is tuned."""
 
     model_config = ConfigDict(
         json_schema_extra=cel_rules(NAME_OR_JOB, QUANTIZATION_NEEDS_LORA, LORA_NEEDS_LORA)
     )
 
+    # ModelRef's three fields again: people read another description of the model that they tune
     name: ModelName = ""
     """A hub name such as `meta-llama/Llama-3.2-3B-Instruct`, or a folder in the pod. Empty: the
     model that fromJob names."""
@@ -130,8 +131,6 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        if bool(self.name) == (self.from_job is not None):
-            raise broken(NAME_OR_JOB)
         if self.tuning == "full" and self.quantization is not None:
             raise broken(QUANTIZATION_NEEDS_LORA)
         if self.tuning == "full" and self.lora is not None:

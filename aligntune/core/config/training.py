@@ -65,6 +65,10 @@ class TrainConfig(Section):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     """Seed of data order, adapter initialisation, dropout and sampling."""
 
+    def recomputes(self, *, gpu: bool) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return gpu if self.gradient_checkpointing is None else self.gradient_checkpointing
+
     @model_validator(mode="after")
     def _warmup_has_an_effect(self) -> Self:
         if self.warmup_ratio > 0 and self.lr_scheduler == "constant":

@@ -12,7 +12,7 @@ from aligntune.core.memory.states import adapted
 from aligntune.core.memory.workload import FULL, Workload
 
 
-def kept(work: Workload) -> float:
+def bytes_kept(work: Workload) -> float:
     """What is kept of a batch until its loss is known: all of each layer, or its input alone."""
     width = work.tokens * work.shape.hidden
     each = width * work.residual if work.recomputes else layer(work)

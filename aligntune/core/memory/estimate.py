@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from aligntune.core.memory import activations, states
 from aligntune.core.memory.shape import ModelShape
 from aligntune.core.memory.workload import FULL, HALF, Workload, workload
-from aligntune.core.rl.config import DPOConfig, GRPOConfig, PPOConfig, RLSpec
+from aligntune.core.rl.config import PPOConfig, RLSpec
 from aligntune.core.sft.config import SFTSpec
 
 Moment = Literal["generation", "loss", "recomputation", "update"]
@@ -150,7 +150,7 @@ def _models(
     if work.lora is not None:
         yield Part("adapters", _always(work, FULL * states.trained(work) / share))
     if isinstance(config, RLSpec):
-        if _has_reference(config):
+        if config.loads_reference:
             yield Part("reference model", _always(work, whole / share))
         if _has_value_model(config):
             trunk = states.weights(work, shape, head=False)
@@ -174,20 +174,6 @@ def _gathered(work: Workload) -> float:
         return size * min(shape.parameters, KEPT_GATHERED)
     around = shape.parameters - shape.linear_parameters
     return size * (2 * shape.linear_parameters / shape.layers + around)
-
-
-def _has_reference(config: RLSpec) -> bool:
-    """A second model holds the policy's place as it was; adapters can simply be switched off."""
-    named, full = config.reference_model is not None, config.model.tuning == "full"
-    match config.algo.value:
-        case "dpo":
-            precomputed = (config.dpo or DPOConfig()).precompute_reference
-            return named or (full and not precomputed)
-        case "grpo":
-            return (config.grpo or GRPOConfig()).beta > 0 and (named or full)
-        case "ppo":
-            return named or full
-    return False
 
 
 def _has_value_model(config: RLSpec) -> bool:
@@ -219,7 +205,7 @@ def _training(config: SFTSpec | RLSpec, work: Workload) -> Iterator[Part]:
 
 def _passes(config: SFTSpec | RLSpec, work: Workload) -> Iterator[Part]:
     trunks = 2 if isinstance(config, RLSpec) and _has_value_model(config) else 1
-    kept = activations.kept(work) * trunks
+    kept = activations.bytes_kept(work) * trunks
     yield Part(
         "activations", {"loss": kept, "recomputation": kept} if work.recomputes else {"loss": kept}
     )

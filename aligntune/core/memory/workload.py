@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from aligntune.core.backend_factory import task_of
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig
 from aligntune.core.config.training import Strategy
 from aligntune.core.memory.shape import ModelShape
@@ -13,7 +14,7 @@ from aligntune.core.rl.config import (
     PPOConfig,
     RLSpec,
 )
-from aligntune.core.sft.config import SFTSpec, TaskType
+from aligntune.core.sft.config import SFTSpec
 
 FULL, HALF = 4, 2
 """Bytes of a float32, and of a bf16 or fp16."""
@@ -85,11 +86,10 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
     mixed, full = computed == HALF, model.tuning == "full"
     # as training/machine.py and DeepSpeed keep them
     stored = HALF if mixed and (not full or strategy in ("zero2", "zero3")) else FULL
-    recomputes = gpu if train.gradient_checkpointing is None else train.gradient_checkpointing
     length = model.max_length or min(LONGEST_DEFAULT, shape.positions or LONGEST_DEFAULT)
     sampling = _sampling(config)
     length, answer = _lengths(config, sampling, length)
-    method = _method(config)
+    method = task_of(config)
     batch = train.per_device_batch_size
     rows = batch * (2 if method in ("dpo", "reward") else 1)
     return Workload(
@@ -104,7 +104,7 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
         stored=stored,
         residual=FULL if stored == FULL and strategy != "fsdp2" else computed,  # gathered as used
         casts=mixed and (not full or strategy == "ddp"),
-        recomputes=recomputes,
+        recomputes=train.recomputes(gpu=gpu),
         accumulates=_passes(config, processes) > 1,
         rows=rows,
         length=length,
@@ -113,12 +113,6 @@ def workload(config: SFTSpec | RLSpec, shape: ModelShape, *, processes: int, gpu
         padded=rows > 1 and not _packs(config),
         attention=model.attention,
     )
-
-
-def _method(config: SFTSpec | RLSpec) -> str:
-    if isinstance(config, RLSpec):
-        return config.algo.value
-    return "classification" if config.task == TaskType.TEXT_CLASSIFICATION else "sft"
 
 
 def _packs(config: SFTSpec | RLSpec) -> bool:
@@ -164,4 +158,4 @@ def _sampled(config: SFTSpec | RLSpec, sampling: GenerationConfig | None, proces
     if sampling is None or sampling.vllm != "off":
         return 0
     batch = config.train.per_device_batch_size
-    return batch * (_passes(config, processes) if _method(config) == "grpo" else 1)
+    return batch * (_passes(config, processes) if task_of(config) == "grpo" else 1)

@@ -9,6 +9,7 @@ from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.config.method import (
     STREAM_NEEDS_MAX_STEPS,
     STREAM_NEEDS_NO_SPLIT,
+    STREAMS,
     MethodSpec,
 )
 from aligntune.core.config.model import ModelConfig, ModelRef
@@ -26,7 +27,8 @@ class AlgorithmType(StrEnum):
 
 SAMPLING = (AlgorithmType.PPO, AlgorithmType.GRPO)
 """The algorithms that learn from answers which they draw themselves."""
-
+SAMPLES = f"self.algo in {[algo.value for algo in SAMPLING]}"
+"""The same in CEL."""
 
 DPOLoss = Literal[
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -34,6 +36,8 @@ DPOLoss = Literal[
 ]  # fmt: skip
 
 
+SMOOTHED: tuple[DPOLoss, ...] = ("aot", "aot_unpaired", "exo_pair", "robust")
+"""The losses that labels may be smoothed for."""
 EXO_NEEDS_SMOOTHING = Rule(
     "!(has(self.loss) && self.loss == 'exo_pair')"
     " || (has(self.labelSmoothing) && self.labelSmoothing > 0.0)",
@@ -42,12 +46,11 @@ EXO_NEEDS_SMOOTHING = Rule(
 )
 SMOOTHING_NEEDS_ITS_LOSS = Rule(
     "!(has(self.labelSmoothing) && self.labelSmoothing > 0.0)"
-    " || (has(self.loss) && self.loss in ['aot', 'aot_unpaired', 'exo_pair', 'robust'])",
+    f" || (has(self.loss) && self.loss in {[*SMOOTHED]})",
     "labelSmoothing has no effect with this loss: use robust, exo_pair, aot or aot_unpaired, or"
     " remove it",
     "labelSmoothing",
 )
-SMOOTHED: frozenset[DPOLoss] = frozenset({"aot", "aot_unpaired", "exo_pair", "robust"})
 
 
 class DPOConfig(Section):
@@ -220,19 +223,17 @@ def _section_matches(algo: str) -> Rule:
 
 SECTION_MATCHES = {algo: _section_matches(algo) for algo in ("dpo", "ppo", "grpo", "reward")}
 GENERATION_NEEDS_SAMPLING = Rule(
-    "!(has(self.generation)) || self.algo in ['ppo', 'grpo']",
+    f"!(has(self.generation)) || {SAMPLES}",
     "only ppo and grpo generate answers: remove generation",
     "generation",
 )
 NEEDS_REWARDS = Rule(
-    "!(self.algo in ['ppo', 'grpo']) || (has(self.rewards) && size(self.rewards) > 0)"
-    " || (has(self.rewardModel))",
+    f"!({SAMPLES}) || (has(self.rewards) && size(self.rewards) > 0) || (has(self.rewardModel))",
     "ppo and grpo need something to reward: set rewards or rewardModel",
     "rewards",
 )
 REWARDS_NEED_SAMPLING = Rule(
-    "self.algo in ['ppo', 'grpo'] || !((has(self.rewards) && size(self.rewards) > 0)"
-    " || (has(self.rewardModel)))",
+    f"{SAMPLES} || !((has(self.rewards) && size(self.rewards) > 0) || (has(self.rewardModel)))",
     "dpo and reward learn from preference pairs: remove rewards and rewardModel",
     "rewards",
 )
@@ -275,7 +276,7 @@ PPO_GENERATES_ITSELF = Rule(
 )
 PRECOMPUTING_NEEDS_ROWS = Rule(
     "!(has(self.dpo) && has(self.dpo.precomputeReference) && self.dpo.precomputeReference)"
-    " || !self.datasets.exists(d, has(d.streaming) && d.streaming)",
+    f" || !{STREAMS}",
     "the rows of a stream are not there before training: remove precomputeReference or streaming",
     "dpo.precomputeReference",
 )
@@ -323,12 +324,30 @@ class RLSpec(MethodSpec):
     generation: GenerationConfig | None = None
     """How answers are sampled (ppo, grpo). Unset: its defaults."""
 
+    @property
+    def loads_reference(self) -> bool:
+        """A frozen model is loaded beside the policy, to hold the policy to it.
+
+        There is none where the policy itself, with its adapters switched off or before its first
+        step, serves as well, or where nothing is held to anything.
+        """
+        named, full = self.reference_model is not None, self.model.tuning == "full"
+        match self.algo:
+            case AlgorithmType.DPO:
+                return named or (full and not (self.dpo or DPOConfig()).precompute_reference)
+            case AlgorithmType.GRPO:
+                return (named or full) and (self.grpo or GRPOConfig()).beta > 0
+            case AlgorithmType.PPO:
+                return named or full
+            case AlgorithmType.REWARD:
+                return False
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         for algo, rule in SECTION_MATCHES.items():
             if getattr(self, algo) is not None and self.algo != algo:
                 raise broken(rule)
-        samples = self.algo in (AlgorithmType.PPO, AlgorithmType.GRPO)
+        samples = self.algo in SAMPLING
         rewarded = bool(self.rewards) or self.reward_model is not None
         if self.generation is not None and not samples:
             raise broken(GENERATION_NEEDS_SAMPLING)
@@ -342,7 +361,7 @@ class RLSpec(MethodSpec):
             raise broken(REWARD_MODELS_HAVE_NO_GGUF)
         if not samples and self.model.lora is not None and self.model.lora.dropout:
             raise broken(PAIRS_NEED_NO_DROPOUT)
-        if self.dpo is not None and self.dpo.precompute_reference and self._streams():
+        if self.dpo is not None and self.dpo.precompute_reference and self.streams:
             raise broken(PRECOMPUTING_NEEDS_ROWS)
         return self
 
@@ -357,9 +376,6 @@ class RLSpec(MethodSpec):
         if self.generation is not None and self.generation.vllm != "off":
             raise broken(PPO_GENERATES_ITSELF)
         return self
-
-    def _streams(self) -> bool:
-        return any(source.streaming for source in self.datasets)
 
 
 LEARNING_RATES: dict[tuple[AlgorithmType, str], float] = {

@@ -9,9 +9,15 @@ from aligntune.core.config.base import Rule, Section, broken, cel_rules
 from aligntune.core.config.method import (
     STREAM_NEEDS_MAX_STEPS,
     STREAM_NEEDS_NO_SPLIT,
+    STREAMS,
     MethodSpec,
 )
 from aligntune.core.config.training import OutputDir, TrainConfig
+
+LossOn = Literal["auto", "all", "completion", "assistant"]
+"""Which tokens count in the loss."""
+MOST_CLASSES = 1024
+"""More different labels than this are no classes, but most likely the wrong column."""
 
 
 class TaskType(StrEnum):
@@ -24,7 +30,7 @@ class TaskType(StrEnum):
 class SFTTrainConfig(TrainConfig):
     """Optimisation settings of supervised runs."""
 
-    loss_on: Literal["auto", "all", "completion", "assistant"] = "auto"
+    loss_on: LossOn = "auto"
     """Which tokens count in the loss. auto: the completion where rows have a prompt and a
     completion, the assistant's turns where the chat template can mark them, else all tokens."""
     packing: bool = False
@@ -39,7 +45,7 @@ class SFTTrainConfig(TrainConfig):
 
 LABELS_ARE_SEVERAL = Rule(
     "!(has(self.labels)) || size(self.labels) != 1",
-    "one class is told from no other: give two labels or more, or none to have them discovered",
+    "classification needs at least two labels, or none to discover them",
     "labels",
 )
 LABELS_DIFFER = Rule("", "a label is there twice; remove one", "labels")
@@ -52,7 +58,7 @@ class ClassificationConfig(Section):
     model_config = ConfigDict(json_schema_extra=cel_rules(LABELS_ARE_SEVERAL))
 
     labels: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=1024)
+        list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=MOST_CLASSES)
     ] = []
     """The classes, in the order of their ids. Empty: discovered in the data, evaluation sets
     included, and sorted; needed for streams."""
@@ -70,7 +76,6 @@ class ClassificationConfig(Section):
 
 
 CLASSIFIES = "has(self.task) && self.task == 'text_classification'"
-STREAMS = "self.datasets.exists(d, has(d.streaming) && d.streaming)"
 CLASSIFICATION_ONLY = Rule(
     f"!(has(self.classification)) || ({CLASSIFIES})",
     "classification settings need task: text_classification",
@@ -147,7 +152,7 @@ class SFTSpec(MethodSpec):
         if self.model.gguf:
             raise broken(CLASSIFIERS_HAVE_NO_GGUF)
         classes = self.classification or ClassificationConfig()
-        if any(source.streaming for source in self.datasets):
+        if self.streams:
             if not classes.labels:
                 raise broken(STREAM_NEEDS_LABELS)
             if classes.class_weights == "balanced":

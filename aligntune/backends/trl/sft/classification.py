@@ -17,16 +17,17 @@ from torch.nn.functional import cross_entropy
 
 from aligntune.core.config.model import ModelConfig
 from aligntune.core.errors import ConfigError
+from aligntune.core.files import publish
 from aligntune.core.sft.config import ClassificationConfig, SFTConfig
 from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.data.classes import ClassEncoder, discover, tokenize
 from aligntune.training.class_report import ClassReport, class_report
 from aligntune.training.context import rank
-from aligntune.training.files import publish
-from aligntune.training.loop import RunLoop
+from aligntune.training.inference import inference
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import DTYPES, Compute
-from aligntune.training.model_loading import load_classifier, load_tokenizer
+from aligntune.training.machine import Compute
+from aligntune.training.model_loading import load_classifier, load_tokenizer, train_in_fp32
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def balanced(labels: Sequence[int], classes: Sequence[str]) -> list[float]:
     return weights
 
 
-class _Loop(RunLoop, transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
+class ClassificationLoop(RunLoop, transformers.Trainer):  # type: ignore[misc]  # transformers is not typed
     """transformers' trainer in our loop, with a loss over the rows of all processes."""
 
     report: ClassReport | None = None
@@ -189,15 +190,13 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         """Every argument that transformers is given."""
         return transformers.TrainingArguments(**shared, label_names=["labels"])
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """The loop, on the model with its adapters."""
         model = surroundings["model"]
         adapters = self.adapters()
         if adapters is not None:
             model = get_peft_model(model, adapters)
-            for weight in model.parameters():
-                if weight.requires_grad:
-                    weight.data = weight.data.float()  # PEFT keeps the head in the base's type
+            train_in_fp32(model)
             if self.arguments.gradient_checkpointing:
                 model.enable_input_require_grads()
         weights = [1.0] * len(self.labels)
@@ -205,7 +204,9 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
             weights = balanced(surroundings["train_dataset"]["labels"][:], self.labels)
             shown = zip(self.labels, weights, strict=True)
             _log.info("class weights: %s", ", ".join(f"{name} {w:.3g}" for name, w in shown))
-        return _Loop(**surroundings | {"model": model}, labels=self.labels, class_weights=weights)
+        return ClassificationLoop(
+            **surroundings | {"model": model}, labels=self.labels, class_weights=weights
+        )
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
         """Measure loss (nats), accuracy and macro F1.
@@ -214,7 +215,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         `<output_dir>/evaluation`, in place of the one before.
         """
         metrics = super().evaluate(dataset)
-        report = self.need_loop().report
+        report = self.ensure_loop().report
         if rank() == 0:
             _log.info("\n%s", report.table())
             publish(
@@ -232,7 +233,7 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         Raises:
             ConfigError: A text is empty.
         """
-        self.need_model()
+        self.ensure_model()
         asked = [texts] if isinstance(texts, str) else texts
         if not all(text.strip() for text in asked):
             raise ConfigError("predict: an empty text has no class; leave it out")
@@ -251,16 +252,8 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         ]
         model = self.model
         batch = self.tokenizer.pad(rows, return_tensors="pt").to(model.device)
-        mixed = torch.autocast(
-            model.device.type, DTYPES[self.computed_in], enabled=self.computed_in != "fp32"
-        )
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode(), mixed:
-                logits_BC = model(**batch).logits
-        finally:
-            model.train(was_training)
+        with inference(model, self.computed_in):
+            logits_BC = model(**batch).logits
         answers = []
         for probabilities in logits_BC.float().softmax(dim=1).tolist():
             scores = dict(zip(self.labels, probabilities, strict=True))

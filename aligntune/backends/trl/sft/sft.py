@@ -12,7 +12,7 @@ from aligntune.core.sft.logits import needs_whole_logits
 from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.data.supervised import SupervisedEncoder
 from aligntune.training.generation import Answers
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 
 
@@ -41,7 +41,7 @@ def trl_arguments(
     )
 
 
-class _Loop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
+class SFTLoop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's SFT in our loop."""
 
     def evaluation_loop(
@@ -72,6 +72,6 @@ class TRLSFTTrainer(Answers, LoopTrainer[SFTConfig], SFTTrainerBase):
         """Every argument that TRL is given."""
         return trl_arguments(self.config, shared, self.max_length, self.model.config)
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's SFT in our loop."""
-        return _Loop(**surroundings, peft_config=self.adapters())
+        return SFTLoop(**surroundings, peft_config=self.adapters())

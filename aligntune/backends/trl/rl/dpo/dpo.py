@@ -12,7 +12,7 @@ from aligntune.core.rl.config import DPOConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import PreferenceEncoder
 from aligntune.training.generation import Answers
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.reference import load_reference
 
@@ -38,7 +38,7 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
     )
 
 
-class _Loop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
+class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's DPO in our loop."""
 
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:  # noqa: ANN401
@@ -90,26 +90,20 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         """Every argument that TRL is given."""
         return trl_arguments(self.config, shared)
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's DPO in our loop, with the reference and what is precomputed with it."""
         with self.progress.doing("loading"):
-            reference = None if self._is_its_own_reference() else self._load_reference()
-            return _Loop(**surroundings, ref_model=reference, peft_config=self.adapters())
+            reference = self._load_reference() if self.config.loads_reference else None
+            return DPOLoop(**surroundings, ref_model=reference, peft_config=self.adapters())
 
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
         """Measure the loss, the rewards' accuracy and margin, and log-probabilities in nats."""
-        loop: Any = self.need_loop()
+        loop: Any = self.ensure_loop()
         if dataset is not None and loop.ref_model is None and self.config.model.tuning == "full":
             # precomputed log-probabilities belong to other rows, and the policy has moved on
             reference = self._load_reference().to(self.arguments.device)
             loop.ref_model = loop.accelerator.prepare_model(reference, evaluation_mode=True)
         return super().evaluate(dataset)
-
-    def _is_its_own_reference(self) -> bool:
-        """No second model is needed: adapters can be switched off, or the first step is to come."""
-        precomputed = (self.config.dpo or DPOConfig()).precompute_reference
-        lora = self.config.model.tuning == "lora"
-        return self.config.reference_model is None and (lora or precomputed)
 
     def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model
         """The frozen model, kept in the form of the policy, so that both begin alike."""

@@ -5,22 +5,16 @@ from typing import Any
 
 import httpx
 import trl
-from trl.trainer.utils import disable_dropout_in_model
 
 from aligntune.backends.trl.rl.grpo.batch import split
 from aligntune.backends.trl.rl.grpo.loop import GRPOLoop
-from aligntune.core.config.model import ModelConfig
+from aligntune.backends.trl.rl.rollouts import RolloutTrainer
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.core.rl.config import GenerationConfig, GRPOConfig, UnifiedConfig
-from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.prompts import PromptEncoder, longest_prompt
-from aligntune.rewards.registry import load_rewards
-from aligntune.rewards.scoring import Reward
 from aligntune.training.context import world_size
-from aligntune.training.generation import Answers
-from aligntune.training.loop import RunLoop
-from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import Compute, require, this_machine
+from aligntune.training.loop import RunLoop, Surroundings
+from aligntune.training.machine import require, this_machine
 from aligntune.training.reference import load_reference
 
 CISPO_EPSILON_HIGH = 5.0
@@ -74,24 +68,18 @@ def trl_arguments(
     return trl.GRPOConfig(**shared | ours)
 
 
-class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
+class TRLGRPOTrainer(RolloutTrainer):
     """Group relative policy optimisation with `trl.GRPOTrainer`."""
 
     method = "GRPO"
-    rewards: list[Reward] | None = None
+    reference: Any = None
+    """The frozen model, where one is loaded."""
 
     def setup_model(self) -> None:
         """Load model, tokenizer and reference, after a look at what needs no model to be told."""
-        sampling = self.config.generation or GenerationConfig()
-        check_vllm(sampling, gpu=this_machine().gpu)
+        check_vllm(self.sampling, gpu=this_machine().gpu)
         super().setup_model()
         self.reference = self._load_reference()
-
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
-        """The policy, without adapters yet; its own dropout would blur what is sampled."""
-        model = super().load_model(config, computed_in)
-        disable_dropout_in_model(model)
-        return model
 
     def setup_data(self) -> None:
         """Read prompts, and see that they are enough for one step."""
@@ -113,21 +101,11 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
                     prompts,
                 )
 
-    def setup_rewards(self) -> None:
-        """Find the reward functions and load the reward model."""
-        with self.progress.doing("loading"):
-            self.rewards = load_rewards(self.config)
-        _log.info("rewards: %s", ", ".join(f"{one.weight:g} x {one.name}" for one in self.rewards))
-
     def make_encoder(self) -> PromptEncoder:
         """Rows become prompts, and what reward functions need."""
-        grpo, sampling = self.config.grpo or GRPOConfig(), self.config.generation
-        field = "grpo.maxPromptLength"
+        grpo, field = self.config.grpo or GRPOConfig(), "grpo.maxPromptLength"
         longest = longest_prompt(
-            self.max_length,
-            (sampling or GenerationConfig()).max_new_tokens,
-            grpo.max_prompt_length,
-            field,
+            self.max_length, self.sampling.max_new_tokens, grpo.max_prompt_length, field
         )
         limit = {"limit": field} if grpo.max_prompt_length else {}
         return PromptEncoder(self.tokenizer, max_prompt_length=longest, **limit)
@@ -138,15 +116,13 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             self.config, shared, processes=world_size(), max_length=self.max_length
         )
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's GRPO in our loop."""
-        if self.rewards is None:
-            self.setup_rewards()
         grpo = self.config.grpo or GRPOConfig()
         return GRPOLoop(
             **surroundings,
             peft_config=self.adapters(),
-            rewards=self.rewards or [],
+            rewards=self.ensure_rewards(),
             beta=grpo.beta,
             reference=self.reference,
             kl_limit=grpo.kl_limit,
@@ -155,13 +131,11 @@ class TRLGRPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model, or None
         """The frozen model that the policy is held to, unless it is its own base."""
         config = self.config
-        if not (config.grpo and config.grpo.beta):
+        if not config.loads_reference:
             if config.reference_model is not None:
                 raise ConfigError(
                     "referenceModel: has no effect with grpo.beta 0; set beta, or remove it"
                 )
-            return None
-        if config.reference_model is None and config.model.tuning == "lora":
             return None
         return load_reference(
             config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)

@@ -13,6 +13,7 @@ from accelerate.utils import gather
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.utils import RepeatSampler
 
+from aligntune.backends.trl.rl.rollouts import read_rollout
 from aligntune.data.prompts import columns_of
 from aligntune.rewards.scoring import Batch, Reward, score
 from aligntune.training import completions
@@ -189,9 +190,8 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
     def load_more(self, folder: Path) -> None:
         """Go on with the rollout of the checkpoint, unless it was shared out otherwise."""
         file = self._state_file(folder)
-        state = torch.load(file, map_location=self.args.device.type) if file.is_file() else {}
-        if state.get("processes") != self.args.world_size:
-            _log.warning("%s is of other processes: a new rollout begins", folder)
+        state = read_rollout(file, self.args.world_size, self.args.device.type)
+        if state is None:
             return
         self._step = state["step"]
         self._buffered_inputs = state["rollout"]

@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from aligntune.backends.trl.rl.ppo.advantages import experience, explained_variance
-from aligntune.backends.trl.rl.ppo.judging import described, listed, said
+from aligntune.backends.trl.rl.ppo.judging import completion_rows, decode_batch, mean_metrics
 from aligntune.backends.trl.rl.ppo.kl import KLController
 from aligntune.backends.trl.rl.ppo.losses import LossSums, loss_sums
 from aligntune.backends.trl.rl.ppo.prompts import Row, endless
@@ -117,7 +117,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         settings, rows = self.settings, self._draw(number)
         with torch.no_grad(), seeded(self.args.device, *self._key(ROLLOUTS, number)):
             answers = self.answer(rows)
-            batch = said(rows, answers, self.processing_class)
+            batch = decode_batch(rows, answers, self.processing_class)
             scores = score(self.rewards, batch)
             before, reference_logp_NT = self._read(answers)
             order_EN = torch.stack([torch.randperm(len(rows)) for _ in range(settings.epochs)])
@@ -139,7 +139,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         kl_per_answer = (known.mean * known.number).item() / self.step_model.prompts
         self.guard = self.guard.after(known.mean.item(), self.state.global_step)
         self.controller = self.controller.after(kl_per_answer, self.step_model.prompts)
-        told = described(scores, answers, [reward.name for reward in self.rewards], self._total)
+        told = mean_metrics(scores, answers, [reward.name for reward in self.rewards], self._total)
         told["reward_mean"] = told.pop("reward")
         told |= {
             "kl": known.mean.item(),
@@ -151,7 +151,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         }
         self.told.append(told)
         advantage_N = learned.advantage_NT.sum(1) / mask_NT.sum(1)
-        self.newest = listed(batch, scores, advantage_N.tolist(), self.state.global_step)
+        self.newest = completion_rows(batch, scores, advantage_N.tolist(), self.state.global_step)
         return Rollout(
             input_ids_NS=answers.input_ids_NS,
             attention_mask_NS=answers.attention_mask_NS,
@@ -280,10 +280,10 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         with torch.no_grad(), seeded(self.args.device, *self._key(EVALUATIONS, 0)):
             answers = self._sample(rows, size, self.check_preemption)
             self._check_preemption_with_others(fewer)
-        batch = said(rows, answers, self.processing_class)
+        batch = decode_batch(rows, answers, self.processing_class)
         scores = score_in_batches(self.rewards, batch, size, self.check_preemption)
         self._check_preemption_with_others(fewer)
-        told = described(scores, answers, [reward.name for reward in self.rewards], self._total)
+        told = mean_metrics(scores, answers, [reward.name for reward in self.rewards], self._total)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in told.items()}
         return EvalLoopOutput(None, None, metrics, len(rows) * self.step_model.processes)
 

@@ -13,7 +13,7 @@ from aligntune.rewards.scoring import Batch, Scores
 from aligntune.training.completions import Row
 
 
-def said(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Batch:  # noqa: ANN401
+def decode_batch(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Batch:  # noqa: ANN401
     """The answers to `rows` as reward functions read them."""
     return Batch(
         prompts=[row["prompt"] for row in rows],
@@ -23,7 +23,9 @@ def said(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Ba
     )
 
 
-def listed(batch: Batch, scores: Scores, advantages: Sequence[float], step: int) -> list[Row]:
+def completion_rows(
+    batch: Batch, scores: Scores, advantages: Sequence[float], step: int
+) -> list[Row]:
     """The answers for a person to look at.
 
     Args:
@@ -42,7 +44,7 @@ def listed(batch: Batch, scores: Scores, advantages: Sequence[float], step: int)
     ]
 
 
-def described(
+def mean_metrics(
     scores: Scores, answers: Answers, names: Sequence[str], total: Total
 ) -> dict[str, float]:
     """Means over the answers of all processes.

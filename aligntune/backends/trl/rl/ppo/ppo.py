@@ -10,7 +10,6 @@ from datasets import Dataset
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from transformers import TrainingArguments
-from trl.trainer.utils import disable_dropout_in_model
 
 from aligntune.backends.trl.rl.ppo.algorithm import PPO
 from aligntune.backends.trl.rl.ppo.prompts import Row
@@ -18,31 +17,27 @@ from aligntune.backends.trl.rl.ppo.rollout import Answers as Sampled
 from aligntune.backends.trl.rl.ppo.rollout import Sampler
 from aligntune.backends.trl.rl.ppo.steps import StepModel
 from aligntune.backends.trl.rl.ppo.value import PolicyAndValue
-from aligntune.core.config.model import ModelConfig
-from aligntune.core.rl.config import GenerationConfig, PPOConfig, UnifiedConfig
-from aligntune.core.rl.trainer_base import TrainerBase
+from aligntune.backends.trl.rl.rollouts import RolloutTrainer, read_rollout
+from aligntune.core.rl.config import PPOConfig
 from aligntune.data.prompts import PromptEncoder, longest_prompt
-from aligntune.rewards.registry import load_rewards
-from aligntune.rewards.scoring import Reward
 from aligntune.training import completions
 from aligntune.training.context import world_size
-from aligntune.training.generation import Answers
-from aligntune.training.loop import RunLoop
-from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import Compute
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.reference import load_reference
 
 _log = logging.getLogger(__name__)
 
 
-class _Loop(RunLoop, PPO):
+class PPOLoop(RunLoop, PPO):
     """PPO in our loop."""
 
     def answer(self, rows: Sequence[Row]) -> Sampled:
+        """The answers of a rollout; status says that they are generated."""
         with self.progress.doing("generating"):  # scoring is not: a hang in it is to be found
             return super().answer(rows)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Pass on what was measured, and the completions of the newest rollout."""
         if "loss" in logs and self.newest and self.is_world_process_zero():
             completions.write(Path(self.args.output_dir), self.state.global_step, self.newest)
             _log.info("step %d:\n%s", self.state.global_step, completions.shown(self.newest))
@@ -58,22 +53,23 @@ class _Loop(RunLoop, PPO):
             self.control.should_save = False  # the last checkpoint is to be a good one
 
     def save_more(self, folder: Path) -> None:
+        """Write this process's rollout, which several steps learn from, and what it counts."""
         torch.save(self.memory(), folder / f"ppo-{self.args.process_index}.pt")
 
     def load_more(self, folder: Path) -> None:
-        path = folder / f"ppo-{self.args.process_index}.pt"
-        memory = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
-        if memory.get("processes") != self.step_model.processes:
-            _log.warning("%s is of other processes: a new rollout begins", folder)
-            return
-        self.remember(memory)
+        """Go on with the rollout of the checkpoint, unless it was shared out otherwise."""
+        file = folder / f"ppo-{self.args.process_index}.pt"
+        memory = read_rollout(file, self.step_model.processes, "cpu")
+        if memory is not None:
+            self.remember(memory)
 
 
-class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
+class TRLPPOTrainer(RolloutTrainer):
     """Proximal policy optimisation with reward functions, a reward model, or both."""
 
     method = "PPO"
-    rewards: list[Reward] | None = None
+    step_model: StepModel
+    """Settled by `setup_model`."""
 
     def setup_model(self) -> None:
         """Load model and tokenizer, once it is known that the rollouts can be cut into steps."""
@@ -84,17 +80,6 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
     def settings(self) -> PPOConfig:
         """The algorithm's settings."""
         return self.config.ppo or PPOConfig()
-
-    @property
-    def sampling(self) -> GenerationConfig:
-        """How answers are sampled."""
-        return self.config.generation or GenerationConfig()
-
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
-        """The policy, without adapters yet; a token's ratio of 1 must not be blurred by dropout."""
-        model = super().load_model(config, computed_in)
-        disable_dropout_in_model(model)
-        return model
 
     def make_encoder(self) -> PromptEncoder:
         """Rows become prompts that leave room for an answer."""
@@ -112,15 +97,8 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             }
         )
 
-    def setup_rewards(self) -> None:
-        """Find the reward functions and load the reward model."""
-        with self.progress.doing("loading"):
-            self.rewards = load_rewards(self.config)
-
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """PPO in our loop."""
-        if self.rewards is None:
-            self.setup_rewards()
         rows = surroundings["train_dataset"]
         self.arguments.max_steps = self.step_model.total(
             self.config, len(rows) if isinstance(rows, Dataset) else None
@@ -130,25 +108,25 @@ class TRLPPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             self._value_trunk(),
             self.sampling.temperature,
         )
-        return _Loop(
+        return PPOLoop(
             **surroundings | {"model": models},
             settings=self.settings,
             step_model=self.step_model,
             sampler=Sampler(self.sampling, self.tokenizer, self._end_tokens()),
-            rewards=self.rewards,
+            rewards=self.ensure_rewards(),
             reference=self._reference(),
         )
 
-    def need_loop(self) -> RunLoop:
+    def ensure_loop(self) -> RunLoop:
         """Have everything; what is saved and asked is the policy alone."""
-        loop = super().need_loop()
+        loop = super().ensure_loop()
         self.model = loop.model.policy
         return loop
 
     def _reference(self) -> PolicyAndValue | None:
         """A model of its own where one is named or all weights are tuned; else None."""
         config = self.config
-        if config.reference_model is None and config.model.tuning == "lora":
+        if not config.loads_reference:
             return None
         frozen = load_reference(
             config.reference_model, config.model, self.computed_in, tokens=len(self.tokenizer)

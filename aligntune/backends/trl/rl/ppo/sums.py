@@ -7,15 +7,10 @@ import torch
 from torch import Tensor
 
 Total = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all processes; `alone` where there is one."""
+"""Adds a tensor up over all processes."""
 
 TINY = 1e-8
 """Keeps a division by a variance of zero finite."""
-
-
-def alone(values: Tensor) -> Tensor:
-    """The total of a single process."""
-    return values
 
 
 class Moments(NamedTuple):

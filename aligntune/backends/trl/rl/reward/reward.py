@@ -12,15 +12,16 @@ import trl
 
 from aligntune.backends.trl.rl.pairs import PairLoop, wins
 from aligntune.core.config.model import ModelConfig
-from aligntune.core.lifecycle import Question
+from aligntune.core.conversation import Question, is_one
 from aligntune.core.rl.config import RewardConfig, UnifiedConfig
 from aligntune.core.rl.trainer_base import TrainerBase
 from aligntune.data.preferences import ComparisonEncoder
 from aligntune.data.rendering import render
-from aligntune.training.loop import RunLoop
+from aligntune.training.inference import inference
+from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
-from aligntune.training.machine import DTYPES, Compute
-from aligntune.training.model_loading import load_classifier
+from aligntune.training.machine import Compute
+from aligntune.training.model_loading import load_classifier, train_in_fp32
 
 
 def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.RewardConfig:
@@ -37,7 +38,7 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.RewardCo
     )
 
 
-class _Loop(PairLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is not typed
+class RewardLoop(PairLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's reward modelling in our loop."""
 
     def compute_loss(
@@ -79,12 +80,10 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
         """Every argument that TRL is given."""
         return trl_arguments(self.config, shared)
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's reward modelling in our loop."""
-        loop = _Loop(**surroundings, peft_config=self.adapters())
-        for weight in loop.model.parameters():
-            if weight.requires_grad:
-                weight.data = weight.data.float()  # PEFT keeps the head in the base's type
+        loop = RewardLoop(**surroundings, peft_config=self.adapters())
+        train_in_fp32(loop.model)
         return loop
 
     def predict(self, conversations: Question | Sequence[Question]) -> float | list[float]:
@@ -94,8 +93,8 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
             conversations: Messages, of which the last is the answer that is judged; or a text that
                 has the form of the chat template already.
         """
-        self.need_model()
-        single = isinstance(conversations, str) or _is_conversation(conversations)
+        self.ensure_model()
+        single = is_one(conversations)
         asked: Any = [conversations] if single else conversations
         texts = [one if isinstance(one, str) else render(self.tokenizer, one) for one in asked]
         size = self.arguments.per_device_eval_batch_size
@@ -116,18 +115,6 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
             return_tensors="pt",
             return_token_type_ids=False,
         ).to(model.device)
-        mixed = torch.autocast(
-            model.device.type, DTYPES[self.computed_in], enabled=self.computed_in != "fp32"
-        )
-        was_training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode(), mixed:
-                scores: list[float] = model(**batch).logits.squeeze(-1).tolist()
-        finally:
-            model.train(was_training)
+        with inference(model, self.computed_in):
+            scores: list[float] = model(**batch).logits.squeeze(-1).tolist()
         return scores
-
-
-def _is_conversation(value: Sequence[Any]) -> bool:
-    return bool(value) and isinstance(value[0], dict)

@@ -1,11 +1,9 @@
 """Direct preference optimisation on Unsloth's models."""
 
-from typing import Any
-
 from aligntune.backends.trl.rl.dpo.dpo import TRLDPOTrainer
 from aligntune.backends.unsloth.fast_model import FastModel
 from aligntune.core.rl.config import UnifiedConfig
-from aligntune.training.loop import RunLoop
+from aligntune.training.loop import RunLoop, Surroundings
 
 COPY = "ref"
 """TRL's name for a copy of adapters that a model comes with."""
@@ -14,7 +12,7 @@ COPY = "ref"
 class UnslothDPOTrainer(TRLDPOTrainer, FastModel[UnifiedConfig]):
     """Direct preference optimisation of Unsloth's model with `trl.DPOTrainer`."""
 
-    def make_loop(self, surroundings: dict[str, Any]) -> RunLoop:
+    def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's DPO in our loop; the reference is the model without adapters, not with a copy."""
         loop = super().make_loop(surroundings)
         if COPY in getattr(loop.model, "peft_config", {}):

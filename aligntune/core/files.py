@@ -18,7 +18,7 @@ REPLACED = ".replaced"
 """Ends the name of one that another is just put in the place of."""
 
 
-def claim(folder: Path) -> None:
+def ensure_writable(folder: Path) -> None:
     """Make sure that `folder` is there and can be written, before any work is done for it.
 
     Raises:
@@ -33,8 +33,9 @@ def claim(folder: Path) -> None:
         if error.errno in FULL_DISK:
             raise
         raise ConfigError(
-            f"outputDir: {folder} cannot be written ({error.strerror}); check the path, the mount"
-            " and its permissions"
+            f"outputDir: {folder} cannot be written ({error.strerror or error}); make it writable"
+            f" for user {os.getuid()} (in a cluster: the volume's fsGroup or permissions), or set"
+            " another outputDir"
         ) from error
 
 
