@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from aligntune.core.backend_factory import TRAINERS
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
-from tests.cluster.processes import free_port
+from tests.cluster.processes import free_port, wait_until
 
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 """Where `make setup` puts DeepSpeed, for those processes alone that train with it."""
@@ -148,12 +147,14 @@ def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False)
     ]
 
 
-def wait_for_step(folder: Path, step: int, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for_step(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
-    while not path.is_file() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"no step {step} within {seconds} seconds"
-        time.sleep(0.005)  # noqa: TID251 - between two looks at a file
+    wait_until(
+        f"step {step} is made",
+        lambda: path.is_file() and path.read_text().count("\n") >= step,
+        seconds=240,
+        pause_seconds=0.005,
+    )
 
 
 _FORKS = multiprocessing.get_context("forkserver")
