@@ -415,7 +415,10 @@ def test_an_edited_job_that_is_over_can_still_be_waited_for(api: Api, manifest: 
     api.play_kubelet(api.pod_of("chat"), terminated=ended(0, "{}"))
     api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
     api.apply(manifest("chat", policy={"podRetentionSeconds": 7200}))
+    # kubectl passes over a condition that was observed on an older spec
     api("wait", "--for=condition=Finished", "atj/chat", "--timeout=60s")
+    assert api.get("atj", "chat")["metadata"]["generation"] == 2
+    assert api.condition("chat", "Finished")["observedGeneration"] == 2
 
 
 @pytest.mark.usefixtures("operator")

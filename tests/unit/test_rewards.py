@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import UnifiedConfig
-from aligntune.rewards import registry
 from aligntune.rewards.answers import last_number
 from aligntune.rewards.registry import load_rewards
 from aligntune.rewards.scoring import Batch, Reward, score
@@ -258,17 +256,6 @@ def test_no_two_functions_share_a_metric_and_none_takes_the_sums(
 ) -> None:
     rewards = load_rewards(config(*({"name": f"namesakes:{name}"} for name in functions)))
     assert [reward.name for reward in rewards] == names
-
-
-@pytest.mark.usefixtures("own")
-def test_a_function_called_reward_model_does_not_take_the_reward_models_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(registry, "RewardModel", lambda *_: lambda scored: [7.0] * len(scored[1]))
-    asked = config({"name": "namesakes:reward_model"})
-    both = asked.model_copy(update={"reward_model": ModelRef(name="judge")})
-    scores = score(load_rewards(both), batch("a"))
-    assert (scores.total, scores.each) == ([8.0], {"reward_model": [1.0], "reward_model_2": [7.0]})
 
 
 @pytest.fixture
