@@ -100,14 +100,12 @@ class Rank:
     A `fresh` one imports all by itself, and so sees what the test has put into PYTHONPATH.
     """
 
-    def __init__(
-        self, run: Path, log: Path, env: dict[str, str] | None = None, *, fresh: bool = False
-    ) -> None:
+    def __init__(self, run: Path, log: Path, env: dict[str, str], *, fresh: bool = False) -> None:
         modules = [place.split(":")[0] for (on, _), place in TRAINERS.items() if on == "trl"]
         _FORKS.set_forkserver_preload([*modules, "aligntune.pod.rank"])
         context: Any = multiprocessing.get_context("spawn") if fresh else _FORKS
         self._log = log
-        self._process = context.Process(target=_train, args=(str(run), str(log), env or {}))
+        self._process = context.Process(target=_train, args=(str(run), str(log), env))
         self._process.start()
 
     def terminate(self) -> None:
@@ -132,19 +130,19 @@ class Rank:
 
 def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False) -> list[Rank]:
     """All ranks of a run, as the launcher starts them."""
+    return [
+        Rank(run, folder / f"rank-{rank}.log", env, fresh=fresh)
+        for rank, env in enumerate(rank_environments(world_size))
+    ]
+
+
+def rank_environments(world_size: int) -> list[dict[str, str]]:
+    """What each rank is told of the others; a lone one has none to meet."""
     if world_size == 1:
-        return [Rank(run, folder / "rank-0.log", fresh=fresh)]
+        return [{}]
     common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        Rank(
-            run,
-            folder / f"rank-{n}.log",
-            common | {"RANK": str(n), "LOCAL_RANK": str(n)},
-            fresh=fresh,
-        )
-        for n in range(world_size)
-    ]
+    return [common | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(world_size)]
 
 
 def wait_for_step(folder: Path, step: int) -> None:
