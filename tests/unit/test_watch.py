@@ -86,8 +86,7 @@ async def watching(
         return await left.pop(0)(request)
 
     async def list_pods(request: web.Request) -> web.StreamResponse:
-        asked.put_nowait("pods")
-        assert [*cache.jobs.of(CHAT)] == []
+        asked.put_nowait("pods after jobs" if [*cache.jobs.of(CHAT)] else "pods")
         return await page(20)(request)
 
     application = web.Application()
