@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/aligntune
+DIST := dist
 GENERATED := crds charts docs/reference tests/golden
 
 .PHONY: help setup demo test test-gpu verify docs generate golden images sbom cluster cluster-down e2e \
@@ -85,12 +86,12 @@ images: setup ## Build the operator's image and the bare trainer images; print t
 sbom: setup ## List the Python packages of each image in dist/, as CycloneDX; IMAGES=operator for one.
 	@# 3.11 is the Python of Debian bookworm, and so of each image: others get other packages.
 	@set -e; for image in $(or $(IMAGES),operator trl unsloth); do \
-		install="$(BIN)/uv pip install -q --python dist/$$image/bin/python -c constraints.txt"; \
-		$(BIN)/uv venv -q --clear --python 3.11 dist/$$image; \
+		install="$(BIN)/uv pip install -q --python $(DIST)/$$image/bin/python -c constraints.txt"; \
+		$(BIN)/uv venv -q --clear --python 3.11 $(DIST)/$$image; \
 		$$install ".[$${image/unsloth/trl}]"; \
 		[ $$image != unsloth ] || $$install --no-deps bitsandbytes unsloth unsloth-zoo; \
-		$(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment dist/$$image \
-			--pyproject pyproject.toml --output-file dist/$$image.cdx.json; \
+		$(BIN)/uv tool run -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment $(DIST)/$$image \
+			--pyproject pyproject.toml --output-file $(DIST)/$$image.cdx.json; \
 	done
 
 cluster: setup ## Start a real Kubernetes on this machine; kubeconfig in .cluster/kubeconfig.

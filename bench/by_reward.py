@@ -7,23 +7,21 @@ nothing to teach. Then, once, SmolLM2-135M-Instruct with adapters runs the algor
 """
 
 import json
-import os
 import statistics
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # for controls:coin
 from digits import prepare
+from methods import CACHE
+from records import RECORDS, keep
 from ruamel.yaml import YAML
 
 from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.rl.config import UnifiedConfig
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
-RUNS = Path("runs/learning")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ASKED = 5
 AS_GOOD_AS_NONE = 1e-20
@@ -65,19 +63,16 @@ def main(algo: str, settings: dict[str, Any], rate: float) -> None:
         results["SmolLM2"] = [result]
         named = ("reward", "reward_numeric_answer", "reward_regex")
         show("SmolLM2-135M-Instruct", result, *named)
-    packages = ("torch", "transformers", "trl", "peft")
-    versions = {name: metadata.version(name) for name in packages}
-    document = {"versions": versions, "settings": settings, "asked": ASKED, "results": results}
-    (RUNS / f"{algo}.json").write_text(json.dumps(document, indent=1) + "\n")
+    keep(algo, results, settings=settings, asked=ASKED)
 
 
 def digits(
     algo: str, settings: dict[str, Any], seed: int, rate: float, rewards: list[dict[str, Any]]
 ) -> UnifiedConfig:
     """A run on the tiny model."""
-    folder = prepare(RUNS / "digits")
-    (RUNS / algo).mkdir(parents=True, exist_ok=True)
-    asked = RUNS / algo / f"test-{ASKED}.jsonl"
+    folder = prepare(RECORDS / "digits")
+    (RECORDS / algo).mkdir(parents=True, exist_ok=True)
+    asked = RECORDS / algo / f"test-{ASKED}.jsonl"
     asked.write_text((folder / "test.jsonl").read_text() * ASKED)
     name = f"{rewards[0]['name'].partition(':')[2] or 'right'}-{rate:g}-{seed}"
     common = {
@@ -87,7 +82,7 @@ def digits(
         "evaluation": {"datasets": [{"name": str(asked)}], "perDeviceBatchSize": 500},
         "rewards": rewards,
         "generation": {"maxNewTokens": 4},
-        "outputDir": str(RUNS / algo / name),
+        "outputDir": str(RECORDS / algo / name),
     }
     train = settings["train"] | {"learningRate": rate, "seed": seed}
     return UnifiedConfig.model_validate(common | KEPT | settings | {"train": train})
@@ -99,7 +94,7 @@ def smollm2(algo: str) -> UnifiedConfig:
     rl = YAML(typ="safe").load(text.replace("/cache/", f"{CACHE}/"))["spec"]["rl"]
     document = json.loads(json.dumps(rl))
     return UnifiedConfig.model_validate(
-        document | KEPT | {"outputDir": str(RUNS / algo / "smollm2")}
+        document | KEPT | {"outputDir": str(RECORDS / algo / "smollm2")}
     )
 
 

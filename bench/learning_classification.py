@@ -8,16 +8,16 @@ Prints Markdown; what each method answered is in runs/learning/classification.js
 """
 
 import json
-import os
 import random
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
+from methods import CACHE, MODEL
+from records import RECORDS, keep
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -28,10 +28,8 @@ from aligntune.backends.trl.sft.classification import ClassificationTrainer
 from aligntune.core.sft.config import SFTConfig
 from aligntune.training.class_report import class_report
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
-MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 DATA = CACHE / "data" / "chatterbot-topics"
-OUTPUT = Path("runs/learning/classification")
+OUTPUT = RECORDS / "classification"
 TEST_SHARE = 0.25
 Row = dict[str, str]
 
@@ -128,17 +126,9 @@ def main() -> None:
                 f" | {score['macro_f1']:.3f} | {seconds:.0f} |",
                 flush=True,
             )
-            keep(results)
+            # all there is so far: a run that is broken off leaves its finished splits
+            keep("classification", results, scikit_learn=sklearn.__version__)
     compare(results)
-
-
-def keep(results: list[dict[str, Any]]) -> None:
-    """Write what there is so far; a run that is broken off leaves its finished splits."""
-    packages = ("torch", "transformers", "peft", "scikit-learn")
-    versions = {package: metadata.version(package) for package in packages}
-    document = {"versions": versions, "results": results}
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.with_suffix(".json").write_text(json.dumps(document, indent=1))
 
 
 def compare(results: list[dict[str, Any]]) -> None:

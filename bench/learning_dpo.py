@@ -16,15 +16,15 @@ import random
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
-MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
+from methods import CACHE, MODEL
+from records import RECORDS, keep
+
 DATA = CACHE / "data" / "chatterbot-preferences"
-OUTPUT = Path("runs/learning/dpo")
+OUTPUT = RECORDS / "dpo"
 STEPS, BATCH, RATE = 25, 4, 2e-4
 WITHOUT_SYSTEM_PROMPT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -112,9 +112,7 @@ def main() -> None:
         for result in pool.map(run, *zip(*wanted, strict=True)):
             results.append(result)
             print(line(result), flush=True)
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
-    document = {"versions": versions, "steps": STEPS, "batch": BATCH, "results": results}
-    OUTPUT.with_suffix(".json").write_text(json.dumps(document, indent=1))
+    keep("dpo", results, steps=STEPS, batch=BATCH)
 
 
 if __name__ == "__main__":

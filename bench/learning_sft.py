@@ -7,21 +7,18 @@ that are not trained on. The control is trained alike at a rate of 1e-20, which 
 what its loss does, the measuring does. Prints Markdown; the numbers are in runs/learning/sft.json.
 """
 
-import json
-import os
 import sys
 import time
-from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from methods import CACHE, MODEL
+from records import RECORDS, keep
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.sft.config import SFTConfig
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
-MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 DATA = CACHE / "data" / "chatterbot"
-OUTPUT = Path("runs/learning/sft")
+OUTPUT = RECORDS / "sft"
 RATE, AS_GOOD_AS_NONE = 1e-3, 1e-20
 STEPS = 30
 
@@ -68,9 +65,7 @@ def main() -> None:
             f" | {result['seconds']:.0f} |",
             flush=True,
         )
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "peft")}
-    document = {"versions": versions, "steps": STEPS, "results": results}
-    OUTPUT.with_suffix(".json").write_text(json.dumps(document, indent=1))
+    keep("sft", results, steps=STEPS)
 
 
 if __name__ == "__main__":

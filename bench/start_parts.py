@@ -50,13 +50,13 @@ def launcher(run: Path) -> None:
 def rank(run: Path) -> None:
     """The process that trains."""
     mark("launcher")
-    from aligntune.pod import rank as pod_rank
+    from aligntune.core.backend_factory import trainer_for
+    from aligntune.pod.rank import train
 
     mark("rank's Python")
-    find = pod_rank.trainer_for
 
-    def trainer_for(backend: str, task: str) -> Any:
-        trainer = find(backend, task)
+    def find_trainer(backend: str, task: str) -> Any:
+        trainer = trainer_for(backend, task)
         from aligntune.training.loop import RunLoop
         from aligntune.training.loop_trainer import LoopTrainer
 
@@ -71,8 +71,7 @@ def rank(run: Path) -> None:
         mark("libraries")
         return trainer
 
-    pod_rank.trainer_for = trainer_for
-    pod_rank.train(run)
+    train(run, find_trainer)
 
 
 def parts(method: str) -> dict[str, float]:

@@ -21,6 +21,8 @@ from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError, PreemptedError
 from aligntune.core.files import ensure_writable
+from aligntune.core.rl.trainer_base import TrainerBase
+from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.pod.failure import classify
 from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
@@ -31,16 +33,18 @@ from aligntune.training.ownership import Ownership
 LONGEST_MESSAGE = 2048
 """Characters of a message, as Outcome allows."""
 Result = Literal["Succeeded", "Failed", "Preempted"]
+FindTrainer = Callable[[str, str], Callable[..., SFTTrainerBase | TrainerBase]]
+"""Given backend and task, the trainer class."""
 
 _log = logging.getLogger("aligntune")
 
 
-def train(config_path: str | Path) -> int:
+def train(config_path: str | Path, find_trainer: FindTrainer = trainer_for) -> int:
     """Train what the file describes, report how it ended, and return the exit code."""
     _set_up_process()
     progress = ProgressReport(Reporter.from_env(os.environ))
     try:
-        outcome = _run(Path(config_path), progress)
+        outcome = _run(Path(config_path), progress, find_trainer)
     # the process edge: every end gets a cause, also where a user's module calls sys.exit
     except (Exception, SystemExit) as error:  # noqa: BLE001
         failure = classify(error)
@@ -51,7 +55,7 @@ def train(config_path: str | Path) -> int:
     return outcome.exit_code
 
 
-def _run(config_path: Path, progress: "ProgressReport") -> Outcome:
+def _run(config_path: Path, progress: "ProgressReport", find_trainer: FindTrainer) -> Outcome:
     run = read_run_config(config_path)
     check_supported(run.backend, run.method)
     _check_world_size(run)
@@ -68,7 +72,7 @@ def _run(config_path: Path, progress: "ProgressReport") -> Outcome:
     )
     with context.preemption.listening():
         with quick_imports(unused_packages(run)):
-            make_trainer = trainer_for(run.backend, run.task)
+            make_trainer = find_trainer(run.backend, run.task)
         trainer = make_trainer(run.method, context)
         trainer.setup()
         result = trainer.train()

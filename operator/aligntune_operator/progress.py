@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ async def poll_forever(
     *,
     interval_seconds: float,
     concurrency: int,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Asks every running job once per interval, and queues each job asked.
 
@@ -111,20 +114,19 @@ async def poll_forever(
     not: however many one tenant has, they do not slow the others' progress. Without an answer it is
     also asked less and less often.
     """
-    loop = asyncio.get_running_loop()
     slots = asyncio.Semaphore(concurrency)
     slots_of_slow = asyncio.Semaphore(max(concurrency // SLOW_SHARE, 1))
     schedule: dict[str, Schedule] = {}
 
     async def poll(key: Key, pod: PodState, turn: Schedule) -> None:
         async with slots_of_slow if turn.slow or turn.failures else nullcontext(), slots:
-            asked = loop.time()
+            asked = clock()
             answer = await ask_pod(key, pod)
-            turn.slow = loop.time() - asked > SLOW_SECONDS
+            turn.slow = clock() - asked > SLOW_SECONDS
         cache.polled(key, answer)
         changed(key)
         turn.failures = turn.failures + 1 if answer.error else 0
-        turn.due = loop.time() + wait_seconds(turn.failures, interval_seconds)
+        turn.due = clock() + wait_seconds(turn.failures, interval_seconds)
 
     async with asyncio.TaskGroup() as polls:
         while True:
@@ -132,10 +134,10 @@ async def poll_forever(
             schedule = {pod.uid: schedule.get(pod.uid, Schedule()) for _, pod in running}
             for key, pod in running:
                 turn = schedule[pod.uid]
-                if turn.due <= loop.time():
+                if turn.due <= clock():
                     turn.due = math.inf  # until it has answered
                     polls.create_task(poll(key, pod, turn))
-            await asyncio.sleep(LOOK_SECONDS)
+            await sleep(LOOK_SECONDS)
 
 
 def wait_seconds(failures: int, interval_seconds: float) -> float:

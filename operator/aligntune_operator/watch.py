@@ -6,7 +6,7 @@ none. docs/adr/0011 has the figures.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from aligntune_operator.cache import Cache
@@ -27,6 +27,9 @@ from aligntune_operator.session import REFUSED_SECONDS
 RETRY_SECONDS = 1.0
 """How long until a watch that ended is asked for again."""
 
+Sleep = Callable[[float], Awaitable[None]]
+"""Waits for so many seconds."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,6 +41,7 @@ async def watch_namespace(
     *,
     changed: Callable[[Key], None],
     beat: Callable[[str], None],
+    sleep: Sleep = asyncio.sleep,
 ) -> None:
     """Keeps the cache equal to the cluster in the Jobs and pods of a namespace.
 
@@ -51,13 +55,14 @@ async def watch_namespace(
         listed: Its first lists; empty where they were refused.
         changed: Told of each AlignTuneJob to look at.
         beat: Told of each sign of life of each watch.
+        sleep: Waits before something is asked for again.
     """
     beats = {
         plural: partial(beat, f"own watch of {plural} in {namespace}")
         for plural in (JOBS.plural, PODS.plural)
     }
     if namespace is None:
-        await _watch(cluster, listed, changed, beats)
+        await _watch(cluster, listed, changed, beats, sleep)
         return
 
     def asks() -> None:
@@ -66,9 +71,9 @@ async def watch_namespace(
 
     while True:
         if not listed:
-            listed = await list_at_last(cluster, cache, namespace, changed, asks=asks)
+            listed = await list_at_last(cluster, cache, namespace, changed, asks=asks, sleep=sleep)
         try:
-            await _watch(cluster, listed, changed, beats)
+            await _watch(cluster, listed, changed, beats, sleep)
         except* RefusedError as refused:
             logger.warning(
                 "namespace %s is refused (%s): asking on", namespace, refused.exceptions[0]
@@ -82,6 +87,7 @@ async def _watch(
     listed: list[Listed],
     changed: Callable[[Key], None],
     beats: Mapping[str, Callable[[], None]],
+    sleep: Sleep,
 ) -> None:
     """Watches what is listed, but for the kind that kopf watches."""
     by_kind = {since.source.kind.plural: since for since in listed}
@@ -89,7 +95,8 @@ async def _watch(
     async with asyncio.TaskGroup() as watches:
         for plural, beat in beats.items():
             first = pods if plural == JOBS.plural else None
-            watched = watch_forever(cluster, by_kind[plural], changed, beat, first=first)
+            since = by_kind[plural]
+            watched = watch_forever(cluster, since, changed, beat, first=first, sleep=sleep)
             watches.create_task(watched)
 
 
@@ -100,6 +107,7 @@ async def watch_forever(
     beat: Callable[[], None],
     *,
     first: Source | None = None,
+    sleep: Sleep = asyncio.sleep,
 ) -> None:
     """Keeps the cache equal to the cluster in one kind of object.
 
@@ -110,6 +118,7 @@ async def watch_forever(
         beat: Called whenever it asks, and for whatever it is told.
         first: Listed anew before what this watch has missed is taken in. A Job that ended
             meanwhile is concluded on, long after its end, without waiting for its pods' last words.
+        sleep: Waits before something is asked for again.
 
     Raises:
         RefusedError: The namespace is refused; where it watches everywhere, it asks on.
@@ -143,7 +152,7 @@ async def watch_forever(
             if not told:
                 what = "is refused" if refused else "broke"
                 logger.warning("the watch of %s %s (%s): asking on", where, what, error)
-        await asyncio.sleep(wait)
+        await sleep(wait)
 
 
 async def _list_first(

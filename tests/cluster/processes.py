@@ -1,12 +1,13 @@
 """Starting the cluster's processes and finding them again, whatever became of their parent."""
 
+import asyncio
 import os
 import secrets
 import socket
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,14 +45,32 @@ def free_port() -> int:
 
 
 def wait_until(
-    what: str, condition: Callable[[], bool], seconds: float, *, pause_seconds: float = 0.05
+    what: str, condition: Callable[[], object], seconds: float = 60, *, pause_seconds: float = 0.05
 ) -> None:
     """Returns once the condition holds; after so many seconds, raises TimeoutError naming it."""
+    for _ in _looks_in_vain(what, condition, seconds):
+        time.sleep(pause_seconds)  # noqa: TID251 - between two looks
+
+
+async def async_wait_until(
+    what: str, condition: Callable[[], object], seconds: float = 60, *, pause_seconds: float = 0.01
+) -> None:
+    """The same, while the event loop goes on."""
+    for _ in _looks_in_vain(what, condition, seconds):
+        await asyncio.sleep(pause_seconds)
+
+
+def _looks_in_vain(what: str, condition: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Ends once the condition holds.
+
+    Raises:
+        TimeoutError: It never did.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not so after {seconds:g} s.")
-        time.sleep(pause_seconds)  # noqa: TID251 - this is the one place that waits for conditions
+        yield
 
 
 def output(

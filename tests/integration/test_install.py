@@ -325,4 +325,8 @@ class TestLimits:
         refusal(limits={"gpusPerJob": 8}, runtime={"gpusPerNode": 16})
         api("patch", "atj", "earlier", "--type=merge", "-p", '{"spec": {"suspend": true}}')
         api("label", "atj", "earlier", "team=research")
+        earlier = api.get("atj", "earlier")
+        assert earlier["spec"]["suspend"]
+        assert earlier["metadata"]["labels"]["team"] == "research"
         api("delete", "atj", "earlier")
+        assert api.every("atj") == []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.core.rl.config import UnifiedConfig
-from tests.cluster.processes import free_port
+from tests.trainers.tiny import rank_environments
 
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -16,15 +16,12 @@ def train_recorded(
     config: UnifiedConfig, losses: list[str], folder: Path, *, processes: int
 ) -> None:
     """Train once with each loss, into a folder of its name below the config's."""
-    common = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         FORKS.Process(
             target=_train,
             args=(config.model_dump(mode="json"), losses, folder / f"recorded-{rank}.log", env),
         )
-        for rank in range(processes)
-        for env in [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}]
+        for rank, env in enumerate(rank_environments(processes))
     ]
     for rank in ranks:
         rank.start()
@@ -37,7 +34,7 @@ def _train(config: dict[str, Any], losses: list[str], log: Path, env: dict[str, 
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ.update(env if env["WORLD_SIZE"] != "1" else {})
+    os.environ.update(env)
     from aligntune.backends.trl.rl.grpo.grpo import TRLGRPOTrainer
 
     for loss in losses:

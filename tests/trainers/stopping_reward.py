@@ -5,10 +5,17 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from aligntune.rewards.scoring import Batch
 
 _calls = itertools.count(1)
+
+
+def stopping(marker: Path) -> dict[str, Any]:
+    """The entry of a config that has the second process stopped in its second rollout."""
+    params = {"marker": str(marker), "rank": "1", "call": 2}
+    return {"name": f"{__name__}:vowels", "params": params}
 
 
 def vowels(batch: Batch, marker: str = "", call: int = 2, rank: str = "0") -> list[float]:

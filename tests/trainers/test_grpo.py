@@ -27,6 +27,7 @@ from aligntune.training.checkpoints import MANIFEST
 from tests.hub.content import dialogpt
 from tests.trainers.callbacks import BreakAt, activities, asked_to_stop_in_evaluation
 from tests.trainers.rollouts import train_recorded
+from tests.trainers.stopping_reward import stopping
 from tests.trainers.tiny import (
     MakeRLConfig,
     curve,
@@ -34,7 +35,6 @@ from tests.trainers.tiny import (
     merge,
     plain_arguments,
     sums,
-    wait_for_step,
     write_jsonl,
     write_run,
 )
@@ -250,17 +250,18 @@ def test_two_ranks_stop_together_inside_a_rollout_and_resume_exactly(
         "train": {"max_steps": 16, "per_device_batch_size": 2},
         "logging": {"every_steps": 5},
     }
-    whole = grpo(**sections)
-    parts = grpo(**sections, output_dir=whole.output_dir + "-parts")
+    never, once = tmp_path / "never", tmp_path / "once"
+    never.touch()
+    whole = grpo(**sections, rewards=[stopping(never)])
     complete = write_run(tmp_path / "whole.json", whole, processesPerNode=2)
     assert [rank.wait() for rank in launch(complete, tmp_path, 2)] == [0, 0]
 
+    folder = whole.output_dir + "-parts"
+    parts = grpo(**sections, rewards=[stopping(once)], output_dir=folder)
     run = write_run(tmp_path / "parts.json", parts, processesPerNode=2)
-    ranks = launch(run, tmp_path, 2)
-    wait_for_step(Path(parts.output_dir), 3)
-    ranks[1].terminate()
-    assert [rank.wait() for rank in ranks] == [ExitCode.PREEMPTED, ExitCode.PREEMPTED]
-    assert 3 <= len(curve(Path(parts.output_dir))) < 16
+    stopped = [rank.wait() for rank in launch(run, tmp_path, 2)]
+    assert stopped == [ExitCode.PREEMPTED, ExitCode.PREEMPTED]
+    assert len(curve(Path(parts.output_dir))) == 5  # the first of the second rollout's four steps
     assert [rank.wait() for rank in launch(run, tmp_path, 2)] == [0, 0]
     assert curve(Path(parts.output_dir)) == curve(Path(whole.output_dir))
 

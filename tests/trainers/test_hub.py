@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from aligntune.core.errors import HubPushError
 from aligntune.data.rendering import PLAIN_CHAT_TEMPLATE
 from aligntune.hub import answers
 from aligntune.training.saving import push
+from tests.cluster.processes import wait_until
 from tests.hub.content import alpaca
 from tests.hub.hub import READER, STRANGER, WRITER, Hub
 
@@ -552,10 +552,7 @@ def test_a_hub_that_comes_up_late_is_waited_for(
         reach(hub)
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(answers, patience=5)
-        deadline = time.monotonic() + 30
-        while "Retrying" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)  # noqa: TID251 - between two looks at a log
+        wait_until("it asks again", lambda: "Retrying" in caplog.text, pause_seconds=0.01)
         with hub:
             assert answer.result(30)
 

@@ -29,6 +29,7 @@ from aligntune.core.rl.config import UnifiedConfig
 from aligntune.rewards.scoring import Batch
 from aligntune.training.checkpoints import MANIFEST
 from tests.trainers.callbacks import BreakAt, StopAt, activities, asked_to_stop_in_evaluation
+from tests.trainers.stopping_reward import stopping
 from tests.trainers.tiny import curve, launch, losses, merge, sums, write_jsonl, write_run
 
 MakePPO = Callable[..., UnifiedConfig]
@@ -183,18 +184,12 @@ def test_a_checkpoint_of_other_processes_goes_on_with_a_new_rollout_where_that_i
 def test_two_ranks_one_of_them_stopped_during_a_rollout_repeat_the_uninterrupted_run(
     ppo: MakePPO, tmp_path: Path
 ) -> None:
-    def reward(marker: Path) -> dict[str, Any]:
-        return {
-            "name": "tests.trainers.stopping_reward:vowels",
-            "params": {"marker": str(marker), "rank": "1", "call": 2},
-        }
-
     never = tmp_path / "never"
     never.touch()
-    whole = ppo(rewards=[reward(never)])
+    whole = ppo(rewards=[stopping(never)])
     complete = write_run(tmp_path / "whole.json", whole, processesPerNode=2)
     assert [rank.wait() for rank in launch(complete, tmp_path, 2)] == [0, 0]
-    parts = elsewhere(ppo(rewards=[reward(tmp_path / "once")]), "parts")
+    parts = elsewhere(ppo(rewards=[stopping(tmp_path / "once")]), "parts")
     run = write_run(tmp_path / "parts.json", parts, processesPerNode=2)
     stopped = [rank.wait() for rank in launch(run, tmp_path, 2)]
     assert stopped == [ExitCode.PREEMPTED, ExitCode.PREEMPTED]

@@ -16,17 +16,20 @@ from aligntune.api.causes import Cause
 from aligntune.api.env import REPORT_FD
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.progress import Outcome, Report, Snapshot
+from aligntune.core.backend_factory import trainer_for
 from aligntune.pod import rank
 from aligntune.training.checkpoints import broken
 from tests.trainers.tiny import MakeConfig, curve, launch, wait_for_step, write_jsonl, write_run
 
 
-def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, list[Snapshot], Outcome]:
+def run(
+    path: Path, monkeypatch: pytest.MonkeyPatch, find_trainer: rank.FindTrainer = trainer_for
+) -> tuple[int, list[Snapshot], Outcome]:
     """Train in this process; the exit code and what the launcher would have been told."""
     reading, writing = os.pipe()
     with monkeypatch.context() as patch, os.fdopen(reading) as lines:
         patch.setenv(REPORT_FD, str(writing))
-        code = rank.train(path)
+        code = rank.train(path, find_trainer)
         os.close(writing)
         reports = [Report.model_validate_json(line) for line in lines]
     assert reports[-1].outcome is not None
@@ -180,8 +183,8 @@ def test_debug_shows_the_traceback_of_a_mistake_too(
 def test_a_call_that_ends_the_process_is_a_failure(
     config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank, "trainer_for", lambda *_: sys.exit(0))
-    code, _, outcome = run(write_run(tmp_path / "run.json", config()), monkeypatch)
+    path = write_run(tmp_path / "run.json", config())
+    code, _, outcome = run(path, monkeypatch, find_trainer=lambda *_: sys.exit(0))
     assert (code, outcome.result, outcome.reason) == (70, "Failed", Cause.UNKNOWN)
     assert outcome.message == "SystemExit: 0"
 

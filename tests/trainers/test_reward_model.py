@@ -1,5 +1,6 @@
 """Scoring completions with a model that has a tokenizer and a template of its own."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,18 @@ def test_a_reward_model_counts_with_weight_one_unless_it_is_named(
     weight = rewards[-1].get("weight", 1) if rewards else 1
     scores = score(loaded, batch("five"))
     assert scores.total == [pytest.approx(weight * (scores.each["reward_model"][0] or 0))]
+
+
+def test_a_function_called_reward_model_does_not_take_the_reward_models_place(
+    judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "namesakes.py").write_text("def reward_model(batch):\n    return [100.0]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "namesakes", raising=False)
+    scores = score(load_rewards(config(judge, [{"name": "namesakes:reward_model"}])), batch("five"))
+    judged = RewardModel(ModelRef(name=str(judge)), "fp32")(batch("five"))
+    assert scores.each == {"reward_model": [100], "reward_model_2": judged}
+    assert scores.total == [pytest.approx(100 + judged[0])]
 
 
 def test_what_is_no_reward_model_is_refused(judge: Path, tmp_path: Path) -> None:

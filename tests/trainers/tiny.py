@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from aligntune.core.backend_factory import TRAINERS
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
-from tests.cluster.processes import free_port
+from tests.cluster.processes import free_port, wait_until
 
 DEEPSPEED = Path(sys.prefix) / "deepspeed"
 """Where `make setup` puts DeepSpeed, for those processes alone that train with it."""
@@ -101,14 +100,12 @@ class Rank:
     A `fresh` one imports all by itself, and so sees what the test has put into PYTHONPATH.
     """
 
-    def __init__(
-        self, run: Path, log: Path, env: dict[str, str] | None = None, *, fresh: bool = False
-    ) -> None:
+    def __init__(self, run: Path, log: Path, env: dict[str, str], *, fresh: bool = False) -> None:
         modules = [place.split(":")[0] for (on, _), place in TRAINERS.items() if on == "trl"]
         _FORKS.set_forkserver_preload([*modules, "aligntune.pod.rank"])
         context: Any = multiprocessing.get_context("spawn") if fresh else _FORKS
         self._log = log
-        self._process = context.Process(target=_train, args=(str(run), str(log), env or {}))
+        self._process = context.Process(target=_train, args=(str(run), str(log), env))
         self._process.start()
 
     def terminate(self) -> None:
@@ -133,27 +130,29 @@ class Rank:
 
 def launch(run: Path, folder: Path, world_size: int = 1, *, fresh: bool = False) -> list[Rank]:
     """All ranks of a run, as the launcher starts them."""
-    if world_size == 1:
-        return [Rank(run, folder / "rank-0.log", fresh=fresh)]
-    common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
-        Rank(
-            run,
-            folder / f"rank-{n}.log",
-            common | {"RANK": str(n), "LOCAL_RANK": str(n)},
-            fresh=fresh,
-        )
-        for n in range(world_size)
+        Rank(run, folder / f"rank-{rank}.log", env, fresh=fresh)
+        for rank, env in enumerate(rank_environments(world_size))
     ]
 
 
-def wait_for_step(folder: Path, step: int, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
+def rank_environments(world_size: int) -> list[dict[str, str]]:
+    """What each rank is told of the others; a lone one has none to meet."""
+    if world_size == 1:
+        return [{}]
+    common = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [common | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(world_size)]
+
+
+def wait_for_step(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
-    while not path.is_file() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"no step {step} within {seconds} seconds"
-        time.sleep(0.005)  # noqa: TID251 - between two looks at a file
+    wait_until(
+        f"step {step} is made",
+        lambda: path.is_file() and path.read_text().count("\n") >= step,
+        seconds=240,
+        pause_seconds=0.005,
+    )
 
 
 _FORKS = multiprocessing.get_context("forkserver")

@@ -1,7 +1,7 @@
 """Leader election: one at a time, soon after the last, and nobody who was away too long."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,9 +38,15 @@ class Store:
 
 
 class Replica:
-    def __init__(self, name: str, clock: Callable[[], float], store: Store) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float],
+        store: Store,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.leadership = Leadership(clock)
-        self.elector = Elector(self.leadership, name, lambda: NOW, asyncio.sleep)
+        self.elector = Elector(self.leadership, name, lambda: NOW, sleep)
         self.store = store
 
     def tries(self) -> bool:
@@ -115,14 +121,14 @@ def test_two_that_try_at_the_same_moment_do_not_both_lead() -> None:
 
 
 def test_a_leader_that_cannot_renew_gives_up_before_another_may_begin() -> None:
-    clock, store, a, _ = world()
-    a.tries()
-    store.away = True
+    clock, store = Clock(), Store()
 
     async def passes(seconds: float) -> None:
         clock.now += seconds
 
-    a.elector._sleep = passes
+    a = Replica("a", clock, store, passes)
+    a.tries()
+    store.away = True
     began = clock.now
     asyncio.run(a.elector.hold(store, lambda: False))
     assert not a.leadership.holds()

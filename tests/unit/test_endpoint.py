@@ -1,6 +1,5 @@
 import json
 import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from aligntune.api.run import JobIdentity
 from aligntune.pod.attempt import CannotStartError
 from aligntune.pod.endpoint import ALL_INTERFACES, LOOPBACK, MAX_CONNECTIONS, Endpoint
 from aligntune.pod.gpus import Gpu
+from tests.cluster.processes import wait_until
 
 SNAPSHOT = Snapshot(
     attempt=2,
@@ -41,14 +41,11 @@ def get(endpoint: Endpoint, path: str) -> str:
         return str(answer.read().decode())
 
 
-def eventually_answered(endpoint: Endpoint, within_seconds: float = 5) -> str:
-    deadline = time.monotonic() + within_seconds
-    while True:
-        try:
-            return get(endpoint, "/healthz")
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
+def answers(endpoint: Endpoint) -> bool:
+    try:
+        return get(endpoint, "/healthz") == "ok\n"
+    except OSError:
+        return False
 
 
 def test_progress_is_the_snapshot_in_camel_case(endpoint: Endpoint) -> None:
@@ -113,7 +110,7 @@ def test_silent_connections_are_limited_and_leave_room_when_they_go(endpoint: En
     for connection in (*silent, extra):
         connection.close()
     for _ in range(MAX_CONNECTIONS):
-        assert eventually_answered(endpoint) == "ok\n"
+        wait_until("it answers", lambda: answers(endpoint))
 
 
 def test_a_taken_port_is_one_sentence(endpoint: Endpoint) -> None:

@@ -17,6 +17,7 @@ from aligntune_operator.cluster import METADATA, ApiError, Cluster
 from aligntune_operator.estimator import NODES_KEPT_FOR, Estimator, warn_forever
 from aligntune_operator.hub import Hub
 from aligntune_operator.observe import Key
+from tests.cluster.processes import async_wait_until
 from tests.hub.configs import LLAMA_8B
 
 SFT = {"model": {"name": "acme/chat"}, "datasets": [{"name": "d"}]}
@@ -147,8 +148,7 @@ async def test_a_job_that_cannot_be_estimated_now_does_not_keep_others_from_thei
 
     warning = asyncio.create_task(warn_forever(estimator, cache, changed))
     estimator.begun.add(first)
-    while not world.asked:  # noqa: ASYNC110 - nothing tells of it
-        await asyncio.sleep(0.01)
+    await async_wait_until("the first is asked about", lambda: world.asked)
     world.status = 200
     estimator.begun.add(Key("ns", "gone"))
     estimator.begun.add(second)

@@ -20,6 +20,7 @@ from aligntune.api.causes import Cause
 from aligntune.api.env import NODE_RANK, POD_UID, TERMINATION_MESSAGE_PATH
 from aligntune.api.progress import Outcome
 from aligntune.pod.launcher import launch
+from tests.cluster.processes import wait_until
 
 RANK = """
 import faulthandler, json, os, signal, sys, time
@@ -122,22 +123,25 @@ class Run:
         path = self.attempt / f"rank-{rank}.log"
         return path.read_text() if path.exists() else ""
 
+    def wait_for_words(self, words: str, *ranks: int) -> None:
+        """Returns once each of these ranks has printed them."""
+        for rank in ranks:
+            said = f"rank {rank} says {words!r}"
+            wait_until(said, lambda rank=rank: words in self.log(rank), pause_seconds=0.01)
+
     def get(self, path: str) -> str:
         url = json.loads((self.attempt / "endpoint.json").read_text())["url"]
         with urllib.request.urlopen(url + path, timeout=5) as answer:
             return str(answer.read().decode())
 
+    def progress(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self.get("/progress"))
+        return told
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
-
-
-def eventually(condition: Callable[[], object], within_seconds: float = 60) -> None:
-    deadline = time.monotonic() + within_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        threading.Event().wait(0.01)
 
 
 def twenty_times_faster() -> float:
@@ -200,7 +204,7 @@ ended("Preempted", 143, "Preempted", "checkpoint saved")
 """
 
     def preempt() -> None:
-        eventually(lambda: "waiting" in run.log(0) and "waiting" in run.log(1))
+        run.wait_for_words("waiting", 0, 1)
         interrupt(signal.SIGTERM)
 
     assert run(script, config={"processesPerNode": 2}, meanwhile=preempt) == 143
@@ -222,9 +226,9 @@ ended("Preempted", 143, "Preempted")
 """
 
     def preempt() -> None:
-        eventually(lambda: "waiting" in run.log(0) and "waiting" in run.log(1))
+        run.wait_for_words("waiting", 0, 1)
         interrupt(signal.SIGTERM)
-        eventually(lambda: "saving" in run.log(0))
+        run.wait_for_words("saving", 0)
         interrupt(signal.SIGTERM)
         run.gate.write_text("")
 
@@ -233,9 +237,9 @@ ended("Preempted", 143, "Preempted")
 
 def test_a_second_interrupt_kills(run: Run) -> None:
     def interrupt_twice() -> None:
-        eventually(lambda: "waiting" in run.log(0))
+        run.wait_for_words("waiting", 0)
         interrupt(signal.SIGINT)
-        eventually(lambda: "told" in run.log(0))
+        run.wait_for_words("told", 0)
         interrupt(signal.SIGTERM)
         interrupt(signal.SIGINT)
 
@@ -276,13 +280,13 @@ ended("Succeeded", 0)
 """
     assert run(script) == 0
     worker = int(run.log(0))
-    eventually(lambda: not Path(f"/proc/{worker}/cmdline").exists() or _is_zombie(worker))
+    wait_until("the worker has ended", lambda: _has_ended(worker))
 
 
-def _is_zombie(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     try:
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
 
 
@@ -318,9 +322,9 @@ def test_endpoint_tells_progress_with_attempt_and_pod(run: Run) -> None:
     answers: dict[str, Any] = {}
 
     def ask() -> None:
-        eventually(lambda: "waiting" in run.log(0))
-        eventually(lambda: json.loads(run.get("/progress"))["progress"]["step"] == 7)
-        answers["progress"] = json.loads(run.get("/progress"))
+        run.wait_for_words("waiting", 0)
+        wait_until("step 7 is told", lambda: run.progress()["progress"]["step"] == 7)
+        answers["progress"] = run.progress()
         answers["metrics"] = run.get("/metrics")
         answers["health"] = run.get("/healthz")
         interrupt(signal.SIGTERM)
@@ -356,8 +360,8 @@ def test_a_later_pod_of_a_gang_finds_the_hang_too_but_shows_no_progress(run: Run
     shown: dict[str, Any] = {}
 
     def look() -> None:
-        eventually(lambda: "Current thread" in run.log(1))
-        shown.update(json.loads(run.get("/progress")))
+        run.wait_for_words("Current thread", 1)
+        shown.update(run.progress())
 
     script = "faulthandler.register(signal.SIGUSR1)\ntraining(6)\nignore_sigterm()"
     config = {"nodes": 2, "stallTimeoutSeconds": 20, "onStall": "Restart"}
@@ -382,8 +386,8 @@ ended("Succeeded", 0)
 """
 
     def see_it() -> None:
-        eventually(lambda: "Current thread" in run.log(0))
-        eventually(lambda: json.loads(run.get("/progress")).get("stalledSeconds"))
+        run.wait_for_words("Current thread", 0)
+        wait_until("the stall is told", lambda: run.progress().get("stalledSeconds"))
         os.kill(_rank_pid(), signal.SIGTERM)
 
     def _rank_pid() -> int:

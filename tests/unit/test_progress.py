@@ -14,11 +14,13 @@ from aiohttp.test_utils import TestServer
 
 from aligntune.api.env import PROGRESS_PORT
 from aligntune.api.progress import Snapshot
-from aligntune_operator import progress
 from aligntune_operator.cache import Cache
 from aligntune_operator.observe import Key, PodState, Poll
 from aligntune_operator.progress import (
     LONGEST_ANSWER,
+    LOOK_SECONDS,
+    SLOW_SECONDS,
+    AskPod,
     ask,
     asker,
     pod_address,
@@ -143,8 +145,42 @@ def test_the_address_is_the_pods_own_or_the_api_servers_proxy() -> None:
     )
 
 
+class Time:
+    """Stand-in for the clock: it moves where someone sleeps, and only then."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def clock(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+
+async def polled_until(
+    done: asyncio.Event, cache: Cache, ask_pod: AskPod, passing: Time, *, concurrency: int
+) -> None:
+    polling = asyncio.create_task(
+        poll_forever(
+            cache,
+            lambda _: None,
+            ask_pod,
+            interval_seconds=LOOK_SECONDS,
+            concurrency=concurrency,
+            clock=passing.clock,
+            sleep=passing.sleep,
+        )
+    )
+    try:
+        await asyncio.wait_for(done.wait(), 30)
+    finally:
+        polling.cancel()
+
+
 async def test_one_tenants_silent_pod_does_not_slow_the_others() -> None:
-    """Stand-in: a cache of two running pods, one of which never answers in time."""
+    """Stand-in: a cache of two running pods, one of which never answers."""
 
     class TwoPods(Cache):
         def running_pods(self) -> Iterator[tuple[Key, PodState]]:
@@ -157,16 +193,12 @@ async def test_one_tenants_silent_pod_does_not_slow_the_others() -> None:
     async def ask_pod(key: Key, pod: PodState) -> Poll:
         asked.append(key.namespace)
         if key.namespace == "silent":
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         if asked.count("fine") >= 3:
             done.set()
         return Poll(pod.uid, NOW, Snapshot())
 
-    polling = asyncio.create_task(
-        poll_forever(TwoPods(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=8)
-    )
-    await asyncio.wait_for(done.wait(), 30)
-    polling.cancel()
+    await polled_until(done, TwoPods(), ask_pod, Time(), concurrency=8)
     assert asked.count("silent") == 1
 
 
@@ -186,7 +218,9 @@ class Seven(Cache):
         yield Key("fine", "job"), replace(POD, uid="fine")
 
 
-async def held_while_one_is_asked_five_times(first_answer: Callable[[str], Awaitable[Poll]]) -> int:
+async def held_while_one_is_asked_five_times(
+    first_answer: Callable[[str], Awaitable[Poll]], passing: Time
+) -> int:
     """How many of them hold a slot without end, once they are known by their first answers."""
     asked: list[str] = []
     held: set[str] = set()
@@ -200,16 +234,10 @@ async def held_while_one_is_asked_five_times(first_answer: Callable[[str], Await
             return Poll(pod.uid, NOW, Snapshot())
         if asked.count(pod.uid) > 1:
             held.add(pod.uid)
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
         return await first_answer(pod.uid)
 
-    polling = asyncio.create_task(
-        poll_forever(Seven(), lambda _: None, ask_pod, interval_seconds=0.01, concurrency=4)
-    )
-    try:
-        await asyncio.wait_for(fine_after_all.wait(), 30)
-    finally:
-        polling.cancel()
+    await polled_until(fine_after_all, Seven(), ask_pod, passing, concurrency=4)
     return len(held)
 
 
@@ -217,16 +245,14 @@ async def test_pods_known_to_be_silent_leave_slots_to_the_others() -> None:
     async def silent(uid: str) -> Poll:
         return Poll(uid, NOW, error="silent")
 
-    assert await held_while_one_is_asked_five_times(silent) == 1
+    assert await held_while_one_is_asked_five_times(silent, Time()) == 1
 
 
-async def test_pods_known_to_answer_slowly_leave_slots_to_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(progress, "SLOW_SECONDS", 0.01)
+async def test_pods_known_to_answer_slowly_leave_slots_to_the_others() -> None:
+    passing = Time()
 
     async def slow(uid: str) -> Poll:
-        await asyncio.sleep(0.05)
+        await passing.sleep(2 * SLOW_SECONDS)
         return Poll(uid, NOW, Snapshot())
 
-    assert await held_while_one_is_asked_five_times(slow) == 1
+    assert await held_while_one_is_asked_five_times(slow, passing) == 1

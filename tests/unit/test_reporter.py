@@ -2,6 +2,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -45,17 +46,26 @@ def test_snapshot_and_outcome_arrive_as_lines(pipe: tuple[int, int]) -> None:
     assert last.outcome == Outcome(result="Succeeded", exit_code=0)
 
 
-def test_without_a_launcher_nothing_happens() -> None:
-    Reporter.from_env({}).snapshot(at_step(1))
-    Reporter.from_env({REPORT_FD: "no number"}).outcome(Outcome(result="Succeeded", exit_code=0))
-    Reporter(987654).snapshot(at_step(1))
+@pytest.mark.parametrize("env", [{}, {REPORT_FD: "no number"}, {REPORT_FD: "987654"}])
+def test_without_a_launcher_nothing_is_said(
+    env: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reporter = Reporter.from_env(env)
+    reporter.snapshot(at_step(1))
+    reporter.outcome(Outcome(result="Succeeded", exit_code=0))
+    assert capfd.readouterr() == ("", "")
 
 
-def test_a_launcher_that_went_away_is_no_error(pipe: tuple[int, int]) -> None:
+def test_once_the_launcher_is_gone_nothing_is_written_whatever_the_pipes_number_becomes(
+    pipe: tuple[int, int], tmp_path: Path
+) -> None:
     reporter = Reporter(pipe[1])
     os.close(pipe[0])
     reporter.snapshot(at_step(1))
-    reporter.outcome(Outcome(result="Succeeded", exit_code=0))
+    with (tmp_path / "other").open("wb") as other:
+        os.dup2(other.fileno(), pipe[1])
+        reporter.outcome(Outcome(result="Succeeded", exit_code=0))
+    assert (tmp_path / "other").read_bytes() == b""
 
 
 def test_a_full_pipe_drops_snapshots_but_keeps_lines_whole(pipe: tuple[int, int]) -> None:

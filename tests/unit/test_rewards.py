@@ -1,9 +1,8 @@
 """Reward functions as pure functions, and what becomes of results that are none."""
 
 import math
+import signal
 import sys
-import threading
-import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.rl.config import UnifiedConfig
-from aligntune.rewards import registry
 from aligntune.rewards.answers import last_number
 from aligntune.rewards.registry import load_rewards
 from aligntune.rewards.scoring import Batch, Reward, score
@@ -184,24 +181,25 @@ def test_a_network_that_cannot_be_reached_is_not_the_functions_fault() -> None:
 
 
 def stubborn(_: Batch) -> list[float]:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    while True:
         try:
             sum(range(1000))
         except Exception:  # noqa: BLE001 - as careless code does
             return [0.0]
-    return [1.0]
 
 
 def test_a_function_that_hangs_is_interrupted() -> None:
-    began = time.monotonic()
     reward = Reward("f", 1.0, stubborn, timeout_seconds=0.1, place="rewards[0] 'f'")
     with pytest.raises(ConfigError, match=r"'f': took longer than 0.1 s for 1 completions; make"):
         score([reward], batch("a"))
-    assert time.monotonic() - began < 5
-    quick = Reward("g", 1.0, lambda _: [1], timeout_seconds=0.2)
+
+
+def test_nothing_is_interrupted_once_a_function_has_returned() -> None:
+    limit = 60  # less than pytest has for a test, by the same timer
+    quick = Reward("g", 1.0, lambda _: [1], timeout_seconds=limit)
     assert score([quick], batch("a")).total == [1]
-    threading.Event().wait(0.3)  # the timer is off again
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    assert left == 0 or left > limit
 
 
 @pytest.mark.usefixtures("own")
@@ -258,17 +256,6 @@ def test_no_two_functions_share_a_metric_and_none_takes_the_sums(
 ) -> None:
     rewards = load_rewards(config(*({"name": f"namesakes:{name}"} for name in functions)))
     assert [reward.name for reward in rewards] == names
-
-
-@pytest.mark.usefixtures("own")
-def test_a_function_called_reward_model_does_not_take_the_reward_models_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(registry, "RewardModel", lambda *_: lambda scored: [7.0] * len(scored[1]))
-    asked = config({"name": "namesakes:reward_model"})
-    both = asked.model_copy(update={"reward_model": ModelRef(name="judge")})
-    scores = score(load_rewards(both), batch("a"))
-    assert (scores.total, scores.each) == ([8.0], {"reward_model": [1.0], "reward_model_2": [7.0]})
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
-from aligntune_operator import relist, watch
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
 from aligntune_operator.observe import Key
 from aligntune_operator.relist import Listed, sources
+from aligntune_operator.watch import watch_forever, watch_namespace
 
 CHAT = Key("research", "chat")
 EXPIRED = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
@@ -68,6 +68,10 @@ def refusal(status: int) -> Answer:
     return answer
 
 
+async def at_once(_seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
 @asynccontextmanager
 async def watching(
     *answers: Answer, beat: Callable[[], None] = lambda: None, pods_first: bool = False
@@ -82,8 +86,7 @@ async def watching(
         return await left.pop(0)(request)
 
     async def list_pods(request: web.Request) -> web.StreamResponse:
-        asked.put_nowait("pods")
-        assert [*cache.jobs.of(CHAT)] == []
+        asked.put_nowait("pods after jobs" if [*cache.jobs.of(CHAT)] else "pods")
         return await page(20)(request)
 
     application = web.Application()
@@ -98,19 +101,14 @@ async def watching(
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
         _, jobs, pods = sources(cache)
         since, first = Listed(jobs, None, 10), pods if pods_first else None
-        watched = watch.watch_forever(cluster, since, changed.put_nowait, beat, first=first)
+        watched = watch_forever(
+            cluster, since, changed.put_nowait, beat, first=first, sleep=at_once
+        )
         task = asyncio.create_task(watched)
         yield cache, changed, asked
         task.cancel()
         await asyncio.wait([task])
     await runner.cleanup()
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(watch, "REFUSED_SECONDS", 0.0)
-    monkeypatch.setattr(relist, "REFUSED_SECONDS", 0.0)
 
 
 async def told(changed: asyncio.Queue[Key]) -> Key:
@@ -234,8 +232,14 @@ async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_li
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
         listed = [Listed(source, "research", 10) for source in sources(cache)]
         changed = asyncio.Queue[Key]()
-        watched = watch.watch_namespace(
-            cluster, cache, "research", listed, changed=changed.put_nowait, beat=beaten.add
+        watched = watch_namespace(
+            cluster,
+            cache,
+            "research",
+            listed,
+            changed=changed.put_nowait,
+            beat=beaten.add,
+            sleep=at_once,
         )
         task = asyncio.create_task(watched)
         async with asyncio.timeout(10):

@@ -99,17 +99,17 @@ def _names(model: type[BaseModel], location: Location) -> list[str]:
             return []
         if isinstance(part, str):
             field = next((f for f in section.model_fields.values() if f.alias == part), None)
-            section = _section_in(field.annotation) if field else None
+            section = section_in(field.annotation) if field else None
     if section is None:
         return []
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _section_in(annotation: object) -> type[BaseModel] | None:
+def section_in(annotation: object) -> type[BaseModel] | None:
     """The model inside `Annotated[list[Model], ...] | None` and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
+    return next(filter(None, map(section_in, get_args(annotation))), None)
 
 
 def _shown(value: object) -> str:
