@@ -2,6 +2,7 @@
 
 import json
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -91,3 +92,26 @@ def test_words_that_look_like_markup_are_shown_as_they_are(show: Show, words: st
         }
     )
     assert page.count(words) == 3
+
+
+def test_words_of_a_tenant_do_not_reach_the_terminal_as_commands(show: Show) -> None:
+    """The case of CVE-2021-25743, which was kubectl's."""
+    words = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x00\x7fone\ntwo\tthree"
+    page = show(
+        {
+            "phase": "Failed",
+            "failure": {
+                "reason": "Unknown",
+                "message": words,
+                "retryable": False,
+                "logTail": words,
+                "pod": words,
+            },
+            "attempts": {"current": 1, "history": [{"attempt": 1, "job": "j", "reason": words}]},
+            "metrics": {words: 1.0},
+            "trackerUrls": {words: f"https://wandb.example/{words}"},
+            "conditions": [condition(words)],
+        }
+    )
+    assert {letter for letter in page if unicodedata.category(letter) == "Cc"} == {"\n"}
+    assert "\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}" in page
