@@ -17,12 +17,12 @@ class Console:
     """A progress bar on a terminal; one line for each change of phase and tenth elsewhere."""
 
     def __init__(self, name: str) -> None:
-        self._out = rich.console.Console(stderr=True, highlight=False)
+        self._out = rich.console.Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=self._out,
             disable=not self._out.is_terminal,
         )

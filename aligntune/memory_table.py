@@ -42,7 +42,7 @@ def show(job: Estimated, gpu_memory_gib: float | None) -> None:
     if found.reserve:
         table.add_row("CUDA and fragmentation", *(_gib(found.reserve) for _ in moments))
     table.add_row("in all", *(_gib(size + found.reserve) for size in moments.values()))
-    console = rich.console.Console(highlight=False)
+    console = rich.console.Console(highlight=False, markup=False, emoji=False)
     console.print(table)
     console.print(
         f"{_gib(found.total)} GiB at the peak ({found.peak}), give or take {TOLERANCE:.0%}"

@@ -328,7 +328,8 @@ def _console() -> "Console":
     from rich.console import Console
 
     terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if terminal else COLUMNS)
+    width = None if terminal else COLUMNS
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def _print_whole(table: "Table") -> None:

@@ -14,9 +14,20 @@ from aligntune.api.status import AlignTuneJobStatus
 from aligntune.cluster.errors import ClusterError
 from aligntune.core.config.errors import mistakes
 
+UNPRINTABLE = {
+    code: "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\n\t"
+}
+"""Control characters, for `str.translate`: a terminal would obey them. What a status tells are also
+words of its pods, and whoever reads them may be an administrator (as in CVE-2021-25743)."""
+
 
 class Job(NamedTuple):
-    """An AlignTuneJob; its spec is as it was written, since it may be of another version."""
+    """An AlignTuneJob; its spec is as it was written, since it may be of another version.
+
+    Its status can be printed: it has no control characters.
+    """
 
     name: str
     namespace: str
@@ -34,7 +45,7 @@ class Job(NamedTuple):
         """
         metadata = body["metadata"]
         try:
-            status = AlignTuneJobStatus.parse(body.get("status", {}))
+            status = AlignTuneJobStatus.parse(_printable(body.get("status", {})))
         except ValidationError as error:
             raise _strange(metadata["name"], "status", error) from error
         return cls(
@@ -83,6 +94,17 @@ class Job(NamedTuple):
     def output_path(self) -> str:
         """The same folder inside a pod that mounts the storage."""
         return f"{STORAGE_DIR}/{self.output_folder}"
+
+
+def _printable(value: Any) -> Any:  # noqa: ANN401 - JSON
+    match value:
+        case str():
+            return value.translate(UNPRINTABLE)
+        case list():
+            return [_printable(item) for item in value]
+        case dict():
+            return {_printable(name): _printable(item) for name, item in value.items()}
+    return value
 
 
 def _strange(name: str, section: str, error: ValidationError) -> ClusterError:

@@ -69,7 +69,9 @@ def pods_of(
     ours = [
         pod
         for pod in pods
-        if any(owner == reference["name"] for reference in pod["metadata"]["ownerReferences"])
+        if any(
+            owner == reference["name"] for reference in pod["metadata"].get("ownerReferences", ())
+        )
     ]
     by_age = sorted(ours, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
     return {int(pod["metadata"]["labels"][COMPLETION_INDEX]): pod for pod in by_age}

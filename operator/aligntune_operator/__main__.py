@@ -84,7 +84,9 @@ async def run(settings: Settings) -> None:
     rng = random.Random()  # noqa: S311 - jitter is no secret
     # Whoever creates many jobs waits for pods first, and for news of those that run after that.
     # More statuses written at once would not be written faster, and keep new jobs waiting.
-    queue = KeyedQueue[Key](rng, comes_first=cache.is_new, others_at_once=settings.others_at_once)
+    queue = KeyedQueue[Key](
+        rng, comes_first=cache.is_new, others_at_once=settings.others_at_once, closed=True
+    )
     election = elect(settings) if settings.lease_namespace else alone()
     prometheus = CollectorRegistry()
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
@@ -110,6 +112,7 @@ async def run(settings: Settings) -> None:
     async def lead() -> None:
         await election.won()
         logger.info("this replica leads")
+        queue.open(state.key for state in cache.statuses())
         polls = poll_forever(
             cache,
             queue.add,

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -47,6 +48,20 @@ class Store(Generic[State]):
         self._forgotten: Callable[[State], None] = forgotten
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
+        self._lists = 0
+        self._went: set[str] = set()
+        """What went while a list is read."""
+
+    @contextmanager
+    def listing(self) -> Iterator[None]:
+        """While a list is read: what goes meanwhile, it may yet show, as it is of before."""
+        self._lists += 1
+        try:
+            yield
+        finally:
+            self._lists -= 1
+            if not self._lists:
+                self._went.clear()
 
     def seen(self, key: Key, state: State) -> bool:
         """Takes in a state that `knows` has denied, also where it now belongs to another
@@ -65,13 +80,17 @@ class Store(Generic[State]):
         )
 
     def knows(self, body: Object) -> bool:
-        """Whether it has seen this version of an object, or a newer one."""
+        """Whether it has seen this version of an object, or a newer one, or its end meanwhile."""
         metadata = body["metadata"]
+        if metadata["uid"] in self._went:
+            return True
         known = self._by_uid.get(metadata["uid"])
         return known is not None and known[1].resource_version >= int(metadata["resourceVersion"])
 
     def gone(self, uid: str) -> None:
         """Forgets an object, if it is known."""
+        if self._lists:
+            self._went.add(uid)
         known = self._drop(uid)
         if known is not None:
             self._forgotten(known)

@@ -1,23 +1,23 @@
 """What the Events of a namespace say about why pods do not start, read once for all who ask."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from aligntune_operator.cluster import Cluster
 
 SHARED_FOR = timedelta(seconds=5)
-"""How long what was read is told to others: the API server reads every Event of the namespace for
-one that is asked about one object, so that a thousand jobs that wait would cost it a thousand times
-as much."""
+"""How long what was read is told to others, or for as long as the reading took, if that is longer:
+the API server reads every Event of the namespace for one that is asked about one object, so that a
+thousand jobs that wait would cost it a thousand times as much."""
 
 
 class Reading(NamedTuple):
     """The newest Events of a namespace."""
 
-    at: datetime
+    shared_until: datetime
     newest: Mapping[str, tuple[str, str]]
     """UID of an object -> when, and what."""
 
@@ -34,7 +34,8 @@ class Explanations:
         self._cluster = cluster
         self._clock = clock
         self._readings: dict[str, Reading] = {}
-        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = WeakValueDictionary[str, asyncio.Lock]()
+        """By namespace, as long as anybody holds one or waits for it."""
 
     async def newest(self, namespace: str, uids: Iterable[str]) -> str:
         """`Reason: message` of the newest Event about any of these objects; empty if none.
@@ -42,15 +43,17 @@ class Explanations:
         Raises:
             ApiError: The Events could not be read.
         """
-        async with self._reading[namespace]:
-            now = self._clock()
+        async with self._locks.setdefault(namespace, asyncio.Lock()):
+            asked = self._clock()
             self._readings = {
                 name: reading
                 for name, reading in self._readings.items()
-                if now - reading.at < SHARED_FOR
+                if asked < reading.shared_until
             }
             if namespace not in self._readings:
                 newest = await self._cluster.newest_events(namespace)
-                self._readings[namespace] = Reading(now, newest)
+                read = self._clock()
+                shared_until = read + max(SHARED_FOR, read - asked)
+                self._readings[namespace] = Reading(shared_until, newest)
             found = self._readings[namespace].newest
         return max((found[uid] for uid in uids if uid in found), default=("", ""))[1]

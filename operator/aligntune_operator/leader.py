@@ -133,6 +133,7 @@ class Elector:
         self._now = now
         self._sleep = sleep
         self._seen: Seen | None = None
+        self._fails = False
 
     async def acquire(self, store: LeaseStore, stopping: Callable[[], bool]) -> None:
         """Returns once the Lease is held, or `stopping` says so."""
@@ -161,6 +162,20 @@ class Elector:
             logger.warning("the Lease could not be released: %s", error)
 
     async def _try(self, store: LeaseStore) -> bool:
+        """`_take`, and says when the API server begins to fail, and when that is over."""
+        try:
+            taken = await self._take(store)
+        except ApiError as error:
+            level = logging.DEBUG if self._fails else logging.WARNING
+            logger.log(level, "the Lease cannot be reached (%s): trying on", error)
+            self._fails = True
+            return False
+        if self._fails:
+            logger.info("the Lease can be reached again")
+        self._fails = False
+        return taken
+
+    async def _take(self, store: LeaseStore) -> bool:
         """Takes or renews the Lease if that may be done now."""
         began = self._leadership.clock()
         try:
@@ -174,9 +189,6 @@ class Elector:
                 return False
             self._look(await store.write(self._manifest(lease, holder=self._me)))
         except ConflictError:
-            return False
-        except ApiError as error:
-            logger.warning("the Lease could not be renewed: %s", error)
             return False
         self._leadership.renewed_at = began
         return True

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -22,6 +22,8 @@ class KeyedQueue(Generic[K]):
         comes_first: Whether a key that is added goes before those that are not.
         others_at_once: Most keys that do not come first and are worked on at the same time; None:
             as many as there are workers.
+        closed: Whether keys are passed over until `open`: nobody works on them yet, and what they
+            are of may be deleted before anybody does.
         first_retry_seconds: Wait before the first retry of a key; it doubles each time.
         longest_retry_seconds: Upper bound of that wait.
     """
@@ -32,6 +34,7 @@ class KeyedQueue(Generic[K]):
         *,
         comes_first: Callable[[K], bool] = lambda _: False,
         others_at_once: int | None = None,
+        closed: bool = False,
         first_retry_seconds: float = 0.2,
         longest_retry_seconds: float = 60.0,
     ) -> None:
@@ -45,6 +48,7 @@ class KeyedQueue(Generic[K]):
         """Keys of `_lane` that are worked on."""
         self._others_at_once = others_at_once
         self._comes_first = comes_first
+        self._closed = closed
         self._waiting: set[K] = set()
         self._working: dict[K, float] = {}
         self._again: set[K] = set()
@@ -67,8 +71,16 @@ class KeyedQueue(Generic[K]):
         now = asyncio.get_running_loop().time()
         return max((now - began for began in self._working.values()), default=0.0)
 
+    def open(self, keys: Iterable[K]) -> None:
+        """Queues these, and from now on whatever is added."""
+        self._closed = False
+        for key in keys:
+            self.add(key)
+
     def add(self, key: K) -> None:
         """Queues a key now."""
+        if self._closed:
+            return
         if key in self._working:
             self._again.add(key)
         elif key not in self._waiting:
@@ -106,6 +118,7 @@ class KeyedQueue(Generic[K]):
 
     async def get(self) -> K:
         """Waits for a key and takes it; `done` must follow."""
+        await asyncio.sleep(0)  # else workers that need not wait would let nobody else run
         await self._ready.acquire()
         key = self._next()
         self._waiting.discard(key)

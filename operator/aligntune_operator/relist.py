@@ -21,6 +21,8 @@ from aligntune_operator.session import REFUSED_SECONDS, Patience
 
 INTERVAL_SECONDS = 300.0
 """How long a deletion that no watch told of may go unnoticed."""
+TOLD_SECONDS = 10.0
+"""How long after a list a watch may tell of what went before it: its word may be on its way."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,6 @@ async def relist(
     source: Source,
     namespace: str | None,
     changed: Callable[[Key], None],
-    missed: Callable[[], None] = lambda: None,
 ) -> Listed:
     """Makes the cache equal to the cluster in one kind of object.
 
@@ -66,11 +67,20 @@ async def relist(
         source: What to list.
         namespace: Where; None for everywhere.
         changed: Told of each AlignTuneJob to look at.
-        missed: Called for each object that has vanished.
 
     Raises:
         ApiError: The list could not be had; a 404 means that the CRD is not there.
     """
+    listed, uids = await _take_in(cluster, source, namespace, changed)
+    for key in source.store.retain(namespace, uids, listed.version):
+        changed(key)
+    return listed
+
+
+async def _take_in(
+    cluster: Cluster, source: Source, namespace: str | None, changed: Callable[[Key], None]
+) -> tuple[Listed, set[str]]:
+    """Takes in what a list shows, and forgets nothing yet; returns their UIDs, too."""
     uids: set[str] = set()
 
     def take(body: Object) -> None:
@@ -78,11 +88,9 @@ async def relist(
         if (key := source.seen(body)) is not None:
             changed(key)
 
-    version = await cluster.list(source.kind, namespace, take)
-    for key in source.store.retain(namespace, uids, version):
-        missed()
-        changed(key)
-    return Listed(source, namespace, version)
+    with source.store.listing():
+        version = await cluster.list(source.kind, namespace, take)
+    return Listed(source, namespace, version), uids
 
 
 async def list_first(
@@ -172,12 +180,40 @@ async def relist_forever(
     changed: Callable[[Key], None],
     missed: Callable[[], None],
 ) -> None:
-    """Relists every few minutes; `missed` is called for each object that no watch told of."""
+    """Compares the cache with the cluster every few minutes."""
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
-        for namespace in namespaces or (None,):
-            for source in sources(cache):
-                try:
-                    await relist(cluster, source, namespace, changed, missed)
-                except ApiError as error:
-                    logger.warning("the cache could not be compared with the cluster: %s", error)
+        await compare(cluster, cache, namespaces, changed, missed)
+
+
+async def compare(
+    cluster: Cluster,
+    cache: Cache,
+    namespaces: tuple[str, ...],
+    changed: Callable[[Key], None],
+    missed: Callable[[], None],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Makes the cache equal to the cluster, once the watches had time to.
+
+    Args:
+        cluster: The API server.
+        cache: What is to be equal to it.
+        namespaces: Where; none for everywhere.
+        changed: Told of each AlignTuneJob to look at.
+        missed: Called for each object that has vanished and that no watch told of.
+        sleep: Waits for so many seconds.
+    """
+    shown = []
+    for namespace in namespaces or (None,):
+        for source in sources(cache):
+            try:
+                shown.append(await _take_in(cluster, source, namespace, changed))
+            except ApiError as error:
+                logger.warning("the cache could not be compared with the cluster: %s", error)
+    await sleep(TOLD_SECONDS)
+    for (source, namespace, version), uids in shown:
+        for key in source.store.retain(namespace, uids, version):
+            missed()
+            changed(key)

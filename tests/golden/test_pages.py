@@ -29,7 +29,9 @@ def job_in(case: Path) -> tuple[Job, datetime]:
 
 
 def shown(renderable: Any, columns: int = COLUMNS) -> str:
-    console = rich.console.Console(width=columns, highlight=False, no_color=True)
+    console = rich.console.Console(
+        width=columns, highlight=False, markup=False, emoji=False, no_color=True
+    )
     with console.capture() as captured:
         console.print(renderable)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

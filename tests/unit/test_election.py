@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from aligntune_operator.cluster import ApiError, ConflictError, GoneError
 from aligntune_operator.leader import Elector, Leadership
 
@@ -147,3 +149,23 @@ def test_a_short_outage_of_the_api_server_does_not_cost_the_leadership() -> None
     clock.now += 10
     assert a.leadership.holds()
     assert not b.tries()
+
+
+def test_an_outage_of_the_api_server_is_told_of_at_its_begin_and_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    clock, store, a, b = world()
+    a.tries()
+    for _ in range(2):
+        store.away = True
+        for _ in range(3):
+            clock.now += 1
+            b.tries()
+        store.away = False
+        for _ in range(2):
+            b.tries()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the Lease cannot be reached (0: no answer): trying on",
+        "the Lease can be reached again",
+    ] * 2

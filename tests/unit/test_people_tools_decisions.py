@@ -51,6 +51,13 @@ def pod(name: str, index: int, attempt: int = 1, uid: str = UID, **status: Any) 
     }
 
 
+def test_a_pod_that_nobody_owns_is_none_of_the_jobs() -> None:
+    """Whoever may create pods may give one the label by which they are found."""
+    orphan = pod("a", 0)
+    del orphan["metadata"]["ownerReferences"]
+    assert pods_of(job(), 1, [orphan]) == {}
+
+
 def test_only_the_newest_pods_of_this_attempt_of_this_job_count() -> None:
     seen = [
         pod("a", 0),

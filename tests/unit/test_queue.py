@@ -83,3 +83,25 @@ async def test_those_that_do_not_come_first_leave_workers_free_for_those_that_do
     keys.done("c")
     keys.done("b")
     assert [await keys.get(), await keys.get()] == ["d", "a"]
+
+
+async def test_a_queue_that_is_closed_keeps_nothing_and_begins_with_what_it_is_opened_with() -> (
+    None
+):
+    keys = queue(closed=True)
+    keys.add("deleted long ago")
+    assert len(keys) == 0
+    keys.open(["a", "b"])
+    keys.add("c")
+    keys.add("a")
+    assert [await keys.get() for _ in range(3)] == ["a", "b", "c"]
+    assert len(keys) == 0
+
+
+async def test_others_get_a_turn_between_two_keys() -> None:
+    keys, turns = queue(), list[int]()
+    for key in ("a", "b"):
+        keys.add(key)
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        keys.done(await keys.get())
+        assert turns.pop()
