@@ -1,4 +1,4 @@
-"""The pod's exit codes, after sysexits.h, and the causes that each stands for."""
+"""The pod's exit codes, after sysexits.h, and the one that each cause of failure ends it with."""
 
 from enum import IntEnum
 
