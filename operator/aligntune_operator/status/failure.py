@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from aligntune.api.causes import RETRY, Cause, Retry
-from aligntune.api.exit_codes import ExitCode
+from aligntune.api.exit_codes import CAUSE_BY_EXIT_CODE, ExitCode
 from aligntune.api.progress import Outcome
 from aligntune.api.status import Failure
 from aligntune.core.scrub import scrub
@@ -12,15 +12,6 @@ from aligntune_operator.observe import Explanation, JobState, PodState
 
 SIGKILL_EXIT = 137
 LONGEST_LOG = 4000
-
-BY_EXIT_CODE = {
-    ExitCode.BAD_DATA: Cause.DATA_ERROR,
-    ExitCode.NOT_FOUND: Cause.MODEL_NOT_FOUND,
-    ExitCode.NOT_AUTHORISED: Cause.UNAUTHORIZED,
-    ExitCode.BAD_CONFIG: Cause.CONFIG_ERROR,
-    ExitCode.PREEMPTED: Cause.PREEMPTED,
-}
-"""Exit codes that stand for one cause; the others need the launcher's word."""
 
 OWN_DISK_USE = re.compile(
     r"Usage of EmptyDir volume|local ephemeral storage usage exceeds|exceeded its local ephemeral"
@@ -86,8 +77,8 @@ def _witnesses(job: JobState, pods: Iterable[PodState]) -> Iterator[Failure]:
     symptoms = [failure for failure in inside if failure.reason in SYMPTOMS]
     yield from sorted(symptoms, key=lambda failure: SYMPTOMS.index(failure.reason))
     for pod in ended:
-        if pod.exit_code in BY_EXIT_CODE:
-            yield _seen(BY_EXIT_CODE[ExitCode(pod.exit_code)], pod)
+        if pod.exit_code in CAUSE_BY_EXIT_CODE:
+            yield _seen(CAUSE_BY_EXIT_CODE[pod.exit_code], pod)
     yield from (_seen(Cause.UNKNOWN, pod) for pod in ended)
     yield _from_condition(job)
 
@@ -158,9 +149,7 @@ def _from_condition(job: JobState) -> Failure:
     """What is left when every pod is gone: the Job's own words."""
     found = JOB_CONDITION_EXIT_CODE.search(job.failed_message)
     code = int(found[1]) if found else None
-    cause = Cause.UNKNOWN
-    if code in BY_EXIT_CODE:
-        cause = BY_EXIT_CODE[ExitCode(code)]
+    cause = Cause.UNKNOWN if code is None else CAUSE_BY_EXIT_CODE.get(code, Cause.UNKNOWN)
     return failed(cause, job.failed_message or "its pods are gone, and said nothing", None, code)
 
 
