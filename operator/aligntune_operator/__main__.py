@@ -100,7 +100,6 @@ async def run(settings: Settings) -> None:
         settings,
         clock,
         estimator=estimator,
-        began=estimator.begun.add,
         post=outbox.post,
         others_first=queue.has_first,
     )

@@ -68,8 +68,8 @@ class Controller:
         cluster: Where it acts.
         settings: The cluster's owner's.
         clock: Tells the time.
-        estimator: Tells whether a job fits its GPUs.
-        began: Told of each job that has begun, to estimate it without keeping it waiting.
+        estimator: Tells whether a job fits its GPUs, and takes those that have begun, to warn of
+            them without keeping them waiting.
         post: Given the Events of each status that was written.
         others_first: Whether other jobs wait that are new.
     """
@@ -82,15 +82,13 @@ class Controller:
         clock: Callable[[], datetime],
         *,
         estimator: Estimator,
-        began: Callable[[Key], None],
         post: Callable[[Posting], None],
-        others_first: Callable[[], bool] = lambda: False,
+        others_first: Callable[[], bool],
     ) -> None:
         self._cache = cache
         self._cluster = cluster
         self._settings = settings
         self._estimator = estimator
-        self._began = began
         self._post = post
         self._others_first = others_first
         self._clock = clock
@@ -180,7 +178,7 @@ class Controller:
         self._cache.explained(uid, None)
         self._cache.job_seen(created)
         if attempt == 1 and self._settings.estimates == "warn":
-            self._began(key)
+            self._estimator.begun.add(key)
         return None
 
     async def _in_the_way(

@@ -1,5 +1,6 @@
 """What one reconciliation writes, and in which order."""
 
+import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -7,11 +8,12 @@ from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
 from aligntune_operator.controller import Controller
+from aligntune_operator.estimator import Estimator
 from aligntune_operator.observe import AlignTuneJobState, Key
 from aligntune_operator.settings import Settings
 
 if TYPE_CHECKING:
-    from aligntune_operator.estimator import Estimator
+    from aligntune_operator.hub import Hub
 
 KEY = Key("ns", "chat")
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -84,14 +86,14 @@ class World:
     def __init__(self) -> None:
         self.others_wait = False
         self.cluster, self.cache = Recorder(), Cache()
+        no_hub = cast("Hub", None)  # no estimate is asked for
         self.cache.object_seen(self.cluster.object)
         self.controller = Controller(
             self.cache,
             self.cluster,
             Settings(_env_file=None),
             lambda: NOW,
-            estimator=cast("Estimator", None),  # which is asked for no estimates
-            began=lambda _: None,
+            estimator=Estimator(self.cluster, no_hub, lambda: NOW, random.Random(1)),
             post=lambda _: None,
             others_first=lambda: self.others_wait,
         )
