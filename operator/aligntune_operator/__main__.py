@@ -42,7 +42,7 @@ from aligntune_operator.progress import asker, poll_forever
 from aligntune_operator.queue import KeyedQueue
 from aligntune_operator.relist import list_first, relist_forever
 from aligntune_operator.server import serving
-from aligntune_operator.session import NoClusterError, connect
+from aligntune_operator.session import NoClusterError, connect, log_in
 from aligntune_operator.settings import Settings, load_settings
 from aligntune_operator.watch import watch_namespace
 
@@ -249,18 +249,16 @@ def elect(settings: Settings) -> Election:
 
     @asynccontextmanager
     async def lease() -> AsyncIterator[Lease]:
-        connection = connect(kopf_settings())
-        cluster = Cluster(
-            connection.session,
-            connection.server,
-            lambda *_: None,
-            may_write=lambda: True,
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
-        )
-        try:
+        login = log_in(kopf_settings())
+        async with login.session() as session:
+            cluster = Cluster(
+                session,
+                login.server,
+                lambda *_: None,
+                may_write=lambda: True,
+                timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+            )
             yield Lease(cluster, settings.lease_namespace, settings.lease_name)
-        finally:
-            await connection.close()
 
     election.begin(Elector(leadership, me, now, election.sleep), lease)
     return election
