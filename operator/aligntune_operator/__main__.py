@@ -242,6 +242,8 @@ def main() -> int:
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        # kopf tells there of every event that it hands on.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
         asyncio.run(run(settings))
     except ConfigError as error:
         _say(str(error))

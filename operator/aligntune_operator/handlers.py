@@ -65,7 +65,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.networking.error_backoffs = Patience()
     settings.posting.enabled = False
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffs()
     return settings
