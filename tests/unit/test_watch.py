@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -97,8 +98,11 @@ async def watching(
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
         _, jobs, pods = sources(cache)
-        since, first = Listed(jobs, None, 10), pods if pods_first else None
-        watched = watch.watch_forever(cluster, since, changed.put_nowait, beat, first=first)
+        since, take = Listed(jobs, None, 10), changed.put_nowait
+        catch_up = {"catch_up": partial(relist.relist, cluster, pods, None, take)}
+        watched = watch.watch_forever(
+            cluster, since, take, beat, **(catch_up if pods_first else {})
+        )
         task = asyncio.create_task(watched)
         yield cache, changed, asked
         task.cancel()
