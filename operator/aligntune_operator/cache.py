@@ -48,14 +48,22 @@ class Store(Generic[State]):
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
 
-    def seen(self, key: Key, state: State) -> bool:
-        """Takes in a state that `knows` has denied, also where it now belongs to another
-        AlignTuneJob.
+    def take(self, key: Key, body: Object, parse: Callable[[Object], State]) -> bool:
+        """Takes in an object, unless this version of it, or a newer one, is known.
+
+        Args:
+            key: The AlignTuneJob that it belongs to, which may have been another before.
+            body: The object.
+            parse: Trims it to what decisions depend on.
 
         Returns:
-            Whether anything that decisions depend on is new.
+            Whether anything that they depend on is new.
         """
-        known = self._by_uid.get(state.uid)
+        metadata = body["metadata"]
+        known = self._by_uid.get(metadata["uid"])
+        if known is not None and known[1].resource_version >= int(metadata["resourceVersion"]):
+            return False
+        state = parse(body)
         self._drop(state.uid)
         self._by_uid[state.uid] = (key, state)
         self._uids[key].add(state.uid)
@@ -63,12 +71,6 @@ class Store(Generic[State]):
             key,
             replace(state, resource_version=known[1].resource_version),
         )
-
-    def knows(self, body: Object) -> bool:
-        """Whether it has seen this version of an object, or a newer one."""
-        metadata = body["metadata"]
-        known = self._by_uid.get(metadata["uid"])
-        return known is not None and known[1].resource_version >= int(metadata["resourceVersion"])
 
     def gone(self, uid: str) -> None:
         """Forgets an object, if it is known."""
@@ -152,27 +154,22 @@ class Cache:
 
     def object_seen(self, body: Object) -> Key | None:
         """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
-        if self.objects.knows(body):
-            return None
-        state = align_tune_job_state(body)
-        new = self.objects.seen(state.key, state)
-        for name in state.from_jobs:
-            self._followers[Key(state.key.namespace, name)].add(state.key)
-        return state.key if new else None
+        key = key_of(body)
+        new = self.objects.take(key, body, align_tune_job_state)
+        for name in self._waits_for(key.namespace, key.name):
+            self._followers[Key(key.namespace, name)].add(key)
+        return key if new else None
 
     def job_seen(self, body: Object) -> Key | None:
         """Takes in a Job; whose it is is returned if anything that matters is new."""
-        if self.jobs.knows(body):
-            return None
         key = _parent(body)
-        return key if self.jobs.seen(key, job_state(body)) else None
+        return key if self.jobs.take(key, body, job_state) else None
 
     def pod_seen(self, body: Object) -> Key | None:
         """Takes in a pod; whose it is is returned if anything that matters is new."""
-        if self.pods.knows(body):
-            return None
         key = _parent(body)
-        return key if self.pods.seen(key, pod_state(body, self._node_lost_timeout)) else None
+        parse = partial(pod_state, node_lost_timeout=self._node_lost_timeout)
+        return key if self.pods.take(key, body, parse) else None
 
     def object_gone(self, body: Object) -> Key:
         """Forgets an AlignTuneJob, but not another of the same name that has taken its place."""
@@ -262,13 +259,13 @@ class Cache:
             else:
                 self._followers[key].discard(follower)
 
-    def statuses(self) -> Iterator[AlignTuneJobState]:
+    def align_tune_jobs(self) -> Iterator[AlignTuneJobState]:
         """Every AlignTuneJob."""
         return (state for key, state in self.objects.items() if key.namespace not in self._held)
 
     def running_pods(self) -> Iterator[tuple[Key, PodState]]:
         """The pod of each job that can be asked for progress: the running one of index 0."""
-        for state in self.statuses():
+        for state in self.align_tune_jobs():
             key = state.key
             ours = {job.uid for job in self._jobs_of(state)}
             for pod in self.pods.of(key):

@@ -185,7 +185,7 @@ class Controller:
         self, state: AlignTuneJobState, spec: AlignTuneJobSpec
     ) -> tuple[Hindrance, timedelta] | None:
         """What keeps a job from beginning, and when to look again."""
-        if in_use := folder_in_use(state, spec, self._cache.statuses()):
+        if in_use := folder_in_use(state, spec, self._cache.align_tune_jobs()):
             return Hindrance("in use", in_use), MISSING_RETRY
         if missing := await self._missing(state, spec):
             return Hindrance("missing", missing), MISSING_RETRY

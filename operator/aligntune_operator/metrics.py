@@ -84,7 +84,7 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All series of all jobs."""
-        states = tuple(self._cache.statuses())
+        states = tuple(self._cache.align_tune_jobs())
         phases = Tally(state.status.phase for state in states)
         jobs = GaugeMetricFamily("aligntune_jobs", "Jobs by phase.", labels=("phase",))
         for phase in Phase:

@@ -224,8 +224,8 @@ async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_li
             await asyncio.Event().wait()
         return web.json_response({"metadata": {"resourceVersion": "99"}, "items": []})
 
-    def statuses() -> list[Key]:
-        return [state.key for state in cache.statuses()]
+    def shown() -> list[Key]:
+        return [state.key for state in cache.align_tune_jobs()]
 
     align_tune_job = job(5)
     align_tune_job["metadata"] |= {"name": "chat", "generation": 1}
@@ -245,7 +245,7 @@ async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_li
         async with asyncio.timeout(10):
             while await asked.get() != "aligntunejobs False":
                 pass
-            assert statuses() == []
+            assert shown() == []
             beaten.clear()
             await asked_for(asked, 2)
             assert len(beaten) == 2, "asking in vain is a sign of life of both watches"
