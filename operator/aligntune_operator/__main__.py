@@ -151,7 +151,7 @@ async def lead(parts: Parts) -> None:
     polls = poll_forever(
         parts.cache,
         queue.add,
-        asker(parts.connection, parts.clock, parts.metrics.polled),
+        asker(parts.connection, parts.clock, parts.metrics.count_poll),
         interval_seconds=settings.poll_interval_seconds,
         concurrency=settings.poll_concurrency,
     )

@@ -25,7 +25,7 @@ from aligntune_operator.observe import (
     observe,
     pod_state,
 )
-from aligntune_operator.stages import way
+from aligntune_operator.stages import find_path
 from aligntune_operator.status.conditions import finished
 
 State = TypeVar("State", AlignTuneJobState, JobState, PodState)
@@ -40,11 +40,11 @@ class Store(Generic[State]):
     integers since Kubernetes 1.35 (KEP-5504), and did on every etcd-backed server before.
 
     Args:
-        forgotten: Told of the last state of each object that is gone, whoever noticed it.
+        on_forget: Told of the last state of each object that is gone, whoever noticed it.
     """
 
-    def __init__(self, forgotten: Callable[[State], None]) -> None:
-        self._forgotten: Callable[[State], None] = forgotten
+    def __init__(self, on_forget: Callable[[State], None]) -> None:
+        self._on_forget: Callable[[State], None] = on_forget
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
 
@@ -72,11 +72,11 @@ class Store(Generic[State]):
             replace(state, resource_version=known[1].resource_version),
         )
 
-    def gone(self, uid: str) -> None:
+    def forget(self, uid: str) -> None:
         """Forgets an object, if it is known."""
         known = self._drop(uid)
         if known is not None:
-            self._forgotten(known)
+            self._on_forget(known)
 
     def has(self, uid: str) -> bool:
         """Whether an object is known."""
@@ -106,7 +106,7 @@ class Store(Generic[State]):
             and namespace in (None, key.namespace)
         }
         for uid in vanished:
-            self.gone(uid)
+            self.forget(uid)
         return set(vanished.values())
 
     def _drop(self, uid: str) -> State | None:
@@ -130,9 +130,9 @@ class Cache:
 
     def __init__(self, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) -> None:
         self._node_lost_timeout = node_lost_timeout
-        self.objects: Store[AlignTuneJobState] = Store(self._object_forgotten)
-        self.jobs: Store[JobState] = Store(self._job_forgotten)
-        self.pods: Store[PodState] = Store(self._pod_forgotten)
+        self.objects: Store[AlignTuneJobState] = Store(self._drop_notes)
+        self.jobs: Store[JobState] = Store(self._drop_departed)
+        self.pods: Store[PodState] = Store(self._keep_departed)
         # By UID, so that nothing said of a job reaches another that takes its name.
         self._polls: dict[str, Poll] = {}
         self._hindrances: dict[str, Hindrance] = {}
@@ -152,7 +152,7 @@ class Cache:
         self._held.discard(namespace)
         return [key for key, _ in self.objects.items() if key.namespace == namespace]
 
-    def object_seen(self, body: Object) -> Key | None:
+    def take_object(self, body: Object) -> Key | None:
         """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
         key = key_of(body)
         new = self.objects.take(key, body, align_tune_job_state)
@@ -160,45 +160,45 @@ class Cache:
             self._followers[Key(key.namespace, name)].add(key)
         return key if new else None
 
-    def job_seen(self, body: Object) -> Key | None:
+    def take_job(self, body: Object) -> Key | None:
         """Takes in a Job; whose it is is returned if anything that matters is new."""
         key = _parent(body)
         return key if self.jobs.take(key, body, job_state) else None
 
-    def pod_seen(self, body: Object) -> Key | None:
+    def take_pod(self, body: Object) -> Key | None:
         """Takes in a pod; whose it is is returned if anything that matters is new."""
         key = _parent(body)
         parse = partial(pod_state, node_lost_timeout=self._node_lost_timeout)
         return key if self.pods.take(key, body, parse) else None
 
-    def object_gone(self, body: Object) -> Key:
+    def forget_object(self, body: Object) -> Key:
         """Forgets an AlignTuneJob, but not another of the same name that has taken its place."""
-        self.objects.gone(body["metadata"]["uid"])
+        self.objects.forget(body["metadata"]["uid"])
         return key_of(body)
 
-    def job_gone(self, body: Object) -> Key:
+    def forget_job(self, body: Object) -> Key:
         """Forgets a Job."""
-        self.jobs.gone(body["metadata"]["uid"])
+        self.jobs.forget(body["metadata"]["uid"])
         return _parent(body)
 
-    def pod_gone(self, body: Object) -> Key:
+    def forget_pod(self, body: Object) -> Key:
         """Forgets a pod, but for what its Job's end may yet be explained with."""
-        self.pod_seen(body)  # its last words
-        self.pods.gone(body["metadata"]["uid"])
+        self.take_pod(body)  # its last words
+        self.pods.forget(body["metadata"]["uid"])
         return _parent(body)
 
-    def object_written(self, body: Object) -> None:
+    def take_written(self, body: Object) -> None:
         """Takes in the answer to a write, unless the object was deleted before it came."""
         uid = body["metadata"]["uid"]
         if any(known.uid == uid for known in self.objects.of(key_of(body))):
-            self.object_seen(body)
+            self.take_object(body)
 
-    def job_deleted(self, uid: str, answer: Object) -> None:
+    def take_deleted_job(self, uid: str, answer: Object) -> None:
         """Takes in the answer to a Job's deletion: the Job, unless it was gone with that."""
         if answer["metadata"].get("uid") == uid and self.jobs.has(uid):
-            self.job_seen(answer)
+            self.take_job(answer)
 
-    def polled(self, key: Key, poll: Poll) -> None:
+    def take_poll(self, key: Key, poll: Poll) -> None:
         """Takes in what a progress endpoint said, and since when it says nothing."""
         state = self._object(key)
         if state is None:
@@ -210,15 +210,15 @@ class Cache:
             poll = replace(poll, silent_since=since or poll.at)
         self._polls[state.uid] = poll
 
-    def hindered(self, uid: str, hindrance: Hindrance | None) -> None:
+    def note_hindrance(self, uid: str, hindrance: Hindrance | None) -> None:
         """Remembers why the Job could not be created, or with None that it could."""
         self._remember(self._hindrances, uid, hindrance)
 
-    def explained(self, uid: str, explanation: Explanation | None) -> None:
+    def note_explanation(self, uid: str, explanation: Explanation | None) -> None:
         """Remembers why the newest attempt does not start, or with None that it is to be asked."""
         self._remember(self._explanations, uid, explanation)
 
-    def short_of_memory(self, uid: str, shortage: str) -> None:
+    def note_shortage(self, uid: str, shortage: str) -> None:
         """Remembers that a job does not fit its GPUs."""
         self._remember(self._shortages, uid, shortage)
 
@@ -239,7 +239,7 @@ class Cache:
             shortage=self._shortages.get(state.uid, ""),
             sources=dict(self._sources(state)),
             awaited=any(self._waits(follower) for follower in self.followers(key)),
-            cycle=tuple(way(key.name, key.name, partial(self._waits_for, key.namespace))),
+            cycle=tuple(find_path(key.name, key.name, partial(self._waits_for, key.namespace))),
         )
 
     def is_new(self, key: Key) -> bool:
@@ -283,14 +283,14 @@ class Cache:
         if note is not None and self.objects.has(uid):
             notes[uid] = note
 
-    def _object_forgotten(self, state: AlignTuneJobState) -> None:
+    def _drop_notes(self, state: AlignTuneJobState) -> None:
         for notes in (self._polls, self._hindrances, self._explanations, self._shortages):
             notes.pop(state.uid, None)
 
-    def _job_forgotten(self, job: JobState) -> None:
+    def _drop_departed(self, job: JobState) -> None:
         self._departed.pop(job.uid, None)
 
-    def _pod_forgotten(self, pod: PodState) -> None:
+    def _keep_departed(self, pod: PodState) -> None:
         if self.jobs.has(pod.job_uid):
             self._departed[pod.job_uid][pod.index] = pod
 

@@ -26,7 +26,7 @@ class ServerClock:
         """The time now."""
         return self._clock() + self._correction
 
-    def dated(self, date: str, took_seconds: float) -> None:
+    def correct(self, date: str, took_seconds: float) -> None:
         """Takes in an answer: it was written at `date`, while it was waited for."""
         try:
             written = parsedate_to_datetime(date)

@@ -111,7 +111,7 @@ class Change(NamedTuple):
 Observer = Callable[[str, str, int], None]
 """Told of each request: verb, resource, status code."""
 
-Dated = Callable[[str, float], None]
+CorrectClock = Callable[[str, float], None]
 """Told of each answer: its HTTP date, and how many seconds it was waited for."""
 
 
@@ -123,7 +123,7 @@ class Cluster:
         server: URL of the API server.
         observer: Told of each request.
         may_write: Asked before each write.
-        dated: Told of each answer.
+        correct_clock: Told of each answer.
         timeout: Of each request.
     """
 
@@ -134,14 +134,14 @@ class Cluster:
         observer: Observer,
         may_write: Callable[[], bool],
         *,
-        dated: Dated = lambda *_: None,
+        correct_clock: CorrectClock = lambda *_: None,
         timeout: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
     ) -> None:
         self._session = session
         self._server = server.rstrip("/")
         self._observer = observer
         self._may_write = may_write
-        self._dated = dated
+        self._correct_clock = correct_clock
         self._timeout = timeout
 
     async def create(self, manifest: Object) -> Object:
@@ -333,7 +333,7 @@ class Cluster:
                     for line in lines:
                         change = Change(**json.loads(line))
                         if change.type == "ERROR":
-                            raise _told(change.object)
+                            raise _watch_error(change.object)
                         yield change
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(0, f"the API server does not answer: {error!r}") from error
@@ -402,7 +402,7 @@ class Cluster:
             ) as response:
                 self._observer(verb, resource, response.status)
                 if response.ok:
-                    self._dated(response.headers.get("Date", ""), clock() - asked)
+                    self._correct_clock(response.headers.get("Date", ""), clock() - asked)
                     answer: dict[str, Any] = await response.json()
                     return answer
                 raise await _error(response)
@@ -423,7 +423,7 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
     )
 
 
-def _told(status: Object) -> ApiError:
+def _watch_error(status: Object) -> ApiError:
     """The error that a watch ends with."""
     code = status.get("code", 0)
     return ERRORS.get(code, ApiError)(code, str(status.get("message"))[:LONGEST_MESSAGE])

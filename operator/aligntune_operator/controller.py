@@ -130,20 +130,22 @@ class Controller:
                 return until - now
             case Explain(uids):
                 message = await self._explanations.newest(key.namespace, uids)
-                self._cache.explained(observed.object.uid, Explanation(now, message))
+                self._cache.note_explanation(observed.object.uid, Explanation(now, message))
                 return EXPLANATION_INTERVAL
             case CreateJob(attempt) if observed.spec is not None:
                 return await self._start(observed.object, observed.spec, attempt)
             case DeleteJob(name, uid):
                 try:
-                    self._cache.job_deleted(uid, await self._cluster.delete_job(key, name, uid))
+                    self._cache.take_deleted_job(
+                        uid, await self._cluster.delete_job(key, name, uid)
+                    )
                 except GoneError:
-                    self._cache.jobs.gone(uid)
+                    self._cache.jobs.forget(uid)
             case DeleteAlignTuneJob(uid):
                 try:
                     await self._cluster.delete_align_tune_job(key, uid)
                 except GoneError:
-                    self._cache.objects.gone(uid)
+                    self._cache.objects.forget(uid)
         return None
 
     async def _start(
@@ -153,7 +155,7 @@ class Controller:
         try:
             if attempt == 1 and (found := await self._in_the_way(state, spec)):
                 hindrance, again = found
-                self._cache.hindered(uid, hindrance)
+                self._cache.note_hindrance(uid, hindrance)
                 return again
             for manifest in shared_objects(key, uid, spec, self._settings):
                 await self._cluster.create(manifest)
@@ -169,14 +171,14 @@ class Controller:
             )
             created = await self._cluster.create(job)
         except RefusedError as error:
-            self._cache.hindered(uid, Hindrance("refused", error.message))
+            self._cache.note_hindrance(uid, Hindrance("refused", error.message))
             return REFUSED_RETRY
         except ApiError as error:
-            self._cache.hindered(uid, Hindrance("failed", error.message))
+            self._cache.note_hindrance(uid, Hindrance("failed", error.message))
             raise
-        self._cache.hindered(uid, None)
-        self._cache.explained(uid, None)
-        self._cache.job_seen(created)
+        self._cache.note_hindrance(uid, None)
+        self._cache.note_explanation(uid, None)
+        self._cache.take_job(created)
         if attempt == 1 and self._settings.estimates == "warn":
             self._estimator.begun.add(key)
         return None
@@ -218,9 +220,9 @@ class Controller:
         if after == before:
             return
         try:
-            self._cache.object_written(await self._cluster.write_status(observed.object, after))
+            self._cache.take_written(await self._cluster.write_status(observed.object, after))
         except GoneError:
-            self._cache.objects.gone(observed.object.uid)
+            self._cache.objects.forget(observed.object.uid)
             return
         state = observed.object
         for event in events(before, after):

@@ -67,7 +67,7 @@ class Metrics:
         ).set_function(lambda: float(leading()))
         registry.register(JobCollector(cache))
 
-    def polled(self, result: str) -> None:
+    def count_poll(self, result: str) -> None:
         """Counts a progress endpoint that was asked."""
         self.polls.labels(result).inc()
 

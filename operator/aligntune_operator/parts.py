@@ -78,7 +78,11 @@ def assemble(settings: Settings, now: Callable[[], datetime]) -> Parts:
     metrics = Metrics(prometheus, cache, queue.__len__, election.leads)
     clock = ServerClock(now)
     cluster = Cluster(
-        connection.session, connection.server, metrics.request, election.leads, dated=clock.dated
+        connection.session,
+        connection.server,
+        metrics.request,
+        election.leads,
+        correct_clock=clock.correct,
     )
     estimator = Estimator(cluster, Hub(connection.pods, settings.hub_endpoint, clock), clock, rng)
     outbox = Outbox(rng, clock, metrics.events_dropped.inc, others_first=queue.has_first)

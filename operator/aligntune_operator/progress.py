@@ -121,7 +121,7 @@ async def poll_forever(
             asked = loop.time()
             answer = await ask_pod(key, pod)
             turn.slow = loop.time() - asked > SLOW_SECONDS
-        cache.polled(key, answer)
+        cache.take_poll(key, answer)
         changed(key)
         turn.failures = turn.failures + 1 if answer.error else 0
         turn.due = loop.time() + wait_seconds(turn.failures, interval_seconds)

@@ -25,36 +25,36 @@ INTERVAL_SECONDS = 300.0
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
+class Feed(NamedTuple):
     """A kind of object, and where what is seen of it goes."""
 
     kind: Kind
     store: Store[AlignTuneJobState] | Store[JobState] | Store[PodState]
-    seen: Callable[[Object], Key | None]
+    take: Callable[[Object], Key | None]
     """Takes an object in; returns the AlignTuneJob to look at, if anything that matters is new."""
-    gone: Callable[[Object], Key]
+    forget: Callable[[Object], Key]
 
 
 class Listed(NamedTuple):
     """A list that the cache has taken in: where to watch from."""
 
-    source: Source
+    feed: Feed
     namespace: str | None
     version: int
 
 
-def sources(cache: Cache) -> tuple[Source, ...]:
+def feeds(cache: Cache) -> tuple[Feed, ...]:
     """All that the cache is made of; AlignTuneJobs first, since they own the rest."""
     return (
-        Source(ALIGN_TUNE_JOBS, cache.objects, cache.object_seen, cache.object_gone),
-        Source(JOBS, cache.jobs, cache.job_seen, cache.job_gone),
-        Source(PODS, cache.pods, cache.pod_seen, cache.pod_gone),
+        Feed(ALIGN_TUNE_JOBS, cache.objects, cache.take_object, cache.forget_object),
+        Feed(JOBS, cache.jobs, cache.take_job, cache.forget_job),
+        Feed(PODS, cache.pods, cache.take_pod, cache.forget_pod),
     )
 
 
 async def relist(
     cluster: Cluster,
-    source: Source,
+    feed: Feed,
     namespace: str | None,
     changed: Callable[[Key], None],
     missed: Callable[[], None] = lambda: None,
@@ -63,7 +63,7 @@ async def relist(
 
     Args:
         cluster: The API server.
-        source: What to list.
+        feed: What to list.
         namespace: Where; None for everywhere.
         changed: Told of each AlignTuneJob to look at.
         missed: Called for each object that has vanished.
@@ -75,14 +75,14 @@ async def relist(
 
     def take(body: Object) -> None:
         uids.add(body["metadata"]["uid"])
-        if (key := source.seen(body)) is not None:
+        if (key := feed.take(body)) is not None:
             changed(key)
 
-    version = await cluster.list(source.kind, namespace, take)
-    for key in source.store.retain(namespace, uids, version):
+    version = await cluster.list(feed.kind, namespace, take)
+    for key in feed.store.retain(namespace, uids, version):
         missed()
         changed(key)
-    return Listed(source, namespace, version)
+    return Listed(feed, namespace, version)
 
 
 async def list_first(
@@ -113,7 +113,7 @@ async def list_first(
     waits, told = iter(Patience()), False
     while True:
         try:
-            return [await relist(cluster, source, namespace, changed) for source in sources(cache)]
+            return [await relist(cluster, feed, namespace, changed) for feed in feeds(cache)]
         except RefusedError as error:
             if namespace is None:
                 raise
@@ -153,9 +153,7 @@ async def list_at_last(
         await sleep(REFUSED_SECONDS)
         asks()
         try:
-            listed = [
-                await relist(cluster, source, namespace, changed) for source in sources(cache)
-            ]
+            listed = [await relist(cluster, feed, namespace, changed) for feed in feeds(cache)]
         except ApiError as error:
             logger.debug("namespace %s: %s", namespace, error)
         else:
@@ -176,8 +174,8 @@ async def relist_forever(
     while True:
         await asyncio.sleep(INTERVAL_SECONDS)
         for namespace in namespaces or (None,):
-            for source in sources(cache):
+            for feed in feeds(cache):
                 try:
-                    await relist(cluster, source, namespace, changed, missed)
+                    await relist(cluster, feed, namespace, changed, missed)
                 except ApiError as error:
                     logger.warning("the cache could not be compared with the cluster: %s", error)

@@ -21,7 +21,7 @@ from aligntune_operator.cluster import (
     RefusedError,
 )
 from aligntune_operator.observe import Key
-from aligntune_operator.relist import Listed, Source, list_at_last, relist
+from aligntune_operator.relist import Feed, Listed, list_at_last, relist
 from aligntune_operator.session import REFUSED_SECONDS
 
 RETRY_SECONDS = 1.0
@@ -87,11 +87,11 @@ async def _watch(
     beats: Mapping[str, Callable[[], None]],
 ) -> None:
     """Watches what is listed, but for the kind that kopf watches."""
-    by_kind = {since.source.kind.plural: since for since in listed}
+    by_kind = {since.feed.kind.plural: since for since in listed}
     pods = by_kind[PODS.plural]
     # A Job that ended meanwhile is concluded on, long after its end, without waiting for its pods'
     # last words.
-    pods_first = partial(relist, cluster, pods.source, pods.namespace, changed)
+    pods_first = partial(relist, cluster, pods.feed, pods.namespace, changed)
     catch_up: Mapping[str, CatchUp] = {JOBS.plural: pods_first, PODS.plural: _nothing}
     async with asyncio.TaskGroup() as watches:
         for plural, beat in beats.items():
@@ -147,8 +147,8 @@ async def watch_forever(
     Raises:
         RefusedError: The namespace is refused; where it watches everywhere, it asks on.
     """
-    source, namespace, listed = since
-    where = f"{source.kind.plural} in {namespace}" if namespace else source.kind.plural
+    feed, namespace, listed = since
+    where = f"{feed.kind.plural} in {namespace}" if namespace else feed.kind.plural
     outage = Outage(where)
     version: int | None = listed  # None: too old to go on from
     while True:
@@ -157,15 +157,15 @@ async def watch_forever(
         try:
             if version is None:
                 await catch_up()
-                version = (await relist(cluster, source, namespace, changed)).version
+                version = (await relist(cluster, feed, namespace, changed)).version
                 beat()
-            async for change in cluster.watch(source.kind, namespace, version):
+            async for change in cluster.watch(feed.kind, namespace, version):
                 beat()
                 if outage.lasts:
                     await catch_up()
                     outage.end()
                 version = change.version
-                _take(source, change, changed)
+                _take(feed, change, changed)
             outage.end()
         except ExpiredError:
             logger.info("the watch of %s is too far behind: listing again", where)
@@ -184,10 +184,10 @@ def _refuses(error: ApiError) -> bool:
     return isinstance(error, RefusedError | GoneError)
 
 
-def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> None:
+def _take(feed: Feed, change: Change, changed: Callable[[Key], None]) -> None:
     if change.type == "BOOKMARK":
         return
-    take = source.gone if change.type == "DELETED" else source.seen
+    take = feed.forget if change.type == "DELETED" else feed.take
     try:
         key = take(change.object)
     except Exception:

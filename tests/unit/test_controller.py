@@ -87,7 +87,7 @@ class World:
         self.others_wait = False
         self.cluster, self.cache = Recorder(), Cache()
         no_hub = cast("Hub", None)  # no estimate is asked for
-        self.cache.object_seen(self.cluster.object)
+        self.cache.take_object(self.cluster.object)
         self.controller = Controller(
             self.cache,
             self.cluster,
@@ -101,7 +101,7 @@ class World:
     def suspend(self, *, suspend: bool) -> None:
         """A person sets `spec.suspend`; no watch tells of anything else."""
         self.cluster.suspend(suspend=suspend)
-        self.cache.object_seen(self.cluster.object)
+        self.cache.take_object(self.cluster.object)
 
 
 async def test_a_job_that_is_alone_is_told_at_once_that_it_starts() -> None:

@@ -14,7 +14,7 @@ from aligntune_operator import relist, watch
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
 from aligntune_operator.observe import Key
-from aligntune_operator.relist import Listed, sources
+from aligntune_operator.relist import Listed, feeds
 
 CHAT = Key("research", "chat")
 EXPIRED = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
@@ -97,7 +97,7 @@ async def watching(
     cache = Cache()
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
-        _, jobs, pods = sources(cache)
+        _, jobs, pods = feeds(cache)
         since, take = Listed(jobs, None, 10), changed.put_nowait
         catch_up = {"catch_up": partial(relist.relist, cluster, pods, None, take)}
         watched = watch.watch_forever(
@@ -229,14 +229,14 @@ async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_li
 
     align_tune_job = job(5)
     align_tune_job["metadata"] |= {"name": "chat", "generation": 1}
-    cache.object_seen(align_tune_job | {"spec": {}})
+    cache.take_object(align_tune_job | {"spec": {}})
     runner = web.ServerRunner(web.Server(serve, handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
-        listed = [Listed(source, "research", 10) for source in sources(cache)]
+        listed = [Listed(feed, "research", 10) for feed in feeds(cache)]
         changed = asyncio.Queue[Key]()
         watched = watch.watch_namespace(
             cluster, cache, "research", listed, changed=changed.put_nowait, beat=beaten.add
