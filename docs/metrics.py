@@ -67,7 +67,7 @@ def of_the_operator() -> list[Metric]:
     cache, registry = Cache(), CollectorRegistry()
     cache.take_object(JOB)
     metrics = Metrics(registry, cache, lambda: 0, lambda: True)
-    metrics.polled("ok")
+    metrics.count_poll("ok")
     metrics.request("get", "pods", 200)
     return list(registry.collect())
 
