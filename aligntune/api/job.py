@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.api.run import EXACTLY_ONE_METHOD, ONE_PROCESS, Backend, HubPush
-from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
+from aligntune.api.runtime import DNS_LABEL, KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
 from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 from aligntune.core.config.training import TrainConfig
@@ -186,8 +186,7 @@ class AlignTuneJobSpec(Section):
             raise rule_error(STORAGE_OR_PUSH)
         if self.hub.push is not None and self.hub.token_secret is None:
             raise rule_error(PUSH_NEEDS_TOKEN)
-        runtime = self.runtime
-        processes = runtime.nodes * runtime.processes
+        processes = self.runtime.world_size
         if self.method.distributed.strategy != "ddp" and processes == 1:
             raise rule_error(SHARDS_OVER_SEVERAL)
         halves = self.policy.on_cuda_out_of_memory == "HalveBatch"
@@ -198,7 +197,7 @@ class AlignTuneJobSpec(Section):
             completions = grpo.prompts_per_step * grpo.num_generations
             if completions % (self.rl.train.per_device_batch_size * processes):
                 raise rule_error(GRPO_STEP_SPLITS)
-        if self.backend == "unsloth" and max(processes, runtime.gpus_per_node) > 1:
+        if self.backend == "unsloth" and max(processes, self.runtime.gpus_per_node) > 1:
             raise rule_error(ONE_PROCESS)
         return self
 
@@ -220,7 +219,7 @@ class Metadata(Section):
 
     name: Annotated[
         str,
-        Field(min_length=1, max_length=NAME_MAX_LENGTH, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+        Field(min_length=1, max_length=NAME_MAX_LENGTH, pattern=DNS_LABEL),
     ]
     """Name of the job: lower case letters, digits and '-', at most 50 characters."""
     namespace: Annotated[str, Field(max_length=63)] = "default"

@@ -12,9 +12,8 @@ from aligntune.api.labels import RESERVED_VOLUMES
 from aligntune.core.config.base import EXACT, Rule, Section, cel_rules, rule_error
 
 Nodes = Annotated[int, Field(ge=1, le=1000)]
-DnsLabel = Annotated[
-    str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-]
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ObjectName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
 ]
@@ -392,3 +391,8 @@ class RuntimeSpec(Section):
     def processes(self) -> int:
         """Training processes of each pod."""
         return self.processes_per_node or max(self.gpus_per_node, 1)
+
+    @property
+    def world_size(self) -> int:
+        """Training processes of all pods."""
+        return self.nodes * self.processes

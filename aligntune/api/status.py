@@ -16,6 +16,8 @@ from aligntune.api.progress import (
     TrackerUrls,
 )
 
+MAX_HISTORY = 10
+
 Text = Annotated[str, Field(max_length=4096)]
 
 
@@ -97,7 +99,7 @@ class Attempts(StatusSection):
     batch_divisor: Annotated[int, Field(ge=1, le=2**20)] = 1
     """perDeviceBatchSize is divided by this and gradientAccumulationSteps multiplied: what
     policy.onCudaOutOfMemory: HalveBatch has come to."""
-    history: Annotated[list[Attempt], Field(max_length=10)] = []
+    history: Annotated[list[Attempt], Field(max_length=MAX_HISTORY)] = []
     """The last attempts, oldest first; the newest may not be over."""
 
 

@@ -11,8 +11,8 @@ import typer
 
 from aligntune.api.conditions import OVER, Phase
 from aligntune.api.exit_codes import ExitCode
-from aligntune.cli.clock import now
 from aligntune.cli.target import Target, job_names, on_cluster
+from aligntune.core.clock import now
 
 if TYPE_CHECKING:
     from rich.console import Console

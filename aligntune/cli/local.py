@@ -10,7 +10,7 @@ import typer
 
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
-from aligntune.cli.clock import now
+from aligntune.core.clock import now
 
 
 class OutputFormat(StrEnum):
@@ -109,7 +109,7 @@ def estimate(
         memory = estimated(
             config,
             shape,
-            processes=runtime.nodes * runtime.processes,
+            processes=runtime.world_size,
             gpu=runtime.gpus_per_node > 0,
             reward_model=shape_at(scorer, reward_model, stages, "rewardModel") if scorer else None,
         )

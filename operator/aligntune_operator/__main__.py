@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -18,6 +17,7 @@ import kopf
 
 from aligntune.api import labels
 from aligntune.api.exit_codes import ExitCode
+from aligntune.core.clock import now
 from aligntune.core.errors import ConfigError
 from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
 from aligntune_operator.controller import work_forever
@@ -37,11 +37,6 @@ DEEPEST_OBJECT = 10_000
 watch that it cannot read would stop the operator for everybody."""
 
 logger = logging.getLogger(__name__)
-
-
-def now() -> datetime:
-    """The only wall clock of the operator; decisions read it through `ServerClock`."""
-    return datetime.now(UTC)  # noqa: TID251 - this is the outermost shell
 
 
 @dataclass(frozen=True)

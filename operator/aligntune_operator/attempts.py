@@ -9,7 +9,7 @@ from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Progress
-from aligntune.api.status import Attempt, Attempts, Failure
+from aligntune.api.status import MAX_HISTORY, Attempt, Attempts, Failure
 from aligntune_operator.observe import JobState, Observed
 from aligntune_operator.status.failure import deadline_exceeded, make_failure
 
@@ -20,8 +20,6 @@ JITTER = 0.2
 
 FREE_SETBACKS = 3
 """Attempts in a row without a step gained from which on free restarts are counted too."""
-
-LONGEST_HISTORY = 10
 
 ROUNDING = 1
 """Seconds by which two times of the API server may be closer than they were."""
@@ -56,7 +54,7 @@ def add_attempt(
         update={
             "current": number,
             "next_start": None,
-            "history": [*attempts.history, entry][-LONGEST_HISTORY:],
+            "history": [*attempts.history, entry][-MAX_HISTORY:],
         }
     )
 

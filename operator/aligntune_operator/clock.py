@@ -8,6 +8,11 @@ RESOLUTION = timedelta(seconds=1)
 """An HTTP date has no fractions."""
 
 
+def timestamp(at: datetime) -> str:
+    """A time in UTC as Kubernetes writes it."""
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
 class ServerClock:
     """This machine's clock, corrected where the `Date` of the API server's answers disproves it.
 

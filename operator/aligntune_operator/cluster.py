@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import aiohttp
 
 from aligntune.api import labels
 from aligntune.api.status import AlignTuneJobStatus
+from aligntune_operator.clock import timestamp
 from aligntune_operator.observe import AlignTuneJobState, Key, Object, owner
 from aligntune_operator.status.events import Posting
 
@@ -25,8 +27,6 @@ LIST_CHUNK = 500
 SILENT_WATCH = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=90)
 """Of a watch: the API server sends a bookmark every minute if nothing else happens."""
 LONGEST_MESSAGE = 1024
-
-CONFLICT, NOT_FOUND, FORBIDDEN, INVALID, BAD_REQUEST, EXPIRED = 409, 404, 403, 422, 400, 410
 
 
 class ApiError(Exception):
@@ -57,12 +57,12 @@ class ExpiredError(ApiError):
 
 
 ERRORS: Mapping[int, type[ApiError]] = {
-    NOT_FOUND: GoneError,
-    CONFLICT: ConflictError,
-    FORBIDDEN: RefusedError,
-    INVALID: RefusedError,
-    BAD_REQUEST: RefusedError,
-    EXPIRED: ExpiredError,
+    HTTPStatus.NOT_FOUND: GoneError,
+    HTTPStatus.CONFLICT: ConflictError,
+    HTTPStatus.FORBIDDEN: RefusedError,
+    HTTPStatus.UNPROCESSABLE_ENTITY: RefusedError,
+    HTTPStatus.BAD_REQUEST: RefusedError,
+    HTTPStatus.GONE: ExpiredError,
 }
 
 
@@ -211,7 +211,7 @@ class Cluster:
     async def create_event(self, posting: Posting) -> None:
         """Publishes an Event about an AlignTuneJob; doing so again changes nothing."""
         key, event = posting.key, posting.event
-        time = posting.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = timestamp(posting.at)
         digest = hashlib.sha256(repr(posting).encode()).hexdigest()
         body = {
             "apiVersion": "v1",

@@ -15,7 +15,7 @@ import aiohttp
 import kopf
 
 from aligntune.api import labels
-from aligntune.api.kubeconfig import login_plugin, read_kubeconfig, token_file
+from aligntune.api.kubeconfig import kubeconfig_files, login_plugin, read_kubeconfig, token_file
 from aligntune.core.errors import ConfigError
 
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -159,9 +159,10 @@ def _by_kubeconfig(
     """What the current context of the kubeconfig says, which kopf reads without `tokenFile`, and
     that file; None: there is no kubeconfig, or it names no such file.
     """
-    usual = Path("~/.kube/config").expanduser()
-    named = os.environ.get("KUBECONFIG") or (str(usual) if usual.exists() else "")
-    files = [Path(file.strip()).expanduser() for file in named.split(os.pathsep) if file.strip()]
+    files = kubeconfig_files()
+    if not os.environ.get("KUBECONFIG") and not files[0].exists():
+        return None, None
+    named = os.pathsep.join(map(str, files))
     configs = [read_kubeconfig(file) for file in files]
     if plugin := login_plugin(configs):
         raise ConfigError(

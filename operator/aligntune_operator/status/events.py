@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from aligntune.api.conditions import Condition, Phase
 from aligntune.api.status import AlignTuneJobStatus, Attempts, Failure, StatusCondition
+from aligntune_operator.clock import timestamp
 from aligntune_operator.observe import Key
 
 
@@ -66,8 +67,9 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
 
 def _attempt_failed(kind: str, attempts: Attempts, failure: Failure) -> Event:
     """An attempt that is followed by another."""
-    number, start = attempts.current, attempts.next_start
-    follows = f"Attempt {number} ended; the next starts after {start:%Y-%m-%dT%H:%M:%SZ}: "
+    assert attempts.next_start is not None  # noqa: S101 - it is set where one follows
+    start = timestamp(attempts.next_start)
+    follows = f"Attempt {attempts.current} ended; the next starts after {start}: "
     return Event(kind, failure.reason.value, follows + failure.message)
 
 

@@ -6,7 +6,7 @@ from itertools import islice
 from aligntune.api.conditions import OVER, Phase
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.names import MODEL, output_folder
-from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
+from aligntune.api.progress import MAX_METRICS, Checkpoint, Metrics, Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus, Attempts, TrainedModel
 from aligntune_operator import stages
 from aligntune_operator.attempts import (
@@ -40,9 +40,6 @@ IDLE: dict[str, object] = {
 """What is not so while nothing trains."""
 
 UNDER_WAY = (Phase.QUEUED, Phase.STARTING, Phase.RUNNING)
-
-MOST_METRICS = 64
-"""Metrics in a status, as its schema allows; the newest stay."""
 
 
 def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
@@ -203,8 +200,9 @@ def _progress(
 
 def _metrics(before: Metrics, snapshot: Snapshot | None, outcome: Outcome | None) -> Metrics:
     new = (snapshot.metrics if snapshot else {}) | (outcome.metrics if outcome else {})
+    # The newest stay.
     older = {name: value for name, value in before.items() if name not in new}
-    return dict(islice((new | older).items(), MOST_METRICS))
+    return dict(islice((new | older).items(), MAX_METRICS))
 
 
 def _checkpoint(
