@@ -11,7 +11,7 @@ from typing import Any
 
 from metrics import of_the_operator, of_the_trainer, table
 
-from aligntune.api import causes, conditions, exit_codes, labels
+from aligntune.api import causes, conditions, env, exit_codes, labels
 from aligntune.api.crd import model_schema
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.status import AlignTuneJobStatus
@@ -129,7 +129,7 @@ attempt may succeed and counts against `policy.maxRestarts`; `free`: nobody's fa
 
 
 def conditions_page() -> str:
-    """Condition types, phases, and the labels by which to find what the operator makes."""
+    """Condition types, phases, labels of what the operator makes, and the switch for tracebacks."""
     return f"""# Conditions, phases and labels
 
 {GENERATED}
@@ -150,6 +150,8 @@ def conditions_page() -> str:
 | `{labels.ATTEMPT}` | Number of the attempt. |
 | `{labels.COMPLETION_INDEX}` | Of a pod: its index in the gang. |
 | `{labels.MANAGED_BY}` | `{labels.FIELD_MANAGER}`. |
+
+`{env.DEBUG}=1`, in `runtime.env` or in a shell, shows a traceback with every mistake.
 """
 
 
