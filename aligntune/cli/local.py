@@ -96,8 +96,8 @@ def estimate(
 ) -> None:
     """Show the GPU memory that a job needs, without loading anything."""
     from aligntune.api.manifest import read_manifests
+    from aligntune.cli.memory_table import Estimated, dump, show
     from aligntune.core.memory.estimate import estimate as estimated
-    from aligntune.memory_table import Estimated, dump, show
     from aligntune.model_config import shape_at
 
     jobs: list[Estimated] = []
@@ -136,7 +136,7 @@ def run(
     """
     from aligntune.api.conditions import Phase
     from aligntune.api.manifest import read_manifests
-    from aligntune.console import Console
+    from aligntune.cli.console import Console
     from aligntune_operator import local
 
     for manifest in read_manifests(file):
