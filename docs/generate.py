@@ -11,7 +11,7 @@ from typing import Any
 
 from metrics import of_the_operator, of_the_trainer, table
 
-from aligntune.api import causes, conditions, env, exit_codes
+from aligntune.api import causes, conditions, env, exit_codes, labels
 from aligntune.api.crd import model_schema
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.status import AlignTuneJobStatus
@@ -88,14 +88,12 @@ def field_page(title: str, intro: str, root: str, schema: dict[str, Any]) -> str
     return f"# {title}\n\n{GENERATED}\n{intro}\n\n{table}\n"
 
 
-def docstrings(module: ModuleType, owner: str | None = None) -> dict[str, str]:
-    """The docstrings under the names of a module, or of a class in it."""
-    tree: ast.AST = ast.parse(inspect.getsource(module))
-    if owner:
-        tree = next(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == owner)
-    body: list[ast.stmt] = tree.body  # type: ignore[attr-defined] # a module or class has one
+def docstrings(module: ModuleType, owner: str) -> dict[str, str]:
+    """The docstrings under the names of a class in a module."""
+    nodes = ast.walk(ast.parse(inspect.getsource(module)))
+    tree = next(n for n in nodes if isinstance(n, ast.ClassDef) and n.name == owner)
     found = {}
-    for statement, below in itertools.pairwise(body):
+    for statement, below in itertools.pairwise(tree.body):
         match statement, below:
             case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(
                 value=ast.Constant(value=str(text))
@@ -131,11 +129,8 @@ attempt may succeed and counts against `policy.maxRestarts`; `free`: nobody's fa
 
 
 def conditions_page() -> str:
-    """Condition types, phases, and what the pod and the operator agree on."""
-    variables = "\n".join(
-        f"| `{name}` | `{getattr(env, name)}` | {text} |" for name, text in docstrings(env).items()
-    )
-    return f"""# Conditions, phases and names
+    """Condition types, phases, labels of what the operator makes, and the switch for tracebacks."""
+    return f"""# Conditions, phases and labels
 
 {GENERATED}
 ## Conditions
@@ -148,10 +143,15 @@ def conditions_page() -> str:
 |---|---|
 {enum_rows(conditions.Phase, conditions)}
 
-## What the operator and the pod agree on
-| name | value | meaning |
-|---|---|---|
-{variables}
+## Labels of Jobs and pods
+| label | value |
+|---|---|
+| `{labels.JOB_NAME}` | Name of the AlignTuneJob. |
+| `{labels.ATTEMPT}` | Number of the attempt. |
+| `{labels.COMPLETION_INDEX}` | Of a pod: its index in the gang. |
+| `{labels.MANAGED_BY}` | `{labels.FIELD_MANAGER}`. |
+
+`{env.DEBUG}=1`, in `runtime.env` or in a shell, shows a traceback with every mistake.
 """
 
 

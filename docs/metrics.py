@@ -65,9 +65,9 @@ def of_the_trainer() -> list[Metric]:
 def of_the_operator() -> list[Metric]:
     """What the operator's `/metrics` has of its own: the client library's come on top."""
     cache, registry = Cache(), CollectorRegistry()
-    cache.object_seen(JOB)
+    cache.take_object(JOB)
     metrics = Metrics(registry, cache, lambda: 0, lambda: True)
-    metrics.polled("ok")
+    metrics.count_poll("ok")
     metrics.request("get", "pods", 200)
     return list(registry.collect())
 

@@ -35,7 +35,8 @@ class Phase(StrEnum):
     """Where the job is, in one word, for people."""
 
     PENDING = "Pending"
-    """Not accepted yet, or refused."""
+    """No attempt has started: the job was refused, waits for another job's model or for old pods to
+    end, or is about to start."""
     QUEUED = "Queued"
     """Accepted; a queue holds it."""
     STARTING = "Starting"

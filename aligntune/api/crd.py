@@ -8,6 +8,7 @@ from typing import Any
 
 from aligntune.api.job import NAME_MAX_LENGTH, AlignTuneJobSpec
 from aligntune.api.labels import GROUP, KIND, PLURAL, VERSION
+from aligntune.api.runtime import DNS_LABEL
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune.api.yaml import write_yaml
 from aligntune.core.config.base import Section
@@ -60,9 +61,9 @@ ROOT_RULES: list[Schema] = [
     *(_immutable(section) for section in IMMUTABLE_SECTIONS),
     {
         "rule": f"size(self.metadata.name) <= {NAME_MAX_LENGTH}"
-        " && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-        "message": "metadata.name must be at most 50 lower case letters, digits and '-':"
-        " the names of its pods are made from it",
+        f" && self.metadata.name.matches('{DNS_LABEL}')",
+        "message": f"metadata.name must be at most {NAME_MAX_LENGTH} lower case letters, digits"
+        " and '-': the names of its pods are made from it",
         "reason": "FieldValueInvalid",
     },
 ]

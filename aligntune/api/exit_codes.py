@@ -1,5 +1,6 @@
-"""The pod's exit codes, after sysexits.h, and the causes that each stands for."""
+"""The pod's exit codes, after sysexits.h, and the one that each cause of failure ends it with."""
 
+from collections import Counter
 from enum import IntEnum
 
 from aligntune.api.causes import Cause
@@ -37,3 +38,9 @@ EXIT_CODE: dict[Cause, ExitCode] = {
     Cause.UNKNOWN: ExitCode.SOFTWARE,
 }
 """The causes that a process in the pod can name; the others are seen from outside."""
+
+_CAUSES_PER_CODE = Counter(EXIT_CODE.values())
+CAUSE_BY_EXIT_CODE: dict[int, Cause] = {
+    code: cause for cause, code in EXIT_CODE.items() if _CAUSES_PER_CODE[code] == 1
+}
+"""Exit codes that stand for one cause; the others need the launcher's word."""

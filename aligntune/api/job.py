@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import ConfigDict, Field, model_validator
 
 from aligntune.api.run import EXACTLY_ONE_METHOD, ONE_PROCESS, Backend, HubPush
-from aligntune.api.runtime import KeyRef, ObjectName, RuntimeSpec, SubPath
+from aligntune.api.runtime import DNS_LABEL, KeyRef, ObjectName, RuntimeSpec, SubPath
 from aligntune.core.backend_factory import task_of
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 from aligntune.core.config.training import TrainConfig
 from aligntune.core.rl.config import SAMPLING, AlgorithmType, GRPOConfig, RLSpec
 from aligntune.core.sft.config import SFTSpec
@@ -41,7 +41,7 @@ class StorageSpec(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if (self.claim_name is None) != self.ephemeral:
-            raise broken(CLAIM_OR_EPHEMERAL)
+            raise rule_error(CLAIM_OR_EPHEMERAL)
         return self
 
 
@@ -181,25 +181,24 @@ class AlignTuneJobSpec(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if (self.sft is None) == (self.rl is None):
-            raise broken(EXACTLY_ONE_METHOD)
+            raise rule_error(EXACTLY_ONE_METHOD)
         if self.storage is None and self.hub.push is None:
-            raise broken(STORAGE_OR_PUSH)
+            raise rule_error(STORAGE_OR_PUSH)
         if self.hub.push is not None and self.hub.token_secret is None:
-            raise broken(PUSH_NEEDS_TOKEN)
-        runtime = self.runtime
-        processes = runtime.nodes * runtime.processes
+            raise rule_error(PUSH_NEEDS_TOKEN)
+        processes = self.runtime.world_size
         if self.method.distributed.strategy != "ddp" and processes == 1:
-            raise broken(SHARDS_OVER_SEVERAL)
+            raise rule_error(SHARDS_OVER_SEVERAL)
         halves = self.policy.on_cuda_out_of_memory == "HalveBatch"
         if halves and self.rl is not None and self.rl.algo in SAMPLING:
-            raise broken(HALVING_KEEPS_SAMPLES)
+            raise rule_error(HALVING_KEEPS_SAMPLES)
         if self.rl is not None and self.rl.algo == AlgorithmType.GRPO:
             grpo = self.rl.grpo or _GRPO
             completions = grpo.prompts_per_step * grpo.num_generations
             if completions % (self.rl.train.per_device_batch_size * processes):
-                raise broken(GRPO_STEP_SPLITS)
-        if self.backend == "unsloth" and max(processes, runtime.gpus_per_node) > 1:
-            raise broken(ONE_PROCESS)
+                raise rule_error(GRPO_STEP_SPLITS)
+        if self.backend == "unsloth" and max(processes, self.runtime.gpus_per_node) > 1:
+            raise rule_error(ONE_PROCESS)
         return self
 
     @property
@@ -220,7 +219,7 @@ class Metadata(Section):
 
     name: Annotated[
         str,
-        Field(min_length=1, max_length=NAME_MAX_LENGTH, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+        Field(min_length=1, max_length=NAME_MAX_LENGTH, pattern=DNS_LABEL),
     ]
     """Name of the job: lower case letters, digits and '-', at most 50 characters."""
     namespace: Annotated[str, Field(max_length=63)] = "default"

@@ -1,5 +1,8 @@
-"""Kubeconfigs: what is wrong with one, who logs its user in, and where its token lies."""
+"""Kubeconfigs: where they are, what is wrong with one, who logs its user in, and where its token
+lies.
+"""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,13 @@ from aligntune.core.errors import ConfigError
 REMEDY = "mend this kubeconfig, or name another"
 
 Kubeconfig = dict[str, Any]
+
+
+def kubeconfig_files() -> list[Path]:
+    """Those that `KUBECONFIG` names, else the one that is usual; they may not be there."""
+    named = os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    files = [Path(file.strip()).expanduser() for file in named if file.strip()]
+    return files or [Path("~/.kube/config").expanduser()]
 
 
 def read_kubeconfig(path: Path) -> Kubeconfig:

@@ -1,4 +1,6 @@
-"""Names of the resource, and labels of everything the operator makes."""
+"""Names of the resource, and the labels, annotations, containers and volumes of what the operator
+makes.
+"""
 
 GROUP = "aligntune.io"
 VERSION = "v1alpha1"

@@ -60,13 +60,13 @@ def read_documents(path: Path) -> list[tuple[Manifest, dict[str, Any]]]:
             manifest = Manifest.parse(_as_written(document))
             check_supported(manifest.spec.backend, manifest.spec.method)
         except ValidationError as error:
-            wrong += _told(mistakes(error, Manifest), document, path)
+            wrong += _with_lines(mistakes(error, Manifest), document, path)
         except UnsupportedError as error:
             unsupported = Mistake(("spec", *error.location), "", str(error))
-            wrong += _told([unsupported], document, path)
+            wrong += _with_lines([unsupported], document, path)
         else:
             found.append((manifest, plain(_as_written(document))))
-            wrong += _told(_misread((), document), document, path)
+            wrong += _with_lines(_misread((), document), document, path)
     if wrong:
         raise ManifestError("\n".join(wrong))
     return found
@@ -123,7 +123,7 @@ def read_run_config(path: Path) -> RunConfig:
         return RunConfig.parse(documents[0])
     except ValidationError as error:
         unknown = OLDER_THAN_THE_OPERATOR if _is_of_an_operator(documents[0]) else ""
-        told = _told(mistakes(error, RunConfig, unknown=unknown), documents[0], path)
+        told = _with_lines(mistakes(error, RunConfig, unknown=unknown), documents[0], path)
         raise ManifestError("; ".join(told)) from error
 
 
@@ -179,7 +179,7 @@ def _yaml(path: Path, text: str) -> Iterator[object]:
         raise ManifestError(f"{path}: malformed YAML: {error}") from error
 
 
-def _told(found: Iterable[Mistake], document: object, path: Path) -> Iterator[str]:
+def _with_lines(found: Iterable[Mistake], document: object, path: Path) -> Iterator[str]:
     for mistake in found:
         line = _line(document, mistake)
         yield f"{path}:{line}: {mistake}" if line else f"{path}: {mistake}"

@@ -29,6 +29,8 @@ Activity = Literal[
 
 MAX_METRICS = 64
 METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,63}")
+LONGEST_TEXT = 2048
+"""Characters of an outcome's message, and of its log tail."""
 LONGEST_ETA = 10**9
 """Seconds, about 30 years: no run is waited for so long."""
 
@@ -191,7 +193,7 @@ class Outcome(StatusSection):
     """Preempted: stopped by SIGTERM, with a checkpoint saved."""
     reason: Annotated[Cause, BeforeValidator(_known_cause)] | None = None
     """Why it failed or was preempted."""
-    message: Annotated[str, Field(max_length=2048)] = ""
+    message: Annotated[str, Field(max_length=LONGEST_TEXT)] = ""
     """One sentence for a person: what is wrong, where, how to fix it."""
     exit_code: ProcessExitCode
     """The exit code that goes with it."""
@@ -207,7 +209,7 @@ class Outcome(StatusSection):
     """Folder of the trained model, below the storage's root."""
     model_url: Annotated[str, Field(max_length=2048)] | None = None
     """Page of the published model."""
-    log_tail: Annotated[str, Field(max_length=2048)] = ""
+    log_tail: Annotated[str, Field(max_length=LONGEST_TEXT)] = ""
     """The last log lines of the rank that failed, with tokens scrubbed."""
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from aligntune.api.runtime import Nodes
 from aligntune.core.backend_factory import task_of
-from aligntune.core.config.base import Rule, Section, broken
+from aligntune.core.config.base import Rule, Section, rule_error
 from aligntune.core.rl.config import UnifiedConfig
 from aligntune.core.sft.config import SFTConfig
 
@@ -86,9 +86,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if (self.sft is None) == (self.rl is None):
-            raise broken(EXACTLY_ONE_METHOD)
+            raise rule_error(EXACTLY_ONE_METHOD)
         if self.backend == "unsloth" and self.nodes * self.processes_per_node > 1:
-            raise broken(ONE_PROCESS._replace(field="processesPerNode"))
+            raise rule_error(ONE_PROCESS._replace(field="processesPerNode"))
         return self
 
     @property

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from aligntune.api.labels import RESERVED_VOLUMES
-from aligntune.core.config.base import EXACT, Rule, Section, broken, cel_rules
+from aligntune.core.config.base import EXACT, Rule, Section, cel_rules, rule_error
 
 Nodes = Annotated[int, Field(ge=1, le=1000)]
-DnsLabel = Annotated[
-    str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-]
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 ObjectName = Annotated[
     str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
 ]
@@ -71,7 +70,7 @@ V = TypeVar("V")
 
 def _qualified(named: dict[str, V]) -> dict[str, V]:
     if not all(re.fullmatch(QUALIFIED_NAME, key) for key in named):
-        raise broken(QUALIFIED_KEYS)
+        raise rule_error(QUALIFIED_KEYS)
     return named
 
 
@@ -150,7 +149,7 @@ class EnvVarSource(Section):
     def _rules(self) -> Self:
         sources = (self.secret_key_ref, self.config_map_key_ref, self.field_ref)
         if sum(source is not None for source in sources) != 1:
-            raise broken(ONE_ENV_SOURCE)
+            raise rule_error(ONE_ENV_SOURCE)
         return self
 
 
@@ -176,7 +175,7 @@ class EnvVar(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.value is not None and self.value_from is not None:
-            raise broken(VALUE_OR_SOURCE)
+            raise rule_error(VALUE_OR_SOURCE)
         return self
 
 
@@ -210,7 +209,7 @@ class EnvFromSource(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if (self.secret_ref is None) == (self.config_map_ref is None):
-            raise broken(ONE_ENV_FROM)
+            raise rule_error(ONE_ENV_FROM)
         return self
 
 
@@ -278,9 +277,9 @@ class Volume(Section):
     def _rules(self) -> Self:
         sources = (self.persistent_volume_claim, self.config_map, self.secret, self.empty_dir)
         if sum(source is not None for source in sources) != 1:
-            raise broken(ONE_VOLUME_SOURCE)
+            raise rule_error(ONE_VOLUME_SOURCE)
         if self.name in RESERVED_VOLUMES:
-            raise broken(RESERVED_VOLUME_NAME)
+            raise rule_error(RESERVED_VOLUME_NAME)
         return self
 
 
@@ -380,15 +379,20 @@ class RuntimeSpec(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if not {mount.name for mount in self.volume_mounts} <= {v.name for v in self.volumes}:
-            raise broken(MOUNT_NEEDS_VOLUME)
+            raise rule_error(MOUNT_NEEDS_VOLUME)
         together = self.affinity.get("podAffinity", {})
         if not isinstance(together, dict) or not isinstance(
             together.get(REQUIRED_AFFINITY, []), list
         ):
-            raise broken(POD_AFFINITY)
+            raise rule_error(POD_AFFINITY)
         return self
 
     @property
     def processes(self) -> int:
         """Training processes of each pod."""
         return self.processes_per_node or max(self.gpus_per_node, 1)
+
+    @property
+    def world_size(self) -> int:
+        """Training processes of all pods."""
+        return self.nodes * self.processes

@@ -16,6 +16,7 @@ from aligntune.api.progress import (
     TrackerUrls,
 )
 
+MAX_HISTORY = 10
 LONGEST_MESSAGE = 32_768
 """Characters of a metav1.Condition's message."""
 
@@ -100,7 +101,7 @@ class Attempts(StatusSection):
     batch_divisor: Annotated[int, Field(ge=1, le=2**20)] = 1
     """perDeviceBatchSize is divided by this and gradientAccumulationSteps multiplied: what
     policy.onCudaOutOfMemory: HalveBatch has come to."""
-    history: Annotated[list[Attempt], Field(max_length=10)] = []
+    history: Annotated[list[Attempt], Field(max_length=MAX_HISTORY)] = []
     """The last attempts, oldest first; the newest may not be over."""
 
 

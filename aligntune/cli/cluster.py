@@ -11,8 +11,8 @@ import typer
 
 from aligntune.api.conditions import OVER, Phase
 from aligntune.api.exit_codes import ExitCode
-from aligntune.cli.clock import now
 from aligntune.cli.target import Target, job_names, on_cluster
+from aligntune.core.clock import now
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,11 +80,11 @@ def submit(
         body = there.apply(document, force=force_conflicts, dry_run=dry_run)
         applied.append((there, body))
         if output is None:
-            typer.echo(_submitted(body, dry_run=dry_run), err=watch)
+            typer.echo(_describe_submission(body, dry_run=dry_run), err=watch)
     if output is not None:
         _print([body for _, body in applied], output)
     if watch and not dry_run:
-        codes = [_watched(there, body["metadata"]["name"]) for there, body in applied]
+        codes = [_follow_or_tell(there, body["metadata"]["name"]) for there, body in applied]
         raise typer.Exit(next(filter(None, codes), 0))
 
 
@@ -232,7 +232,7 @@ def delete(
     jobs = [Job.of(cluster.get(name)) for name in names]
     for job in jobs:
         phase = f"{job.status.phase} {job.status.summary.progress}".rstrip()
-        typer.echo(f"{job.name} in {job.namespace} ({phase}): {_kept(job)}", err=True)
+        typer.echo(f"{job.name} in {job.namespace} ({phase}): {_describe_output(job)}", err=True)
     if not yes:
         typer.confirm("Delete?", abort=True, err=True)
     for job in jobs:
@@ -259,7 +259,7 @@ def _suspend(target: Target, names: list[str], output: Output | None, *, suspend
         _print(bodies, output)
 
 
-def _watched(cluster: Any, name: str) -> int:  # noqa: ANN401 - its class is imported late
+def _follow_or_tell(cluster: Any, name: str) -> int:  # noqa: ANN401 - its class is imported late
     """Like `_follow`, but what cannot be followed is only told: others are to be watched, too."""
     from aligntune.cluster.errors import ClusterError
 
@@ -281,7 +281,7 @@ def _follow(cluster: Any, name: str) -> int:  # noqa: ANN401 - its class is impo
     return job.status.failure.exit_code or ExitCode.SOFTWARE
 
 
-def _submitted(body: dict[str, Any], *, dry_run: bool) -> str:
+def _describe_submission(body: dict[str, Any], *, dry_run: bool) -> str:
     name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
     phase = body.get("status", {}).get("phase")
     if dry_run:
@@ -298,7 +298,7 @@ def _submitted(body: dict[str, Any], *, dry_run: bool) -> str:
     )
 
 
-def _kept(job: Any) -> str:  # noqa: ANN401 - its class is imported late
+def _describe_output(job: Any) -> str:  # noqa: ANN401 - its class is imported late
     if job.claim is None:
         return "its storage is ephemeral, so its checkpoints go with it"
     return f"{job.output_folder} in claim {job.claim} stays"

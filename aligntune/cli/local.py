@@ -10,7 +10,7 @@ import typer
 
 from aligntune.api import env
 from aligntune.api.exit_codes import ExitCode
-from aligntune.cli.clock import now
+from aligntune.core.clock import now
 
 
 class OutputFormat(StrEnum):
@@ -96,8 +96,8 @@ def estimate(
 ) -> None:
     """Show the GPU memory that a job needs, without loading anything."""
     from aligntune.api.manifest import read_manifests
+    from aligntune.cli.memory_table import Estimated, dump, show
     from aligntune.core.memory.estimate import estimate as estimated
-    from aligntune.memory_table import Estimated, dump, show
     from aligntune.model_config import shape_at
 
     jobs: list[Estimated] = []
@@ -109,7 +109,7 @@ def estimate(
         memory = estimated(
             config,
             shape,
-            processes=runtime.nodes * runtime.processes,
+            processes=runtime.world_size,
             gpu=runtime.gpus_per_node > 0,
             reward_model=shape_at(scorer, reward_model, stages, "rewardModel") if scorer else None,
         )
@@ -136,7 +136,7 @@ def run(
     """
     from aligntune.api.conditions import Phase
     from aligntune.api.manifest import read_manifests
-    from aligntune.console import Console
+    from aligntune.cli.console import Console
     from aligntune_operator import local
 
     for manifest in read_manifests(file):

@@ -17,9 +17,9 @@ from websocket import WebSocketException
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.labels import GROUP, JOB_NAME, PLURAL, TRAINER_CONTAINER, VERSION
 from aligntune.cluster.connection import Connection
-from aligntune.cluster.errors import ClusterError, refused
+from aligntune.cluster.errors import ClusterError, refusal
 from aligntune.cluster.logs import unnumbered, unseen
-from aligntune.cluster.patience import Tell, passes, patiently
+from aligntune.cluster.patience import Tell, is_transient, patiently
 
 FIELD_MANAGER = "aligntune"
 """Owner of the fields that a person sets with these tools."""
@@ -195,7 +195,7 @@ class Cluster:
                 self._log(pod, container, tail=newest, follow=True, timestamps=True), shown
             )
 
-        return _followed(ask, ask(""), "", tell)
+        return _resume(ask, ask(""), "", tell)
 
     def run_in(self, pod: str, command: Sequence[str]) -> Iterator[str]:
         """The lines that a command prints in the training container of a running pod; it runs when
@@ -227,7 +227,7 @@ class Cluster:
         def ask(shown: Mapping[int, int]) -> Iterator[tuple[Mapping[int, int], str]]:
             return unnumbered(self.run_in(pod, command(shown)), shown)
 
-        return _followed(ask, ask({}), {}, tell)
+        return _resume(ask, ask({}), {}, tell)
 
     def _states(
         self, request: Callable[..., Any], name: str, tell: Tell, watch_seconds: int
@@ -267,7 +267,7 @@ class Cluster:
             with self._sentences():
                 yield from changes()
         except ClusterError as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
 
     def _log(self, pod: str, container: str, *, tail: int | None, **how: bool) -> Iterator[str]:
@@ -286,7 +286,7 @@ class Cluster:
     def _check(self, answer: Any) -> None:  # noqa: ANN401 - urllib3's, unread
         if answer.status >= HTTPStatus.BAD_REQUEST:
             said = answer.read().decode(errors="replace")
-            raise refused(self._connection.server, answer.status, said)
+            raise refusal(self._connection.server, answer.status, said)
 
     def _plain(self, answer: object) -> Any:  # noqa: ANN401 - of the shape of the answer
         return self._connection.api.sanitize_for_serialization(answer)
@@ -297,7 +297,7 @@ class Cluster:
         try:
             yield
         except client.ApiException as error:
-            raise _told(server, error) from error
+            raise _cluster_error(server, error) from error
         except (HTTPError, WebSocketException, OSError) as error:
             raise ClusterError(
                 f"{server} cannot be reached ({_reason(error)}): is the cluster up, and is this"
@@ -306,7 +306,7 @@ class Cluster:
             ) from error
 
 
-def _followed(
+def _resume(
     ask: Callable[[Shown], Iterator[tuple[Shown, str]]],
     lines: Iterator[tuple[Shown, str]],
     shown: Shown,
@@ -326,21 +326,21 @@ def _followed(
                 shown = with_it
                 yield line
         except ClusterError as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             lines = patiently(partial(ask, shown), tell)
         else:
             return
 
 
-def _told(server: str, error: client.ApiException) -> ClusterError:
+def _cluster_error(server: str, error: client.ApiException) -> ClusterError:
     if error.status:
-        return refused(server, error.status, str(error.body or ""))
+        return refusal(server, error.status, str(error.body or ""))
     # A websocket that was not opened: the answer is in the error behind this one.
     answer = error.__context__
     if status := getattr(answer, "status_code", None):
         body = getattr(answer, "resp_body", None) or b""
-        return refused(server, status, body.decode(errors="replace"))
+        return refusal(server, status, body.decode(errors="replace"))
     return ClusterError(f"{server} does not let a command run there: {error.reason}. Try again")
 
 

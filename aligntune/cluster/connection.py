@@ -11,7 +11,7 @@ from kubernetes import client, config
 from urllib3.util import Retry
 
 from aligntune.api.exit_codes import ExitCode
-from aligntune.api.kubeconfig import login_plugin, read_kubeconfig
+from aligntune.api.kubeconfig import kubeconfig_files, login_plugin, read_kubeconfig
 from aligntune.cluster.errors import ClusterError
 
 PATIENCE = Retry(
@@ -48,7 +48,7 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
         ConfigError: The file is no kubeconfig.
         ClusterError: There is no such file or context, or its user cannot be logged in.
     """
-    files = [kubeconfig] if kubeconfig else _usual_files()
+    files = [kubeconfig] if kubeconfig else kubeconfig_files()
     if not any(file.is_file() for file in files):
         if kubeconfig is None and (IN_POD / "token").is_file():
             return _inside(namespace)
@@ -100,12 +100,6 @@ def _errors() -> Iterator[list[str]]:
         yield told
     finally:
         root.removeFilter(keep)
-
-
-def _usual_files() -> list[Path]:
-    given = os.environ.get("KUBECONFIG", "")
-    files = [Path(file) for file in given.split(os.pathsep) if file]
-    return files or [Path("~/.kube/config").expanduser()]
 
 
 def _inside(namespace: str | None) -> Connection:

@@ -31,7 +31,7 @@ class ClusterError(RunError):
         self.exit_code = exit_code
 
 
-def refused(server: str, status: int, body: str) -> ClusterError:
+def refusal(server: str, status: int, body: str) -> ClusterError:
     """An answer of the API server that is none of success.
 
     Args:

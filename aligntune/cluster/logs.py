@@ -103,7 +103,7 @@ def places(
     """
     runtime = job.runtime
     processes = runtime.processes
-    every = range(runtime.nodes * processes)
+    every = range(runtime.world_size)
     for rank in ranks:
         if rank not in every:
             raise ClusterError(

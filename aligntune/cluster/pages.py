@@ -147,7 +147,7 @@ def _devices(job: Job) -> str:
     if runtime.gpus_per_node:
         count = runtime.nodes * runtime.gpus_per_node
         return f"{count} GPU{'' if count == 1 else 's'}"
-    count = runtime.nodes * runtime.processes
+    count = runtime.world_size
     return f"{count} CPU process{'' if count == 1 else 'es'}"
 
 

@@ -15,7 +15,7 @@ Tell = Callable[[str], None]
 """Tells the person what is done on their behalf."""
 
 
-def passes(error: ClusterError) -> bool:
+def is_transient(error: ClusterError) -> bool:
     """Whether asking again may mend it."""
     return error.exit_code == ExitCode.TEMPORARY
 
@@ -41,7 +41,7 @@ def patiently(
         try:
             return ask()
         except ClusterError as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             if not told:
                 tell(f"{error}. It is asked again for {sum(WAITS) // 60} minutes")

@@ -117,7 +117,7 @@ def lines(
     tell: Tell,
 ) -> Iterator[str]:
     """The lines of all logs: one place after the other, or as they come if they are followed."""
-    prefixed = job.runtime.nodes * job.runtime.processes > 1
+    prefixed = job.runtime.world_size > 1
 
     def of(place: Place) -> Iterator[str]:
         match place:

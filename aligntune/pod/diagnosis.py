@@ -5,7 +5,7 @@ import signal
 from typing import NamedTuple
 
 from aligntune.api.causes import Cause
-from aligntune.api.exit_codes import ExitCode
+from aligntune.api.exit_codes import CAUSE_BY_EXIT_CODE
 
 
 class Diagnosis(NamedTuple):
@@ -125,14 +125,6 @@ LOG_SIGNS = (
 """What the last lines give away, the most specific sign first: a rank that ran out of memory makes
 the others' collectives fail, and both may stand in one log."""
 
-_OWN_EXIT_CODES = {
-    ExitCode.BAD_DATA: Cause.DATA_ERROR,
-    ExitCode.NOT_FOUND: Cause.MODEL_NOT_FOUND,
-    ExitCode.NOT_AUTHORISED: Cause.UNAUTHORIZED,
-    ExitCode.BAD_CONFIG: Cause.CONFIG_ERROR,
-}
-"""Exit codes that stand for one cause only."""
-
 _WORKER_KILLED = re.compile(r"DataLoader worker.*killed by signal: Killed")
 
 
@@ -146,8 +138,8 @@ def diagnose(returncode: int, log_tail: str, *, oom_killed: bool) -> Diagnosis:
     """
     if oom_killed and (_signal_of(returncode) == signal.SIGKILL or _WORKER_KILLED.search(log_tail)):
         return OUT_OF_MEMORY
-    if returncode in _OWN_EXIT_CODES:
-        return Diagnosis(_OWN_EXIT_CODES[ExitCode(returncode)], _last_line(log_tail))
+    if returncode in CAUSE_BY_EXIT_CODE:
+        return Diagnosis(CAUSE_BY_EXIT_CODE[returncode], _last_line(log_tail))
     found = (diagnosis for sign, diagnosis in LOG_SIGNS if sign.search(log_tail))
     return next(found, None) or _from_status(returncode, log_tail)
 

@@ -16,7 +16,7 @@ from aligntune.api.causes import Cause
 from aligntune.api.env import DEBUG
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
 from aligntune.api.manifest import read_run_config
-from aligntune.api.progress import Outcome, Progress, Snapshot
+from aligntune.api.progress import LONGEST_TEXT, Outcome, Progress, Snapshot
 from aligntune.api.run import HubPush, RunConfig
 from aligntune.core.backend_factory import check_supported, trainer_for
 from aligntune.core.errors import ConfigError, PreemptedError
@@ -30,8 +30,6 @@ from aligntune.pod.reporter import Reporter
 from aligntune.training.context import RunContext, do_nothing, rank, world_size
 from aligntune.training.ownership import Ownership
 
-LONGEST_MESSAGE = 2048
-"""Characters of a message, as Outcome allows."""
 Result = Literal["Succeeded", "Failed", "Preempted"]
 FindTrainer = Callable[[str, str], Callable[..., SFTTrainerBase | TrainerBase]]
 """Given backend and task, the trainer class."""
@@ -139,7 +137,7 @@ class ProgressReport:
         return Outcome(
             result=result,
             reason=reason,
-            message=message[:LONGEST_MESSAGE],
+            message=message[:LONGEST_TEXT],
             exit_code=EXIT_CODE[reason] if reason else ExitCode.DONE,
             step=self._last.progress.step,
             total_steps=self._last.progress.total_steps,

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 from aligntune.api.causes import Cause
 from aligntune.api.exit_codes import EXIT_CODE, ExitCode
-from aligntune.api.progress import Outcome, Snapshot
+from aligntune.api.progress import LONGEST_TEXT, Outcome, Snapshot
 from aligntune.core.scrub import scrub
 from aligntune.pod.diagnosis import diagnose
-
-LONGEST_TEXT = 2048
-"""Characters of a message and of a log tail, as Outcome allows."""
 
 
 @dataclass(frozen=True)

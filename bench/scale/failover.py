@@ -15,8 +15,8 @@ from bench.scale.sides import JOBS, NAMESPACE, OURS
 from bench.scale.workloads import Client
 from bench.scale.world import prepare
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operator_process import Operator
 from tests.cluster.processes import wait_until
-from tests.integration.conftest import Operator
 
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 REPLICAS = 2

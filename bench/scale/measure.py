@@ -17,8 +17,8 @@ from bench.scale.peer import peer, peer_with_raised_limits
 from bench.scale.sides import OURS, PLAIN, THEIRS, Side, events_written, timeline
 from bench.scale.workloads import Client, first_writes
 from bench.scale.world import World, nobody, operator, world
+from tests.cluster.operator_process import Operator
 from tests.cluster.processes import wait_until
-from tests.integration.conftest import Operator
 
 WARM_UP = 5
 PATIENCE_SECONDS = 900.0

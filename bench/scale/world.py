@@ -24,8 +24,8 @@ from bench.scale.watcher import Streams
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.helm import CHART, RELEASE, helm
 from tests.cluster.helm import NAMESPACE as OPERATORS
+from tests.cluster.operator_process import CRD, Operator
 from tests.cluster.processes import wait_until
-from tests.integration.conftest import CRD, Operator
 
 FAKE_NODES = 10
 RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")

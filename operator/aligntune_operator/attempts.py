@@ -9,9 +9,9 @@ from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Checkpoint, Progress
-from aligntune.api.status import Attempt, Attempts, Failure
+from aligntune.api.status import MAX_HISTORY, Attempt, Attempts, Failure
 from aligntune_operator.observe import JobState, Observed
-from aligntune_operator.status.failure import deadline_exceeded, failed
+from aligntune_operator.status.failure import deadline_exceeded, make_failure
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LONGEST_BACKOFF = timedelta(minutes=5)
@@ -20,8 +20,6 @@ JITTER = 0.2
 
 FREE_SETBACKS = 3
 """Attempts in a row without a step gained from which on free restarts are counted too."""
-
-LONGEST_HISTORY = 10
 
 ROUNDING = 1
 """Seconds by which two times of the API server may be closer than they were."""
@@ -41,7 +39,7 @@ def over(attempts: Attempts) -> bool:
     return entry is None or entry.end is not None
 
 
-def began(
+def add_attempt(
     attempts: Attempts,
     number: int,
     job: str,
@@ -56,18 +54,18 @@ def began(
         update={
             "current": number,
             "next_start": None,
-            "history": [*attempts.history, entry][-LONGEST_HISTORY:],
+            "history": [*attempts.history, entry][-MAX_HISTORY:],
         }
     )
 
 
-def updated(attempts: Attempts, **changes: object) -> Attempts:
+def update_newest(attempts: Attempts, **changes: object) -> Attempts:
     """With changes to the newest attempt."""
     *earlier, entry = attempts.history
     return attempts.model_copy(update={"history": [*earlier, entry.model_copy(update=changes)]})
 
 
-def clocked(attempts: Attempts, job: JobState, last_report: datetime | None) -> Attempts:
+def count_pod_time(attempts: Attempts, job: JobState, last_report: datetime | None) -> Attempts:
     """With the time counted that the newest attempt held pods until a queue took them.
 
     Args:
@@ -78,34 +76,31 @@ def clocked(attempts: Attempts, job: JobState, last_report: datetime | None) -> 
     """
     since, start = attempts.active_since, job.let_go
     if since is not None and since < start:
-        attempts = _counted(attempts, min(last_report or since, start))
+        attempts = _count_until(attempts, min(last_report or since, start))
         attempts = attempts.model_copy(update={"active_since": start})
     if job.active_since is None:
-        attempts = _counted(attempts, job.suspended_since or start)
+        attempts = _count_until(attempts, job.suspended_since or start)
     return attempts.model_copy(update={"active_since": job.active_since})
 
 
-def _counted(attempts: Attempts, until: datetime) -> Attempts:
+def _count_until(attempts: Attempts, until: datetime) -> Attempts:
     """With the time since pods are held added to the sum."""
     held = until - (attempts.active_since or until)
     seconds = attempts.active_seconds + max(int(held.total_seconds()), 0)
     return attempts.model_copy(update={"active_seconds": seconds, "active_since": None})
 
 
-def ended(attempts: Attempts, reason: str, end: datetime, failure: Failure | None) -> Attempts:
+def close_newest(
+    attempts: Attempts, reason: str, end: datetime, failure: Failure | None
+) -> Attempts:
     """With the newest attempt over."""
-    closed = updated(
-        attempts,
-        reason=reason,
-        end=end,
-        exit_code=failure.exit_code
-        if failure
-        else int(ExitCode.DONE)
-        if reason == SUCCEEDED
-        else None,
-        pod=failure.pod if failure else None,
-    )
-    return _counted(closed, end)
+    pod, exit_code = None, None
+    if failure is not None:
+        pod, exit_code = failure.pod, failure.exit_code
+    elif reason == SUCCEEDED:
+        exit_code = int(ExitCode.DONE)
+    closed = update_newest(attempts, reason=reason, end=end, exit_code=exit_code, pod=pod)
+    return _count_until(closed, end)
 
 
 def goodput(attempts: Attempts, progress: Progress | None) -> float | None:
@@ -156,10 +151,10 @@ def follow(
     spec = observed.spec
     # A Job keeps the deadline that it began with.
     if failure.reason == Cause.DEADLINE_EXCEEDED and spec and _left(attempts, spec) > ROUNDING:
-        failure = failed(
+        failure = make_failure(
             Cause.PREEMPTED, "spec.policy.activeDeadlineSeconds was changed under this attempt"
         )
-        attempts = updated(attempts, reason=failure.reason)
+        attempts = update_newest(attempts, reason=failure.reason)
     if spec is None or _retry(failure, spec) == Retry.NEVER:
         return attempts, failure.model_copy(update={"retryable": False})
     policy = spec.policy

@@ -26,7 +26,7 @@ from aligntune_operator.observe import (
     observe,
     pod_state,
 )
-from aligntune_operator.stages import way
+from aligntune_operator.stages import find_path
 from aligntune_operator.status.conditions import finished
 
 State = TypeVar("State", AlignTuneJobState, JobState, PodState)
@@ -41,11 +41,11 @@ class Store(Generic[State]):
     integers since Kubernetes 1.35 (KEP-5504), and did on every etcd-backed server before.
 
     Args:
-        forgotten: Told of the last state of each object that is gone, whoever noticed it.
+        on_forget: Told of the last state of each object that is gone, whoever noticed it.
     """
 
-    def __init__(self, forgotten: Callable[[State], None]) -> None:
-        self._forgotten: Callable[[State], None] = forgotten
+    def __init__(self, on_forget: Callable[[State], None]) -> None:
+        self._on_forget: Callable[[State], None] = on_forget
         self._by_uid: dict[str, tuple[Key, State]] = {}
         self._uids: defaultdict[Key, set[str]] = defaultdict(set)
         self._lists = 0
@@ -54,7 +54,7 @@ class Store(Generic[State]):
 
     @contextmanager
     def listing(self) -> Iterator[None]:
-        """While a list is read: what goes meanwhile, it may yet show, as it is of before."""
+        """While a list is read: it may still show what is deleted meanwhile."""
         self._lists += 1
         try:
             yield
@@ -63,14 +63,24 @@ class Store(Generic[State]):
             if not self._lists:
                 self._went.clear()
 
-    def seen(self, key: Key, state: State) -> bool:
-        """Takes in a state that `knows` has denied, also where it now belongs to another
-        AlignTuneJob.
+    def take(self, key: Key, body: Object, parse: Callable[[Object], State]) -> bool:
+        """Takes in an object, unless this version of it, a newer one, or its end is known.
+
+        Args:
+            key: The AlignTuneJob that it belongs to, which may have been another before.
+            body: The object.
+            parse: Trims it to what decisions depend on.
 
         Returns:
-            Whether anything that decisions depend on is new.
+            Whether anything that they depend on is new.
         """
-        known = self._by_uid.get(state.uid)
+        metadata = body["metadata"]
+        if metadata["uid"] in self._went:
+            return False
+        known = self._by_uid.get(metadata["uid"])
+        if known is not None and known[1].resource_version >= int(metadata["resourceVersion"]):
+            return False
+        state = parse(body)
         self._drop(state.uid)
         self._by_uid[state.uid] = (key, state)
         self._uids[key].add(state.uid)
@@ -79,21 +89,13 @@ class Store(Generic[State]):
             replace(state, resource_version=known[1].resource_version),
         )
 
-    def knows(self, body: Object) -> bool:
-        """Whether it has seen this version of an object, or a newer one, or its end meanwhile."""
-        metadata = body["metadata"]
-        if metadata["uid"] in self._went:
-            return True
-        known = self._by_uid.get(metadata["uid"])
-        return known is not None and known[1].resource_version >= int(metadata["resourceVersion"])
-
-    def gone(self, uid: str) -> None:
+    def forget(self, uid: str) -> None:
         """Forgets an object, if it is known."""
         if self._lists:
             self._went.add(uid)
         known = self._drop(uid)
         if known is not None:
-            self._forgotten(known)
+            self._on_forget(known)
 
     def has(self, uid: str) -> bool:
         """Whether an object is known."""
@@ -123,7 +125,7 @@ class Store(Generic[State]):
             and namespace in (None, key.namespace)
         }
         for uid in vanished:
-            self.gone(uid)
+            self.forget(uid)
         return set(vanished.values())
 
     def _drop(self, uid: str) -> State | None:
@@ -147,9 +149,9 @@ class Cache:
 
     def __init__(self, node_lost_timeout: timedelta = NODE_LOST_TIMEOUT) -> None:
         self._node_lost_timeout = node_lost_timeout
-        self.objects: Store[AlignTuneJobState] = Store(self._object_forgotten)
-        self.jobs: Store[JobState] = Store(self._job_forgotten)
-        self.pods: Store[PodState] = Store(self._pod_forgotten)
+        self.objects: Store[AlignTuneJobState] = Store(self._drop_notes)
+        self.jobs: Store[JobState] = Store(self._drop_departed)
+        self.pods: Store[PodState] = Store(self._keep_departed)
         # By UID, so that nothing said of a job reaches another that takes its name.
         self._polls: dict[str, Poll] = {}
         self._hindrances: dict[str, Hindrance] = {}
@@ -169,58 +171,53 @@ class Cache:
         self._held.discard(namespace)
         return [key for key, _ in self.objects.items() if key.namespace == namespace]
 
-    def object_seen(self, body: Object) -> Key | None:
+    def take_object(self, body: Object) -> Key | None:
         """Takes in an AlignTuneJob; it is returned if anything that matters is new."""
-        if self.objects.knows(body):
-            return None
-        state = align_tune_job_state(body)
-        new = self.objects.seen(state.key, state)
-        for name in state.from_jobs:
-            self._followers[Key(state.key.namespace, name)].add(state.key)
-        return state.key if new else None
+        key = key_of(body)
+        new = self.objects.take(key, body, align_tune_job_state)
+        for name in self._waits_for(key.namespace, key.name):
+            self._followers[Key(key.namespace, name)].add(key)
+        return key if new else None
 
-    def job_seen(self, body: Object) -> Key | None:
+    def take_job(self, body: Object) -> Key | None:
         """Takes in a Job; whose it is is returned if anything that matters is new."""
-        if self.jobs.knows(body):
-            return None
         key = _parent(body)
-        return key if self.jobs.seen(key, job_state(body)) else None
+        return key if self.jobs.take(key, body, job_state) else None
 
-    def pod_seen(self, body: Object) -> Key | None:
+    def take_pod(self, body: Object) -> Key | None:
         """Takes in a pod; whose it is is returned if anything that matters is new."""
-        if self.pods.knows(body):
-            return None
         key = _parent(body)
-        return key if self.pods.seen(key, pod_state(body, self._node_lost_timeout)) else None
+        parse = partial(pod_state, node_lost_timeout=self._node_lost_timeout)
+        return key if self.pods.take(key, body, parse) else None
 
-    def object_gone(self, body: Object) -> Key:
+    def forget_object(self, body: Object) -> Key:
         """Forgets an AlignTuneJob, but not another of the same name that has taken its place."""
-        self.objects.gone(body["metadata"]["uid"])
+        self.objects.forget(body["metadata"]["uid"])
         return key_of(body)
 
-    def job_gone(self, body: Object) -> Key:
+    def forget_job(self, body: Object) -> Key:
         """Forgets a Job."""
-        self.jobs.gone(body["metadata"]["uid"])
+        self.jobs.forget(body["metadata"]["uid"])
         return _parent(body)
 
-    def pod_gone(self, body: Object) -> Key:
+    def forget_pod(self, body: Object) -> Key:
         """Forgets a pod, but for what its Job's end may yet be explained with."""
-        self.pod_seen(body)  # its last words
-        self.pods.gone(body["metadata"]["uid"])
+        self.take_pod(body)  # its last words
+        self.pods.forget(body["metadata"]["uid"])
         return _parent(body)
 
-    def object_written(self, body: Object) -> None:
+    def take_written(self, body: Object) -> None:
         """Takes in the answer to a write, unless the object was deleted before it came."""
         uid = body["metadata"]["uid"]
         if any(known.uid == uid for known in self.objects.of(key_of(body))):
-            self.object_seen(body)
+            self.take_object(body)
 
-    def job_deleted(self, uid: str, answer: Object) -> None:
+    def take_deleted_job(self, uid: str, answer: Object) -> None:
         """Takes in the answer to a Job's deletion: the Job, unless it was gone with that."""
         if answer["metadata"].get("uid") == uid and self.jobs.has(uid):
-            self.job_seen(answer)
+            self.take_job(answer)
 
-    def polled(self, key: Key, poll: Poll) -> None:
+    def take_poll(self, key: Key, poll: Poll) -> None:
         """Takes in what a progress endpoint said, and since when it says nothing."""
         state = self._object(key)
         if state is None:
@@ -232,15 +229,15 @@ class Cache:
             poll = replace(poll, silent_since=since or poll.at)
         self._polls[state.uid] = poll
 
-    def hindered(self, uid: str, hindrance: Hindrance | None) -> None:
+    def note_hindrance(self, uid: str, hindrance: Hindrance | None) -> None:
         """Remembers why the Job could not be created, or with None that it could."""
         self._remember(self._hindrances, uid, hindrance)
 
-    def explained(self, uid: str, explanation: Explanation | None) -> None:
+    def note_explanation(self, uid: str, explanation: Explanation | None) -> None:
         """Remembers why the newest attempt does not start, or with None that it is to be asked."""
         self._remember(self._explanations, uid, explanation)
 
-    def short_of_memory(self, uid: str, shortage: str) -> None:
+    def note_shortage(self, uid: str, shortage: str) -> None:
         """Remembers that a job does not fit its GPUs."""
         self._remember(self._shortages, uid, shortage)
 
@@ -261,7 +258,7 @@ class Cache:
             shortage=self._shortages.get(state.uid, ""),
             sources=dict(self._sources(state)),
             awaited=any(self._waits(follower) for follower in self.followers(key)),
-            cycle=tuple(way(key.name, key.name, partial(self._waits_for, key.namespace))),
+            cycle=tuple(find_path(key.name, key.name, partial(self._waits_for, key.namespace))),
         )
 
     def is_new(self, key: Key) -> bool:
@@ -285,13 +282,13 @@ class Cache:
             else:
                 self._followers[key].discard(follower)
 
-    def statuses(self) -> Iterator[AlignTuneJobState]:
+    def align_tune_jobs(self) -> Iterator[AlignTuneJobState]:
         """Every AlignTuneJob."""
         return (state for key, state in self.objects.items() if key.namespace not in self._held)
 
     def running_pods(self) -> Iterator[tuple[Key, PodState]]:
         """The pod of each job that can be asked for progress: the running one of index 0."""
-        for state in self.statuses():
+        for state in self.align_tune_jobs():
             key = state.key
             ours = {job.uid for job in self._jobs_of(state)}
             for pod in self.pods.of(key):
@@ -309,14 +306,14 @@ class Cache:
         if note is not None and self.objects.has(uid):
             notes[uid] = note
 
-    def _object_forgotten(self, state: AlignTuneJobState) -> None:
+    def _drop_notes(self, state: AlignTuneJobState) -> None:
         for notes in (self._polls, self._hindrances, self._explanations, self._shortages):
             notes.pop(state.uid, None)
 
-    def _job_forgotten(self, job: JobState) -> None:
+    def _drop_departed(self, job: JobState) -> None:
         self._departed.pop(job.uid, None)
 
-    def _pod_forgotten(self, pod: PodState) -> None:
+    def _keep_departed(self, pod: PodState) -> None:
         if self.jobs.has(pod.job_uid):
             self._departed[pod.job_uid][pod.index] = pod
 

@@ -8,6 +8,11 @@ RESOLUTION = timedelta(seconds=1)
 """An HTTP date has no fractions."""
 
 
+def timestamp(at: datetime) -> str:
+    """A time in UTC as Kubernetes writes it."""
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
 class ServerClock:
     """This machine's clock, corrected where the `Date` of the API server's answers disproves it.
 
@@ -26,7 +31,7 @@ class ServerClock:
         """The time now."""
         return self._clock() + self._correction
 
-    def dated(self, date: str, took_seconds: float) -> None:
+    def correct(self, date: str, took_seconds: float) -> None:
         """Takes in an answer: it was written at `date`, while it was waited for."""
         try:
             written = parsedate_to_datetime(date)

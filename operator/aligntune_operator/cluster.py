@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import aiohttp
 
 from aligntune.api import labels
 from aligntune.api.status import AlignTuneJobStatus
+from aligntune_operator.clock import timestamp
 from aligntune_operator.observe import AlignTuneJobState, Key, Object, owner
 from aligntune_operator.status.events import Posting
 
@@ -25,8 +27,6 @@ LIST_CHUNK = 500
 SILENT_WATCH = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=90)
 """Of a watch: the API server sends a bookmark every minute if nothing else happens."""
 LONGEST_MESSAGE = 1024
-
-CONFLICT, NOT_FOUND, FORBIDDEN, INVALID, BAD_REQUEST, EXPIRED = 409, 404, 403, 422, 400, 410
 
 
 class ApiError(Exception):
@@ -57,12 +57,12 @@ class ExpiredError(ApiError):
 
 
 ERRORS: Mapping[int, type[ApiError]] = {
-    NOT_FOUND: GoneError,
-    CONFLICT: ConflictError,
-    FORBIDDEN: RefusedError,
-    INVALID: RefusedError,
-    BAD_REQUEST: RefusedError,
-    EXPIRED: ExpiredError,
+    HTTPStatus.NOT_FOUND: GoneError,
+    HTTPStatus.CONFLICT: ConflictError,
+    HTTPStatus.FORBIDDEN: RefusedError,
+    HTTPStatus.UNPROCESSABLE_ENTITY: RefusedError,
+    HTTPStatus.BAD_REQUEST: RefusedError,
+    HTTPStatus.GONE: ExpiredError,
 }
 
 
@@ -111,7 +111,7 @@ class Change(NamedTuple):
 Observer = Callable[[str, str, int], None]
 """Told of each request: verb, resource, status code."""
 
-Dated = Callable[[str, float], None]
+CorrectClock = Callable[[str, float], None]
 """Told of each answer: its HTTP date, and how many seconds it was waited for."""
 
 
@@ -123,7 +123,7 @@ class Cluster:
         server: URL of the API server.
         observer: Told of each request.
         may_write: Asked before each write.
-        dated: Told of each answer.
+        correct_clock: Told of each answer.
         timeout: Of each request.
     """
 
@@ -134,14 +134,14 @@ class Cluster:
         observer: Observer,
         may_write: Callable[[], bool],
         *,
-        dated: Dated = lambda *_: None,
+        correct_clock: CorrectClock = lambda *_: None,
         timeout: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
     ) -> None:
         self._session = session
         self._server = server.rstrip("/")
         self._observer = observer
         self._may_write = may_write
-        self._dated = dated
+        self._correct_clock = correct_clock
         self._timeout = timeout
 
     async def create(self, manifest: Object) -> Object:
@@ -211,7 +211,7 @@ class Cluster:
     async def create_event(self, posting: Posting) -> None:
         """Publishes an Event about an AlignTuneJob; doing so again changes nothing."""
         key, event = posting.key, posting.event
-        time = posting.at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = timestamp(posting.at)
         digest = hashlib.sha256(repr(posting).encode()).hexdigest()
         body = {
             "apiVersion": "v1",
@@ -333,7 +333,7 @@ class Cluster:
                     for line in lines:
                         change = Change(**json.loads(line))
                         if change.type == "ERROR":
-                            raise _told(change.object)
+                            raise _watch_error(change.object)
                         yield change
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ApiError(0, f"the API server does not answer: {error!r}") from error
@@ -402,7 +402,7 @@ class Cluster:
             ) as response:
                 self._observer(verb, resource, response.status)
                 if response.ok:
-                    self._dated(response.headers.get("Date", ""), clock() - asked)
+                    self._correct_clock(response.headers.get("Date", ""), clock() - asked)
                     answer: dict[str, Any] = await response.json()
                     return answer
                 raise await _error(response)
@@ -423,7 +423,7 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
     )
 
 
-def _told(status: Object) -> ApiError:
+def _watch_error(status: Object) -> ApiError:
     """The error that a watch ends with."""
     code = status.get("code", 0)
     return ERRORS.get(code, ApiError)(code, str(status.get("message"))[:LONGEST_MESSAGE])

@@ -68,8 +68,8 @@ class Controller:
         cluster: Where it acts.
         settings: The cluster's owner's.
         clock: Tells the time.
-        estimator: Tells whether a job fits its GPUs.
-        began: Told of each job that has begun, to estimate it without keeping it waiting.
+        estimator: Tells whether a job fits its GPUs, and takes those that have begun, to warn of
+            them without keeping them waiting.
         post: Given the Events of each status that was written.
         others_first: Whether other jobs wait that are new.
     """
@@ -82,15 +82,13 @@ class Controller:
         clock: Callable[[], datetime],
         *,
         estimator: Estimator,
-        began: Callable[[Key], None],
         post: Callable[[Posting], None],
-        others_first: Callable[[], bool] = lambda: False,
+        others_first: Callable[[], bool],
     ) -> None:
         self._cache = cache
         self._cluster = cluster
         self._settings = settings
         self._estimator = estimator
-        self._began = began
         self._post = post
         self._others_first = others_first
         self._clock = clock
@@ -134,20 +132,22 @@ class Controller:
                 return until - now
             case Explain(uids):
                 message = await self._explanations.newest(key.namespace, uids)
-                self._cache.explained(observed.object.uid, Explanation(now, message))
+                self._cache.note_explanation(observed.object.uid, Explanation(now, message))
                 return EXPLANATION_INTERVAL
             case CreateJob(attempt) if observed.spec is not None:
                 return await self._start(observed.object, observed.spec, attempt)
             case DeleteJob(name, uid):
                 try:
-                    self._cache.job_deleted(uid, await self._cluster.delete_job(key, name, uid))
+                    self._cache.take_deleted_job(
+                        uid, await self._cluster.delete_job(key, name, uid)
+                    )
                 except GoneError:
-                    self._cache.jobs.gone(uid)
+                    self._cache.jobs.forget(uid)
             case DeleteAlignTuneJob(uid):
                 try:
                     await self._cluster.delete_align_tune_job(key, uid)
                 except GoneError:
-                    self._cache.objects.gone(uid)
+                    self._cache.objects.forget(uid)
         return None
 
     async def _start(
@@ -157,7 +157,7 @@ class Controller:
         try:
             if attempt == 1 and (found := await self._in_the_way(state, spec)):
                 hindrance, again = found
-                self._cache.hindered(uid, hindrance)
+                self._cache.note_hindrance(uid, hindrance)
                 return again
             for manifest in shared_objects(key, uid, spec, self._settings):
                 await self._cluster.create(manifest)
@@ -173,25 +173,25 @@ class Controller:
             )
             created = await self._cluster.create(job)
         except RefusedError as error:
-            self._cache.hindered(uid, Hindrance("refused", error.message))
+            self._cache.note_hindrance(uid, Hindrance("refused", error.message))
             return REFUSED_RETRY
         except ApiError as error:
-            self._cache.hindered(uid, Hindrance("failed", error.message))
+            self._cache.note_hindrance(uid, Hindrance("failed", error.message))
             raise
         finally:
             self._beginning.discard(uid)
-        self._cache.hindered(uid, None)
-        self._cache.explained(uid, None)
-        self._cache.job_seen(created)
+        self._cache.note_hindrance(uid, None)
+        self._cache.note_explanation(uid, None)
+        self._cache.take_job(created)
         if attempt == 1 and self._settings.estimates == "warn":
-            self._began(key)
+            self._estimator.begun.add(key)
         return None
 
     async def _in_the_way(
         self, state: AlignTuneJobState, spec: AlignTuneJobSpec
     ) -> tuple[Hindrance, timedelta] | None:
         """What keeps a job from beginning, and when to look again."""
-        if in_use := folder_in_use(state, spec, self._cache.statuses(), self._has_begun):
+        if in_use := folder_in_use(state, spec, self._cache.align_tune_jobs(), self._has_begun):
             return Hindrance("in use", in_use), MISSING_RETRY
         self._beginning.add(state.uid)
         if missing := await self._missing(state, spec):
@@ -228,9 +228,9 @@ class Controller:
         if after == before:
             return
         try:
-            self._cache.object_written(await self._cluster.write_status(observed.object, after))
+            self._cache.take_written(await self._cluster.write_status(observed.object, after))
         except GoneError:
-            self._cache.objects.gone(observed.object.uid)
+            self._cache.objects.forget(observed.object.uid)
             return
         state = observed.object
         for event in events(before, after):

@@ -93,7 +93,7 @@ async def warn_forever(estimator: Estimator, cache: Cache, changed: Callable[[Ke
             if observed is not None and observed.spec is not None:
                 state = observed.object
                 if told := await estimator.shortage(observed.spec, state.status.lineage):
-                    cache.short_of_memory(state.uid, told)
+                    cache.note_shortage(state.uid, told)
                     changed(key)
         except ApiError as error:
             logger.warning("%s: its memory is not estimated: %s", key, error)

@@ -43,9 +43,9 @@ def handlers(
     async def handle(event: kopf.RawEvent, **_: object) -> None:
         body = event["object"]
         if event["type"] == "DELETED":
-            cache.object_gone(body)
+            cache.forget_object(body)
         else:
-            cache.object_seen(body)
+            cache.take_object(body)
         # Even where the cache knew it from the answer to a write: what follows from it is due now.
         key = key_of(body)
         queue.add(key)
@@ -65,7 +65,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.networking.error_backoffs = Patience()
     settings.posting.enabled = False
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffs()
     return settings

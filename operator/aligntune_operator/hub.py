@@ -30,7 +30,6 @@ SILENT_FOR = timedelta(minutes=1)
 """How long a hub is left alone that does not answer, or is too busy to."""
 
 BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-FIRST_SERVER_ERROR = 500
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ class Hub:
                 auto_decompress=False,
                 headers={"Accept-Encoding": "identity"},
             ) as response:
-                if response.status in BUSY or response.status >= FIRST_SERVER_ERROR:
+                if response.status in BUSY or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise HubSilentError(response.status)
                 if response.status == HTTPStatus.OK:
                     return _shape(await read_at_most(response, LONGEST_CONFIG), model)

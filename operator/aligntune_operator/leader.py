@@ -251,16 +251,19 @@ class Election:
 
     def begin(
         self,
-        elector: Elector,
+        me: str,
+        now: Callable[[], datetime],
         open_lease: Callable[[], AbstractAsyncContextManager[LeaseStore]],
     ) -> None:
         """Starts to elect, in a thread of its own.
 
         Args:
-            elector: What decides; it shares this election's `Leadership`.
+            me: A name that no other process has.
+            now: Wall clock, for people who read the Lease.
             open_lease: Opens the Lease's client inside that thread's event loop.
         """
         loop = asyncio.get_running_loop()
+        elector = Elector(self._leadership, me, now, self._sleep)
 
         async def elect() -> None:
             async with open_lease() as lease:
@@ -282,7 +285,7 @@ class Election:
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
 
-    async def sleep(self, seconds: float) -> None:
+    async def _sleep(self, seconds: float) -> None:
         """Waits, in the election's own thread, and not beyond its end."""
         await asyncio.to_thread(self._stopping.wait, seconds)
 

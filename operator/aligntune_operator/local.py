@@ -36,6 +36,7 @@ from aligntune_operator.status.conditions import finished
 from aligntune_operator.status.reduce import reduce_status
 
 Seen = tuple[tuple[JobState, ...], tuple[PodState, ...], Poll | None]
+NOTHING: Seen = ((), (), None)
 
 UID = "local"
 POLL_SECONDS = 0.5
@@ -81,11 +82,16 @@ def run(
         status=AlignTuneJobStatus(),
     )
     process: LocalProcess | None = None
+    end_seen = False
     while True:
         now = clock()
         if process is not None and process.interrupted:
             state = replace(state, spec={**state.spec, "suspend": True})
-        jobs, pods, poll = process.observe(now) if process else ((), (), None)
+        if process is None or (process.interrupted and end_seen):
+            # One that was asked to stop is gone once its last words are told, as a deleted Job is.
+            jobs, pods, poll = NOTHING
+        else:
+            jobs, pods, poll = process.observe(now)
         for action in plan(observe(state, jobs, pods, poll=poll), now):
             if isinstance(action, CreateJob):
                 lineage = {folder: f"AlignTuneJob {name}" for name, folder in models.items()}
@@ -94,6 +100,8 @@ def run(
                 )
                 process = LocalProcess.start(config, _environment(spec), now)
                 jobs, pods, poll = process.observe(now)
+                end_seen = False
+        end_seen = end_seen or any(pod.ended for pod in pods)
         status = reduce_status(observe(state, jobs, pods, poll=poll), now)
         if status != state.status:
             changed(status)
@@ -113,7 +121,6 @@ class LocalProcess:
     folder: Path
     interrupted: bool = False
     """It was asked to stop: what `spec.suspend` is on a cluster."""
-    end_told: bool = False
 
     @classmethod
     def start(cls, config: RunConfig, variables: Mapping[str, str], now: datetime) -> Self:
@@ -164,14 +171,8 @@ class LocalProcess:
         self.process.send_signal(number)
 
     def observe(self, now: datetime) -> Seen:
-        """The process as a Job, its pod and the last answer of its endpoint.
-
-        One that was asked to stop is gone once its last words are told, as a deleted Job would be.
-        """
+        """The process as a Job, its pod and the last answer of its endpoint."""
         code = self.process.poll()
-        if self.end_told and self.interrupted:
-            return (), (), None
-        self.end_told = code is not None
         if code is None:
             return (self.job,), (self.pod,), self._ask(now)
         message = self.folder / "termination-message"

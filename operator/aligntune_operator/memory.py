@@ -86,7 +86,7 @@ def shortage(
     found = estimate(
         spec.method,
         shape,
-        processes=spec.runtime.nodes * spec.runtime.processes,
+        processes=spec.runtime.world_size,
         gpu=True,
         reward_model=reward_model,
     )
@@ -114,7 +114,7 @@ def _remedies(spec: AlignTuneJobSpec) -> Iterator[str]:
         yield "set model.tuning to lora"
     elif model.quantization is None and strategy == "ddp":
         yield "set model.quantization"
-    if spec.runtime.nodes * spec.runtime.processes > 1 and strategy == "ddp":
+    if spec.runtime.world_size > 1 and strategy == "ddp":
         yield "set distributed.strategy to fsdp2"
     yield "shorten model.maxLength"
     yield "choose nodes with larger GPUs"

@@ -67,7 +67,7 @@ class Metrics:
         ).set_function(lambda: float(leading()))
         registry.register(JobCollector(cache))
 
-    def polled(self, result: str) -> None:
+    def count_poll(self, result: str) -> None:
         """Counts a progress endpoint that was asked."""
         self.polls.labels(result).inc()
 
@@ -84,7 +84,7 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All series of all jobs."""
-        states = tuple(self._cache.statuses())
+        states = tuple(self._cache.align_tune_jobs())
         phases = Tally(state.status.phase for state in states)
         jobs = GaugeMetricFamily("aligntune_jobs", "Jobs by phase.", labels=("phase",))
         for phase in Phase:

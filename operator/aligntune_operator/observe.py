@@ -1,7 +1,7 @@
 """What is known of one AlignTuneJob, its Jobs and pods: plain values, trimmed from API objects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -325,6 +325,8 @@ def observe(
     cycle: tuple[str, ...] = (),
 ) -> Observed:
     """Puts the parts together, and validates the spec as the trainer will."""
+    # Of a job that this version cannot run it tells no more: it may be another's that runs it.
+    barely = Observed(state, None, jobs=jobs, pods=pods)
     errors: tuple[str, ...] = ()
     if cycle:
         errors = (f"fromJob: these jobs wait for each other: {' -> '.join(cycle)}",)
@@ -333,16 +335,14 @@ def observe(
     except ValidationError as error:
         errors = tuple(map(str, mistakes(error, AlignTuneJobSpec, "spec")))
     if errors:
-        return Observed(state, None, errors, jobs=jobs, pods=pods)
+        return replace(barely, errors=errors)
     try:
         check_supported(spec.backend, spec.method)
     except UnsupportedError as error:
-        return Observed(state, spec, unsupported=str(error), jobs=jobs, pods=pods)
-    return Observed(
-        state,
-        spec,
-        jobs=jobs,
-        pods=pods,
+        return replace(barely, spec=spec, unsupported=str(error))
+    return replace(
+        barely,
+        spec=spec,
         predecessors=predecessors,
         departed=departed,
         poll=poll,

@@ -43,7 +43,7 @@ class Outbox:
         clock: Callable[[], datetime],
         dropped: Callable[[], None],
         *,
-        others_first: Callable[[], bool] = lambda: False,
+        others_first: Callable[[], bool],
     ) -> None:
         self._jobs = KeyedQueue[Key](rng)
         self._waiting: dict[Key, deque[Posting]] = {}

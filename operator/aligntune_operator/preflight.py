@@ -10,7 +10,7 @@ from aligntune.api.status import Source
 from aligntune_operator.observe import AlignTuneJobState
 from aligntune_operator.render.pod import model_cache
 from aligntune_operator.settings import Settings
-from aligntune_operator.stages import way
+from aligntune_operator.stages import find_path
 from aligntune_operator.status.conditions import finished
 
 
@@ -93,7 +93,7 @@ def _goes_first(
 ) -> bool:
     if other.deleting or finished(other.status):
         return False
-    if way(other.key.name, state.key.name, lambda name: waits_for.get(name, ())):
+    if find_path(other.key.name, state.key.name, lambda name: waits_for.get(name, ())):
         return False  # it starts from this one's model, whenever it was created
     older = (other.created, other.uid) < (state.created, state.uid)
     return older or has_begun(other)

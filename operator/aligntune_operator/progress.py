@@ -123,7 +123,7 @@ async def poll_forever(
             asked = clock()
             answer = await ask_pod(key, pod)
             turn.slow = clock() - asked > SLOW_SECONDS
-        cache.polled(key, answer)
+        cache.take_poll(key, answer)
         changed(key)
         turn.failures = turn.failures + 1 if answer.error else 0
         turn.due = clock() + wait_seconds(turn.failures, interval_seconds)

@@ -27,36 +27,36 @@ TOLD_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
+class Feed(NamedTuple):
     """A kind of object, and where what is seen of it goes."""
 
     kind: Kind
     store: Store[AlignTuneJobState] | Store[JobState] | Store[PodState]
-    seen: Callable[[Object], Key | None]
+    take: Callable[[Object], Key | None]
     """Takes an object in; returns the AlignTuneJob to look at, if anything that matters is new."""
-    gone: Callable[[Object], Key]
+    forget: Callable[[Object], Key]
 
 
 class Listed(NamedTuple):
     """A list that the cache has taken in: where to watch from."""
 
-    source: Source
+    feed: Feed
     namespace: str | None
     version: int
 
 
-def sources(cache: Cache) -> tuple[Source, ...]:
+def feeds(cache: Cache) -> tuple[Feed, ...]:
     """All that the cache is made of; AlignTuneJobs first, since they own the rest."""
     return (
-        Source(ALIGN_TUNE_JOBS, cache.objects, cache.object_seen, cache.object_gone),
-        Source(JOBS, cache.jobs, cache.job_seen, cache.job_gone),
-        Source(PODS, cache.pods, cache.pod_seen, cache.pod_gone),
+        Feed(ALIGN_TUNE_JOBS, cache.objects, cache.take_object, cache.forget_object),
+        Feed(JOBS, cache.jobs, cache.take_job, cache.forget_job),
+        Feed(PODS, cache.pods, cache.take_pod, cache.forget_pod),
     )
 
 
 async def relist(
     cluster: Cluster,
-    source: Source,
+    feed: Feed,
     namespace: str | None,
     changed: Callable[[Key], None],
 ) -> Listed:
@@ -64,33 +64,33 @@ async def relist(
 
     Args:
         cluster: The API server.
-        source: What to list.
+        feed: What to list.
         namespace: Where; None for everywhere.
         changed: Told of each AlignTuneJob to look at.
 
     Raises:
         ApiError: The list could not be had; a 404 means that the CRD is not there.
     """
-    listed, uids = await _take_in(cluster, source, namespace, changed)
-    for key in source.store.retain(namespace, uids, listed.version):
+    listed, uids = await _take_in(cluster, feed, namespace, changed)
+    for key in feed.store.retain(namespace, uids, listed.version):
         changed(key)
     return listed
 
 
 async def _take_in(
-    cluster: Cluster, source: Source, namespace: str | None, changed: Callable[[Key], None]
+    cluster: Cluster, feed: Feed, namespace: str | None, changed: Callable[[Key], None]
 ) -> tuple[Listed, set[str]]:
     """Takes in what a list shows, and forgets nothing yet; returns their UIDs, too."""
     uids: set[str] = set()
 
     def take(body: Object) -> None:
         uids.add(body["metadata"]["uid"])
-        if (key := source.seen(body)) is not None:
+        if (key := feed.take(body)) is not None:
             changed(key)
 
-    with source.store.listing():
-        version = await cluster.list(source.kind, namespace, take)
-    return Listed(source, namespace, version), uids
+    with feed.store.listing():
+        version = await cluster.list(feed.kind, namespace, take)
+    return Listed(feed, namespace, version), uids
 
 
 async def list_first(
@@ -121,7 +121,7 @@ async def list_first(
     waits, told = iter(Patience()), False
     while True:
         try:
-            return [await relist(cluster, source, namespace, changed) for source in sources(cache)]
+            return [await relist(cluster, feed, namespace, changed) for feed in feeds(cache)]
         except RefusedError as error:
             if namespace is None:
                 raise
@@ -161,9 +161,7 @@ async def list_at_last(
         await sleep(REFUSED_SECONDS)
         asks()
         try:
-            listed = [
-                await relist(cluster, source, namespace, changed) for source in sources(cache)
-            ]
+            listed = [await relist(cluster, feed, namespace, changed) for feed in feeds(cache)]
         except ApiError as error:
             logger.debug("namespace %s: %s", namespace, error)
         else:
@@ -207,13 +205,13 @@ async def compare(
     """
     shown = []
     for namespace in namespaces or (None,):
-        for source in sources(cache):
+        for feed in feeds(cache):
             try:
-                shown.append(await _take_in(cluster, source, namespace, changed))
+                shown.append(await _take_in(cluster, feed, namespace, changed))
             except ApiError as error:
                 logger.warning("the cache could not be compared with the cluster: %s", error)
     await sleep(TOLD_SECONDS)
-    for (source, namespace, version), uids in shown:
-        for key in source.store.retain(namespace, uids, version):
+    for (feed, namespace, version), uids in shown:
+        for key in feed.store.retain(namespace, uids, version):
             missed()
             changed(key)

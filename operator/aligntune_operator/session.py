@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain, repeat
 from pathlib import Path
@@ -14,7 +15,7 @@ import aiohttp
 import kopf
 
 from aligntune.api import labels
-from aligntune.api.kubeconfig import login_plugin, read_kubeconfig, token_file
+from aligntune.api.kubeconfig import kubeconfig_files, login_plugin, read_kubeconfig, token_file
 from aligntune.core.errors import ConfigError
 
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -73,14 +74,41 @@ class NoClusterError(Exception):
     """Neither a service account nor a kubeconfig says where the cluster is."""
 
 
-def connect(
-    settings: kopf.OperatorSettings, beat: Callable[[str], None] = lambda _: None
-) -> Connection:
-    """Opens sessions as the pod's service account, else as `KUBECONFIG` says.
+@dataclass(frozen=True)
+class Login:
+    """Where the API server is, and as whom it is asked."""
 
-    Args:
-        settings: kopf's.
-        beat: Called with the path of each collection that kopf asks for.
+    info: kopf.ConnectionInfo
+    token: tuple[aiohttp.ClientMiddlewareType, ...]
+    """Sends the token in a file, in place of the credentials in `info`; empty: there is none."""
+    in_cluster: bool
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return self.info.server.rstrip("/")
+
+    def session(self, *around: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
+        """Opens a session that carries the credentials.
+
+        Args:
+            *around: What each request goes through first.
+        """
+        # By which audit logs, and API priority and fairness, tell who asks.
+        named = {"User-Agent": labels.FIELD_MANAGER}
+        return aiohttp.ClientSession(
+            # kopf's watches hold a connection each; the workers and the poller bound the rest.
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.info.as_ssl_context()),
+            headers=named | ({} if self.token else self.info.as_http_headers()),
+            middlewares=(*around, *self.token),
+            trust_env=bool(self.info.trust_env),
+            # A pod behind the API server's proxy could set cookies in the server's name.
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+
+def log_in(settings: kopf.OperatorSettings) -> Login:
+    """Logs in as the pod's service account, else as `KUBECONFIG` says.
 
     Raises:
         NoClusterError: Neither is there.
@@ -94,31 +122,34 @@ def connect(
         )
 
     token = (rotating_token(file, time.monotonic),) if file else ()
-    # By which audit logs, and API priority and fairness, tell who asks.
-    named = {"User-Agent": labels.FIELD_MANAGER}
+    return Login(info, token, in_cluster=account is not None)
 
-    def session(*around: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            # kopf's watches hold a connection each; the workers and the poller bound the rest.
-            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-            headers=named | ({} if file else info.as_http_headers()),
-            middlewares=(*around, *token),
-            trust_env=bool(info.trust_env),
-            # A pod behind the API server's proxy could set cookies in the server's name.
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
 
+def connect(
+    settings: kopf.OperatorSettings, beat: Callable[[str], None] = lambda _: None
+) -> Connection:
+    """Logs in, and opens every session of the operator.
+
+    Args:
+        settings: kopf's.
+        beat: Called with the path of each collection that kopf asks for.
+
+    Raises:
+        NoClusterError: See `log_in`.
+        ConfigError: See `log_in`.
+    """
+    login = log_in(settings)
     pods = aiohttp.ClientSession(
         # The poller bounds what it asks, and only one question is put to the hub at a time.
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
     return Connection(
-        session(),
-        session(asks_until_answered(asyncio.sleep), beats(beat)),
+        login.session(),
+        login.session(asks_until_answered(asyncio.sleep), beats(beat)),
         pods,
-        info.server.rstrip("/"),
-        in_cluster=account is not None,
+        login.server,
+        login.in_cluster,
     )
 
 
@@ -128,9 +159,10 @@ def _by_kubeconfig(
     """What the current context of the kubeconfig says, which kopf reads without `tokenFile`, and
     that file; None: there is no kubeconfig, or it names no such file.
     """
-    usual = Path("~/.kube/config").expanduser()
-    named = os.environ.get("KUBECONFIG") or (str(usual) if usual.exists() else "")
-    files = [Path(file.strip()).expanduser() for file in named.split(os.pathsep) if file.strip()]
+    files = kubeconfig_files()
+    if not os.environ.get("KUBECONFIG") and not files[0].exists():
+        return None, None
+    named = os.pathsep.join(map(str, files))
     configs = [read_kubeconfig(file) for file in files]
     if plugin := login_plugin(configs):
         raise ConfigError(

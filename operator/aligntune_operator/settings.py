@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 from aligntune.api.run import Backend
 from aligntune.api.runtime import EnvVar, LocalObjectRef
-from aligntune.core.config.base import Rule, broken
+from aligntune.core.config.base import Rule, rule_error
 from aligntune.core.config.errors import Mistake, mistakes
 from aligntune.core.errors import ConfigError
 
@@ -31,7 +31,7 @@ def _not_our_own(variables: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
     for name in (variable.name for variable in variables):
         if name.startswith(OWN_PREFIX):
             told = f"{name} begins with {OWN_PREFIX}, as the operator's own do: leave it out"
-            raise broken(Rule("", told))
+            raise rule_error(Rule("", told))
     return variables
 
 
@@ -128,12 +128,12 @@ def load_settings(*, command_line: bool = True) -> Settings:
     try:
         return CliApp.run(Settings) if command_line else Settings()
     except ValidationError as error:
-        raise ConfigError("\n".join(map(_told, mistakes(error, Settings)))) from error
+        raise ConfigError("\n".join(map(_describe, mistakes(error, Settings)))) from error
     except SettingsError as error:
         raise ConfigError(str(error)) from error
 
 
-def _told(mistake: Mistake) -> str:
+def _describe(mistake: Mistake) -> str:
     name = str(mistake.location[0])
     option = f"--{name.replace('_', '-')}"
     return f"{option} ({ENV_PREFIX}{name.upper()}): {mistake.message}"

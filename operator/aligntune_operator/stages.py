@@ -15,7 +15,7 @@ LONGEST_CAUSE = 1024
 """Characters of another job's failure in this one's: each stage adds its own words."""
 
 
-def way(start: str, goal: str, waits_for: Callable[[str], Iterable[str]]) -> list[str]:
+def find_path(start: str, goal: str, waits_for: Callable[[str], Iterable[str]]) -> list[str]:
     """From one job to another, or back to itself, through jobs that each wait for the next; [] if
     none.
     """

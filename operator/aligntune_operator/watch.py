@@ -21,7 +21,7 @@ from aligntune_operator.cluster import (
     RefusedError,
 )
 from aligntune_operator.observe import Key
-from aligntune_operator.relist import Listed, Source, list_at_last, relist
+from aligntune_operator.relist import Feed, Listed, list_at_last, relist
 from aligntune_operator.session import REFUSED_SECONDS
 
 RETRY_SECONDS = 1.0
@@ -29,6 +29,8 @@ RETRY_SECONDS = 1.0
 
 Sleep = Callable[[float], Awaitable[None]]
 """Waits for so many seconds."""
+CatchUp = Callable[[], Awaitable[object]]
+"""Awaited by a watch before it takes in what it has missed."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +92,44 @@ async def _watch(
     sleep: Sleep,
 ) -> None:
     """Watches what is listed, but for the kind that kopf watches."""
-    by_kind = {since.source.kind.plural: since for since in listed}
-    pods = by_kind[PODS.plural].source
+    by_kind = {since.feed.kind.plural: since for since in listed}
+    pods = by_kind[PODS.plural]
+    # A Job that ended meanwhile is concluded on, long after its end, without waiting for its pods'
+    # last words.
+    pods_first = partial(relist, cluster, pods.feed, pods.namespace, changed)
+    catch_up: Mapping[str, CatchUp] = {JOBS.plural: pods_first, PODS.plural: _nothing}
     async with asyncio.TaskGroup() as watches:
         for plural, beat in beats.items():
-            first = pods if plural == JOBS.plural else None
-            since = by_kind[plural]
-            watched = watch_forever(cluster, since, changed, beat, first=first, sleep=sleep)
+            watched = watch_forever(
+                cluster, by_kind[plural], changed, beat, catch_up=catch_up[plural], sleep=sleep
+            )
             watches.create_task(watched)
+
+
+async def _nothing() -> None: ...
+
+
+class Outage:
+    """A spell in which a watch is not answered as it should be; the log tells of each once.
+
+    Args:
+        watch: What is watched, for the log.
+    """
+
+    def __init__(self, watch: str) -> None:
+        self._watch = watch
+        self.lasts = False
+
+    def tell(self, error: ApiError) -> None:
+        """Takes in a failure."""
+        if not self.lasts:
+            what = "is refused" if _refuses(error) else "broke"
+            logger.warning("the watch of %s %s (%s): asking on", self._watch, what, error)
+        self.lasts = True
+
+    def end(self) -> None:
+        """Takes in that the API server answers."""
+        self.lasts = False
 
 
 async def watch_forever(
@@ -106,7 +138,7 @@ async def watch_forever(
     changed: Callable[[Key], None],
     beat: Callable[[], None],
     *,
-    first: Source | None = None,
+    catch_up: CatchUp = _nothing,
     sleep: Sleep = asyncio.sleep,
 ) -> None:
     """Keeps the cache equal to the cluster in one kind of object.
@@ -116,56 +148,53 @@ async def watch_forever(
         since: The list that the cache has taken in.
         changed: Told of each AlignTuneJob to look at.
         beat: Called whenever it asks, and for whatever it is told.
-        first: Listed anew before what this watch has missed is taken in. A Job that ended
-            meanwhile is concluded on, long after its end, without waiting for its pods' last words.
+        catch_up: Awaited before anything that this watch has missed is taken in.
         sleep: Waits before something is asked for again.
 
     Raises:
         RefusedError: The namespace is refused; where it watches everywhere, it asks on.
     """
-    source, namespace, listed = since
-    version: int | None = listed
-    where = f"{source.kind.plural} in {namespace}" if namespace else source.kind.plural
-    fails = False
+    feed, namespace, listed = since
+    where = f"{feed.kind.plural} in {namespace}" if namespace else feed.kind.plural
+    outage = Outage(where)
+    version: int | None = listed  # None: too old to go on from
     while True:
-        told, fails, wait = fails, False, RETRY_SECONDS
+        wait = RETRY_SECONDS
         beat()
         try:
             if version is None:
-                await _list_first(cluster, first, namespace, changed)
-                version = (await relist(cluster, source, namespace, changed)).version
+                await catch_up()
+                version = (await relist(cluster, feed, namespace, changed)).version
                 beat()
-            async for change in cluster.watch(source.kind, namespace, version):
+            async for change in cluster.watch(feed.kind, namespace, version):
                 beat()
-                if told:
-                    await _list_first(cluster, first, namespace, changed)
-                told, version = False, change.version
-                _take(source, change, changed)
+                if outage.lasts:
+                    await catch_up()
+                    outage.end()
+                version = change.version
+                _take(feed, change, changed)
+            outage.end()
         except ExpiredError:
             logger.info("the watch of %s is too far behind: listing again", where)
+            outage.end()
             version = None
         except ApiError as error:
-            fails, refused = True, isinstance(error, RefusedError | GoneError)
             if namespace and isinstance(error, RefusedError):
                 raise
-            wait = REFUSED_SECONDS if refused else RETRY_SECONDS
-            if not told:
-                what = "is refused" if refused else "broke"
-                logger.warning("the watch of %s %s (%s): asking on", where, what, error)
+            outage.tell(error)
+            if _refuses(error):
+                wait = REFUSED_SECONDS
         await sleep(wait)
 
 
-async def _list_first(
-    cluster: Cluster, first: Source | None, namespace: str | None, changed: Callable[[Key], None]
-) -> None:
-    if first is not None:
-        await relist(cluster, first, namespace, changed)
+def _refuses(error: ApiError) -> bool:
+    return isinstance(error, RefusedError | GoneError)
 
 
-def _take(source: Source, change: Change, changed: Callable[[Key], None]) -> None:
+def _take(feed: Feed, change: Change, changed: Callable[[Key], None]) -> None:
     if change.type == "BOOKMARK":
         return
-    take = source.gone if change.type == "DELETED" else source.seen
+    take = feed.forget if change.type == "DELETED" else feed.take
     try:
         key = take(change.object)
     except Exception:

@@ -21,8 +21,8 @@ from tests.chaos.endpoints import Network
 from tests.chaos.proxy import Proxy
 from tests.cluster import packages
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operator_process import Operator, align_tune_job, claim
 from tests.cluster.processes import wait_until
-from tests.integration.conftest import Operator, align_tune_job, claim
 
 SETTLE_SECONDS = 300
 """How long everything may take to come right; nothing here measures time."""

@@ -13,9 +13,9 @@ from aligntune.api.run import JobIdentity
 from aligntune.pod.endpoint import LOOPBACK, Endpoint
 from docs.metrics import GPU, SNAPSHOT, exposed_name, of_the_operator, of_the_trainer
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operator_process import CRD, Operator, align_tune_job
 from tests.cluster.processes import wait_until
 from tests.cluster.prometheus import Prometheus, at, program, scraping
-from tests.integration.conftest import CRD, Operator, align_tune_job
 
 SCRAPED_SECONDS = 120
 OF_WORK_TO_COME = {"aligntune_operator_progress_polls_total"}

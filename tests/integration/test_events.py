@@ -13,7 +13,8 @@ from tests.chaos.endpoints import Network
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import ApiServer, plain_kubeconfig
 from tests.cluster.control_plane import ControlPlane
-from tests.integration.conftest import Api, Operator
+from tests.cluster.operator_process import Operator
+from tests.integration.conftest import Api
 
 
 def an_event(request: web.BaseRequest) -> bool:

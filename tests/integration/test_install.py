@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 from tests.cluster.binaries import MODULES, downloaded
 from tests.cluster.control_plane import ControlPlane, audit_log
 from tests.cluster.helm import CHART, helm, sets
+from tests.cluster.operator_process import Operator
 from tests.cluster.processes import REPOSITORY
-from tests.integration.conftest import Api, Operator
+from tests.integration.conftest import Api
 
 Make = Callable[..., dict[str, Any]]
 Install = Callable[..., str]

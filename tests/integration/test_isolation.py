@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.control_plane import ControlPlane
-from tests.integration.conftest import Api, Operator
+from tests.cluster.operator_process import Operator
+from tests.integration.conftest import Api
 
 OPERATOR = {
     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "aligntune-system"}},

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
-from tests.integration.conftest import Api, Operator
+from tests.cluster.operator_process import Operator
+from tests.integration.conftest import Api
 
 Make = Callable[..., dict[str, Any]]
 
@@ -71,7 +72,7 @@ def test_a_leader_that_was_stopped_past_its_lease_ends_without_a_write(
     api.apply(*map(manifest, names))
     first.send(signal.SIGCONT)
     assert first.wait() == 1
-    assert "this replica led, and another may by now" in first.log
+    assert "lost the leader Lease; exiting" in first.log
     for name in names:
         started(api, name)
 

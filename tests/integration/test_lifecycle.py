@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Api, Operator
+from tests.cluster.operator_process import Operator
+from tests.integration.conftest import Api
 
 Make = Callable[..., dict[str, Any]]
 RUNNING = {"startedAt": "2026-11-01T12:00:00Z"}

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.operator_process import Operator
 from tests.hub.configs import LLAMA_8B
 from tests.hub.hub import Hub
-from tests.integration.conftest import Api, Operator
+from tests.integration.conftest import Api
 
 Make = Callable[..., dict[str, Any]]
 

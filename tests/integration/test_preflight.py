@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
-from tests.integration.conftest import Api, Operator, claim
+from tests.cluster.operator_process import Operator, claim
+from tests.integration.conftest import Api
 
 Make = Callable[..., dict[str, Any]]
 

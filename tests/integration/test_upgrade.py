@@ -12,7 +12,8 @@ import yaml
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.helm import CHART, NAMESPACE, RELEASE, helm
-from tests.integration.conftest import CRD, Api
+from tests.cluster.operator_process import CRD
+from tests.integration.conftest import Api
 
 
 def older_chart(folder: Path) -> Path:

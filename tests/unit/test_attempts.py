@@ -23,9 +23,9 @@ from aligntune.api.progress import Checkpoint, Progress
 from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
 from aligntune_operator.attempts import (
     SUSPENDED,
-    began,
-    clocked,
-    ended,
+    add_attempt,
+    close_newest,
+    count_pod_time,
     follow,
     goodput,
     setbacks,
@@ -225,12 +225,12 @@ HAS_PODS_AGAIN = replace(LET_GO_AGAIN, suspended_since=None, started=at(1000))
 
 def counted(*seen: JobState, last_report: datetime | None = None, end: datetime) -> int:
     """The seconds of an attempt that ends at `end`, and whose Job was seen in these states."""
-    attempts = began(Attempts(), 1, "job-1", NOW, 0)
+    attempts = add_attempt(Attempts(), 1, "job-1", NOW, 0)
     for job in seen:
-        attempts = clocked(attempts, job, last_report)
-        again = clocked(attempts, job, last_report)
+        attempts = count_pod_time(attempts, job, last_report)
+        again = count_pod_time(attempts, job, last_report)
         assert again == attempts, "a state that is seen twice counts once"
-    return ended(attempts, "Succeeded", end, None).active_seconds
+    return close_newest(attempts, "Succeeded", end, None).active_seconds
 
 
 def test_time_in_a_queue_is_not_counted_and_time_before_an_eviction_is() -> None:
@@ -262,8 +262,8 @@ def test_without_a_queue_an_attempt_counts_from_its_jobs_creation_to_its_end() -
     created = JobState("job-1", "uid", 1, "uid", 1, NOW)
     started = replace(created, started=at(2))
     assert counted(created, started, end=at(100)) == 100
-    attempts = clocked(began(Attempts(), 1, "job-1", NOW, 0), created, None)
-    assert clocked(attempts, started, None) == attempts, "no status is written for it"
+    attempts = count_pod_time(add_attempt(Attempts(), 1, "job-1", NOW, 0), created, None)
+    assert count_pod_time(attempts, started, None) == attempts, "no status is written for it"
 
 
 Arrow = tuple[str, str]

@@ -52,9 +52,9 @@ def child(name: str, version: int = 1, owner: str = "uid", **labels: str) -> dic
 
 def test_an_older_version_never_replaces_a_newer_one() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job(version=9, phase="Running"))
-    cache.object_seen(align_tune_job(version=10, phase="Succeeded"))
-    cache.object_seen(align_tune_job(version=9, phase="Running"))
+    cache.take_object(align_tune_job(version=9, phase="Running"))
+    cache.take_object(align_tune_job(version=10, phase="Succeeded"))
+    cache.take_object(align_tune_job(version=9, phase="Running"))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.object.status.phase == "Succeeded"
@@ -62,9 +62,9 @@ def test_an_older_version_never_replaces_a_newer_one() -> None:
 
 def test_the_end_of_an_earlier_job_of_the_same_name_changes_nothing() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job(uid="first", version=1))
-    cache.object_seen(align_tune_job(uid="second", version=5))
-    cache.object_gone(align_tune_job(uid="first", version=6))
+    cache.take_object(align_tune_job(uid="first", version=1))
+    cache.take_object(align_tune_job(uid="second", version=5))
+    cache.forget_object(align_tune_job(uid="first", version=6))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.object.uid == "second"
@@ -72,8 +72,8 @@ def test_the_end_of_an_earlier_job_of_the_same_name_changes_nothing() -> None:
 
 def test_jobs_of_an_earlier_job_of_the_same_name_are_not_ours() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job(uid="second"))
-    cache.job_seen(child("chat-1", owner="first"))
+    cache.take_object(align_tune_job(uid="second"))
+    cache.take_job(child("chat-1", owner="first"))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.jobs == ()
@@ -82,10 +82,10 @@ def test_jobs_of_an_earlier_job_of_the_same_name_are_not_ours() -> None:
 
 def test_a_job_whose_owner_was_deleted_without_it_is_no_predecessors() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job(uid="second"))
+    cache.take_object(align_tune_job(uid="second"))
     orphan = child("chat-1")
     del orphan["metadata"]["ownerReferences"]
-    cache.job_seen(orphan)
+    cache.take_job(orphan)
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.predecessors == ()
@@ -93,17 +93,17 @@ def test_a_job_whose_owner_was_deleted_without_it_is_no_predecessors() -> None:
 
 def test_the_answer_to_a_write_does_not_bring_a_deleted_object_back() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.object_gone(align_tune_job(version=2))
-    cache.object_written(align_tune_job(version=3))
+    cache.take_object(align_tune_job())
+    cache.forget_object(align_tune_job(version=2))
+    cache.take_written(align_tune_job(version=3))
     assert cache.observe(KEY) is None
 
 
 def test_forged_labels_do_no_harm() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.job_seen(child("forged", owner="", **{"aligntune.io/attempt": "many"}))
-    cache.pod_seen(child("forged", **{"batch.kubernetes.io/job-completion-index": "first"}))
+    cache.take_object(align_tune_job())
+    cache.take_job(child("forged", owner="", **{"aligntune.io/attempt": "many"}))
+    cache.take_pod(child("forged", **{"batch.kubernetes.io/job-completion-index": "first"}))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.jobs == ()
@@ -112,7 +112,7 @@ def test_forged_labels_do_no_harm() -> None:
 
 def test_a_status_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job(phase="Dreaming"))
+    cache.take_object(align_tune_job(phase="Dreaming"))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.object.unreadable
@@ -121,9 +121,9 @@ def test_a_status_that_cannot_be_read_is_not_taken_for_an_empty_one() -> None:
 
 def test_a_job_whose_label_was_changed_belongs_to_one_align_tune_job_only() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.job_seen(child("chat-1", version=1))
-    cache.job_seen(child("chat-1", version=2, **{"aligntune.io/job-name": "other"}))
+    cache.take_object(align_tune_job())
+    cache.take_job(child("chat-1", version=1))
+    cache.take_job(child("chat-1", version=2, **{"aligntune.io/job-name": "other"}))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.jobs == ()
@@ -131,23 +131,23 @@ def test_a_job_whose_label_was_changed_belongs_to_one_align_tune_job_only() -> N
 
 def test_what_changes_no_decision_is_no_news() -> None:
     cache = Cache()
-    assert cache.object_seen(align_tune_job(version=1)) == KEY
+    assert cache.take_object(align_tune_job(version=1)) == KEY
     assert cache.is_new(KEY)
-    assert cache.object_seen(align_tune_job(version=2, observedGeneration=1)) == KEY
+    assert cache.take_object(align_tune_job(version=2, observedGeneration=1)) == KEY
     assert not cache.is_new(KEY)
-    assert cache.object_seen(align_tune_job(version=3, observedGeneration=1)) is None
-    assert cache.job_seen(child("chat-1", version=4)) == KEY
-    assert cache.job_seen(child("chat-1", version=5)) is None
-    assert cache.job_seen(child("chat-1", version=4, owner="other")) is None, "an older version"
-    assert cache.pod_seen(child("chat-1-0", version=6)) == KEY
-    assert cache.pod_seen(child("chat-1-0", version=7) | {"status": {"phase": "Running"}}) == KEY
+    assert cache.take_object(align_tune_job(version=3, observedGeneration=1)) is None
+    assert cache.take_job(child("chat-1", version=4)) == KEY
+    assert cache.take_job(child("chat-1", version=5)) is None
+    assert cache.take_job(child("chat-1", version=4, owner="other")) is None, "an older version"
+    assert cache.take_pod(child("chat-1-0", version=6)) == KEY
+    assert cache.take_pod(child("chat-1-0", version=7) | {"status": {"phase": "Running"}}) == KEY
 
 
 def test_what_a_whole_list_does_not_show_is_gone_unless_it_is_newer() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.job_seen(child("chat-1", version=5))
-    cache.job_seen(child("chat-2", version=15))
+    cache.take_object(align_tune_job())
+    cache.take_job(child("chat-1", version=5))
+    cache.take_job(child("chat-2", version=15))
     assert cache.jobs.retain("other", set(), 10) == set()
     assert cache.jobs.retain(None, set(), 10) == {KEY}
     observed = cache.observe(KEY)
@@ -157,10 +157,10 @@ def test_what_a_whole_list_does_not_show_is_gone_unless_it_is_newer() -> None:
 
 def test_the_first_failure_of_a_row_is_remembered_until_an_answer() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job())
+    cache.take_object(align_tune_job())
 
     def since(poll: Poll) -> datetime | None:
-        cache.polled(KEY, poll)
+        cache.take_poll(KEY, poll)
         observed = cache.observe(KEY)
         assert observed is not None
         assert observed.poll is not None
@@ -175,17 +175,17 @@ def test_the_first_failure_of_a_row_is_remembered_until_an_answer() -> None:
 
 def cache_with_an_evicted_pod() -> tuple[Cache, dict[str, Any]]:
     cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.job_seen(child("chat-1", version=2))
+    cache.take_object(align_tune_job())
+    cache.take_job(child("chat-1", version=2))
     pod = child("chat-1-0", version=3, owner="chat-1-uid")
     pod["status"] = {"phase": "Failed", "reason": "Evicted"}
-    cache.pod_seen(pod)
+    cache.take_pod(pod)
     return cache, pod
 
 
 def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
     cache, pod = cache_with_an_evicted_pod()
-    cache.pod_gone(pod)
+    cache.forget_pod(pod)
 
     def departed() -> list[str]:
         observed = cache.observe(KEY)
@@ -194,10 +194,10 @@ def test_last_words_of_a_pod_outlive_it_as_long_as_its_job_is_there() -> None:
         return [pod.terminated_reason for pod in observed.departed]
 
     assert departed() == ["Evicted"]
-    cache.job_gone(child("chat-1", version=4))
+    cache.forget_job(child("chat-1", version=4))
     assert departed() == []
-    cache.pod_gone(pod)
-    cache.job_seen(child("chat-1", version=2))
+    cache.forget_pod(pod)
+    cache.take_job(child("chat-1", version=2))
     assert departed() == [], "the pod was seen to go after its Job"
 
 
@@ -212,19 +212,19 @@ def test_the_last_words_of_a_pod_that_no_watch_saw_go_are_remembered() -> None:
 def test_what_was_said_of_a_job_does_not_reach_another_that_takes_its_name() -> None:
     """The end of the first is not told by any watch: it is missing in a whole list."""
     cache = Cache()
-    cache.object_seen(align_tune_job(uid="first", version=1))
-    cache.hindered("first", Hindrance("missing", "no claim"))
-    cache.explained("first", Explanation(NOW, "FailedMount: no Secret"))
-    cache.short_of_memory("first", "too large")
-    cache.polled(KEY, Poll("pod", NOW, error="silent"))
+    cache.take_object(align_tune_job(uid="first", version=1))
+    cache.note_hindrance("first", Hindrance("missing", "no claim"))
+    cache.note_explanation("first", Explanation(NOW, "FailedMount: no Secret"))
+    cache.note_shortage("first", "too large")
+    cache.take_poll(KEY, Poll("pod", NOW, error="silent"))
     cache.objects.retain(None, set(), 5)
-    cache.object_seen(align_tune_job(uid="second", version=9))
-    cache.hindered("first", Hindrance("failed", "answered late"))
+    cache.take_object(align_tune_job(uid="second", version=9))
+    cache.note_hindrance("first", Hindrance("failed", "answered late"))
     observed = cache.observe(KEY)
     assert observed is not None
     assert (observed.hindrance, observed.explanation, observed.poll) == (None, None, None)
     assert observed.shortage == ""
-    cache.object_seen(align_tune_job(uid="first", version=10))
+    cache.take_object(align_tune_job(uid="first", version=10))
     observed = cache.observe(KEY)
     assert observed is not None
     assert observed.hindrance is None, "it was kept of one that is gone"
@@ -238,12 +238,12 @@ def test_a_job_is_not_deleted_while_another_waits_to_start_from_its_model() -> N
     follower["metadata"] |= {"name": "follower"}
     follower["spec"] = {"rl": {"model": {"fromJob": "chat"}, "rewardModel": {"fromJob": "judge"}}}
     for job in (source, follower):
-        cache.object_seen(job)
+        cache.take_object(job)
     awaited = cache.observe(KEY)
     assert awaited is not None
     assert not any(isinstance(action, DeleteAlignTuneJob) for action in plan(awaited, NOW))
     assert Wait(NOW + AWAITED_INTERVAL) in plan(awaited, NOW)
-    cache.object_gone(follower)
+    cache.forget_object(follower)
     alone = cache.observe(KEY)
     assert alone is not None
     assert DeleteAlignTuneJob("uid") in plan(alone, NOW)

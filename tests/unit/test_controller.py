@@ -1,6 +1,7 @@
 """What one reconciliation writes, and in which order."""
 
 import asyncio
+import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -8,11 +9,12 @@ from aligntune.api.status import AlignTuneJobStatus
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
 from aligntune_operator.controller import MISSING_RETRY, Controller
+from aligntune_operator.estimator import Estimator
 from aligntune_operator.observe import AlignTuneJobState, Key
 from aligntune_operator.settings import Settings
 
 if TYPE_CHECKING:
-    from aligntune_operator.estimator import Estimator
+    from aligntune_operator.hub import Hub
 
 KEY = Key("ns", "chat")
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -102,14 +104,14 @@ class World:
     def __init__(self, cluster: Recorder | None = None) -> None:
         self.others_wait = False
         self.cluster, self.cache = cluster or Recorder(), Cache()
-        self.cache.object_seen(self.cluster.object)
+        no_hub = cast("Hub", None)  # no estimate is asked for
+        self.cache.take_object(self.cluster.object)
         self.controller = Controller(
             self.cache,
             self.cluster,
             Settings(_env_file=None),
             lambda: NOW,
-            estimator=cast("Estimator", None),  # which is asked for no estimates
-            began=lambda _: None,
+            estimator=Estimator(self.cluster, no_hub, lambda: NOW, random.Random(1)),
             post=lambda _: None,
             others_first=lambda: self.others_wait,
         )
@@ -117,7 +119,7 @@ class World:
     def suspend(self, *, suspend: bool) -> None:
         """A person sets `spec.suspend`; no watch tells of anything else."""
         self.cluster.suspend(suspend=suspend)
-        self.cache.object_seen(self.cluster.object)
+        self.cache.take_object(self.cluster.object)
 
 
 async def test_a_job_that_is_alone_is_told_at_once_that_it_starts() -> None:
@@ -165,7 +167,7 @@ async def test_a_job_waits_for_a_younger_one_that_is_being_begun_in_the_same_fol
     begins = asyncio.create_task(world.controller.reconcile(KEY))
     await cluster.asked.wait()
     older = {"name": "other", "uid": "a"}
-    world.cache.object_seen(
+    world.cache.take_object(
         cluster.object | {"metadata": cluster.object["metadata"] | older, "status": {}}
     )
     other = Key("ns", "other")

@@ -138,7 +138,7 @@ async def test_a_job_that_cannot_be_estimated_now_does_not_keep_others_from_thei
 ) -> None:
     cache, told = Cache(), asyncio.Event()
     for name in ("first", "second"):
-        cache.object_seen(body(name))
+        cache.take_object(body(name))
     world.status = 500
     first, second = Key("ns", "first"), Key("ns", "second")
 
@@ -162,8 +162,8 @@ async def test_a_job_that_cannot_be_estimated_now_does_not_keep_others_from_thei
         "first": False,
         "second": True,
     }
-    cache.object_gone(body("second"))
-    cache.object_seen(body("second"))
+    cache.forget_object(body("second"))
+    cache.take_object(body("second"))
     again = cache.observe(second)
     assert again is not None
     assert again.shortage == ""

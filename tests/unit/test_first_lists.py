@@ -75,7 +75,7 @@ async def test_a_namespace_that_refuses_is_decided_on_once_it_may_be_listed() ->
         return 403 if refused and refused.pop() else 200
 
     async def seen_by_kopf(_: float) -> None:
-        cache.object_seen(align_tune_job(key))
+        cache.take_object(align_tune_job(key))
         assert cache.observe(key) is None
 
     async with answering(status) as cluster:

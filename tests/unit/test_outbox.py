@@ -20,6 +20,11 @@ from tests.cluster.processes import async_wait_until
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
+def nobody() -> bool:
+    """No job waits that is more urgent."""
+    return False
+
+
 class World:
     """An outbox, and what stands for the API server at the other end of the wire."""
 
@@ -158,7 +163,7 @@ async def test_one_jobs_events_do_not_wait_for_anothers(world: World) -> None:
 
 def test_no_more_events_wait_than_there_is_room_for() -> None:
     dropped = []
-    outbox = Outbox(random.Random(1), lambda: NOW, lambda: dropped.append(1))
+    outbox = Outbox(random.Random(1), lambda: NOW, lambda: dropped.append(1), others_first=nobody)
     for number in range(MOST_WAITING + 3):
         event = Event("Normal", "R", str(number))
         outbox.post(Posting(Key("ns", f"job-{number % 7}"), "uid", 1, event, NOW))
@@ -167,7 +172,7 @@ def test_no_more_events_wait_than_there_is_room_for() -> None:
 
 
 async def test_a_replica_that_leads_no_more_ends_over_an_event_that_waits() -> None:
-    outbox = Outbox(random.Random(1), lambda: NOW, lambda: None)
+    outbox = Outbox(random.Random(1), lambda: NOW, lambda: None, others_first=nobody)
     outbox.post(Posting(Key("ns", "chat"), "uid", 1, Event("Normal", "R", "late"), NOW))
     async with aiohttp.ClientSession() as session:
         cluster = Cluster(session, "http://127.0.0.1:1", lambda *_: None, may_write=lambda: False)

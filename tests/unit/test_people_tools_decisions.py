@@ -13,7 +13,7 @@ from rich.console import Console
 from aligntune.api.names import base_name, job_name
 from aligntune.api.status import AlignTuneJobStatus
 from aligntune.cluster.curves import chosen, curves, draw, sparkline
-from aligntune.cluster.errors import ClusterError, refused
+from aligntune.cluster.errors import ClusterError, refusal
 from aligntune.cluster.job import Job
 from aligntune.cluster.live import follow
 from aligntune.cluster.logs import (
@@ -283,6 +283,6 @@ def test_refusals_are_sentences_with_exit_codes(
     status: int, message: str | None, code: int, told: str
 ) -> None:
     body = json.dumps({"kind": "Status", "message": message}) if message else "404 page not found"
-    error = refused("https://server", status, body)
+    error = refusal("https://server", status, body)
     assert told in str(error)
     assert error.exit_code == code

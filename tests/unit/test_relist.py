@@ -8,7 +8,7 @@ import pytest
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import JOBS, ApiError, Cluster, Kind
 from aligntune_operator.observe import Key
-from aligntune_operator.relist import compare, relist, sources
+from aligntune_operator.relist import compare, feeds, relist
 
 CHAT = Key("research", "chat")
 
@@ -48,10 +48,10 @@ def known(cache: Cache) -> list[str]:
 
 async def test_a_list_does_not_bring_back_what_went_while_it_was_read() -> None:
     cache, shown = Cache(), job("chat-1", 5)
-    cache.job_seen(shown)
+    cache.take_job(shown)
     told = list[Key]()
-    cluster = Jobs(shown, job("chat-2", 6), meanwhile=lambda: cache.job_gone(job("chat-1", 11)))
-    _, jobs, _ = sources(cache)
+    cluster = Jobs(shown, job("chat-2", 6), meanwhile=lambda: cache.forget_job(job("chat-1", 11)))
+    _, jobs, _ = feeds(cache)
     await relist(cluster, jobs, None, told.append)
     assert known(cache) == ["chat-2"]
     assert told == [CHAT]
@@ -61,14 +61,14 @@ async def test_a_list_does_not_bring_back_what_went_while_it_was_read() -> None:
 async def test_nothing_is_remembered_of_what_went_once_the_list_is_read(fails: bool) -> None:
     """Whoever takes a label off and puts it back has the watch tell of an end and a beginning."""
     cache = Cache()
-    cluster = Jobs(meanwhile=lambda: cache.job_gone(job("chat-1", 9)))
-    _, jobs, _ = sources(cache)
+    cluster = Jobs(meanwhile=lambda: cache.forget_job(job("chat-1", 9)))
+    _, jobs, _ = feeds(cache)
     await relist(cluster, jobs, None, lambda _: None)
     if fails:
         cluster.fails = True
         with pytest.raises(ApiError):
             await relist(cluster, jobs, None, lambda _: None)
-    cache.job_seen(job("chat-1", 12))
+    cache.take_job(job("chat-1", 12))
     assert known(cache) == ["chat-1"]
 
 
@@ -76,11 +76,11 @@ async def test_only_what_the_watch_does_not_tell_soon_after_the_list_counts_as_m
     """Of what went just before the list was made, the watch's word is on its way."""
     cache, missed, told = Cache(), list[None](), list[Key]()
     for number in (1, 2):
-        cache.job_seen(job(f"chat-{number}", number))
+        cache.take_job(job(f"chat-{number}", number))
 
     async def sleep(_: float) -> None:
-        cache.job_gone(job("chat-1", 9))
-        cache.job_seen(job("chat-3", 11))
+        cache.forget_job(job("chat-1", 9))
+        cache.take_job(job("chat-3", 11))
 
     await compare(Jobs(), cache, (), told.append, lambda: missed.append(None), sleep=sleep)
     assert len(missed) == 1
@@ -90,7 +90,7 @@ async def test_only_what_the_watch_does_not_tell_soon_after_the_list_counts_as_m
 
 async def test_nothing_counts_as_missed_where_the_list_could_not_be_had() -> None:
     cache, missed = Cache(), list[None]()
-    cache.job_seen(job("chat-1", 1))
+    cache.take_job(job("chat-1", 1))
     cluster = Jobs()
     cluster.fails = True
 

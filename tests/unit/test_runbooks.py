@@ -82,7 +82,7 @@ def test_dashboards_ask_for_metrics_that_there_are(name: str, exported: set[str]
 def test_a_job_that_never_told_of_a_step_can_be_chosen() -> None:
     """An alert may be about just such a one."""
     cache = Cache()
-    cache.object_seen({**JOB, "status": {"phase": "Running"}})
+    cache.take_object({**JOB, "status": {"phase": "Running"}})
     told = {metric.name for metric in JobCollector(cache).collect() if metric.samples}
     dashboard = json.loads((CHART / "files" / "dashboards" / "job.json").read_text())
     variables = {choice["name"]: choice["query"] for choice in dashboard["templating"]["list"]}

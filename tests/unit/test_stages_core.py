@@ -2,15 +2,15 @@
 
 from aligntune.api.status import Failure
 from aligntune_operator.observe import align_tune_job_state, observe
-from aligntune_operator.stages import LONGEST_CAUSE, failure, way
+from aligntune_operator.stages import LONGEST_CAUSE, failure, find_path
 
 
 def test_a_cycle_is_told_from_jobs_that_only_lead_to_one() -> None:
     waits = {"a": ("b",), "b": ("c", "d"), "c": ("b",), "d": ()}
-    assert way("a", "a", waits.__getitem__) == []
-    assert way("b", "b", waits.__getitem__) == ["b", "c", "b"]
-    assert way("d", "d", waits.__getitem__) == []
-    assert way("a", "d", waits.__getitem__) == ["a", "b", "d"]
+    assert find_path("a", "a", waits.__getitem__) == []
+    assert find_path("b", "b", waits.__getitem__) == ["b", "c", "b"]
+    assert find_path("d", "d", waits.__getitem__) == []
+    assert find_path("a", "d", waits.__getitem__) == ["a", "b", "d"]
 
 
 def test_a_failure_that_many_stages_pass_on_stays_within_its_bounds() -> None:

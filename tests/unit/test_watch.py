@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from aiohttp import ClientSession, web
 from aligntune_operator.cache import Cache
 from aligntune_operator.cluster import Cluster
 from aligntune_operator.observe import Key
-from aligntune_operator.relist import Listed, sources
+from aligntune_operator.relist import Listed, feeds, relist
 from aligntune_operator.watch import watch_forever, watch_namespace
 
 CHAT = Key("research", "chat")
@@ -99,10 +100,11 @@ async def watching(
     cache = Cache()
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
-        _, jobs, pods = sources(cache)
-        since, first = Listed(jobs, None, 10), pods if pods_first else None
+        _, jobs, pods = feeds(cache)
+        since, take = Listed(jobs, None, 10), changed.put_nowait
+        catch_up = {"catch_up": partial(relist, cluster, pods, None, take)}
         watched = watch_forever(
-            cluster, since, changed.put_nowait, beat, first=first, sleep=at_once
+            cluster, since, take, beat, sleep=at_once, **(catch_up if pods_first else {})
         )
         task = asyncio.create_task(watched)
         yield cache, changed, asked
@@ -218,19 +220,19 @@ async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_li
             await asyncio.Event().wait()
         return web.json_response({"metadata": {"resourceVersion": "99"}, "items": []})
 
-    def statuses() -> list[Key]:
-        return [state.key for state in cache.statuses()]
+    def shown() -> list[Key]:
+        return [state.key for state in cache.align_tune_jobs()]
 
     align_tune_job = job(5)
     align_tune_job["metadata"] |= {"name": "chat", "generation": 1}
-    cache.object_seen(align_tune_job | {"spec": {}})
+    cache.take_object(align_tune_job | {"spec": {}})
     runner = web.ServerRunner(web.Server(serve, handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     async with ClientSession() as session:
         cluster = Cluster(session, site.name, lambda *_: None, may_write=lambda: False)
-        listed = [Listed(source, "research", 10) for source in sources(cache)]
+        listed = [Listed(feed, "research", 10) for feed in feeds(cache)]
         changed = asyncio.Queue[Key]()
         watched = watch_namespace(
             cluster,
@@ -245,7 +247,7 @@ async def test_a_namespace_that_comes_to_be_refused_shows_nothing_until_it_is_li
         async with asyncio.timeout(10):
             while await asked.get() != "aligntunejobs False":
                 pass
-            assert statuses() == []
+            assert shown() == []
             beaten.clear()
             await asked_for(asked, 2)
             assert len(beaten) == 2, "asking in vain is a sign of life of both watches"

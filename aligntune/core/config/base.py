@@ -46,7 +46,7 @@ class Section(BaseModel):
         try:
             text = json.dumps(_as_json(document), default=str)
         except RecursionError:
-            mistake: InitErrorDetails = {"type": broken(TOO_DEEP), "input": None}
+            mistake: InitErrorDetails = {"type": rule_error(TOO_DEEP), "input": None}
             raise ValidationError.from_exception_data(cls.__name__, [mistake]) from None
         if len(text) > LONGEST_REMEMBERED:
             return cls.model_validate_json(text, strict=True, by_name=False)
@@ -104,6 +104,6 @@ def cel_rules(*rules: Rule) -> dict[str, Any]:
     }
 
 
-def broken(rule: Rule) -> PydanticCustomError:
+def rule_error(rule: Rule) -> PydanticCustomError:
     """The error that a validator raises for a broken `rule`; it names the field to blame."""
     return PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 
 RowCount = Annotated[int, Field(ge=1, le=10**12)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -76,7 +76,7 @@ class DatasetConfig(DataSource):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.streaming and self.max_samples is not None:
-            raise broken(STREAMING_NEEDS_UNIFORM_CAP)
+            raise rule_error(STREAMING_NEEDS_UNIFORM_CAP)
         return self
 
 

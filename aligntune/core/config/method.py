@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import ConfigDict, model_validator
 
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 from aligntune.core.config.data import Datasets
 from aligntune.core.config.model import ModelConfig, ModelRef
 from aligntune.core.config.training import (
@@ -69,7 +69,7 @@ class MethodSpec(Section):
     def _stream_rules(self) -> Self:
         if self.streams:
             if self.train.max_steps is None:
-                raise broken(STREAM_NEEDS_MAX_STEPS)
+                raise rule_error(STREAM_NEEDS_MAX_STEPS)
             if self.evaluation.split_ratio is not None:
-                raise broken(STREAM_NEEDS_NO_SPLIT)
+                raise rule_error(STREAM_NEEDS_NO_SPLIT)
         return self

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 
 ModelName = Annotated[str, Field(max_length=512)]
 Revision = Annotated[str, Field(min_length=1, max_length=128)]
@@ -37,7 +37,7 @@ class ModelRef(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.name) == (self.from_job is not None):
-            raise broken(NAME_OR_JOB)
+            raise rule_error(NAME_OR_JOB)
         return self
 
 
@@ -132,7 +132,7 @@ class ModelConfig(ModelRef):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.tuning == "full" and self.quantization is not None:
-            raise broken(QUANTIZATION_NEEDS_LORA)
+            raise rule_error(QUANTIZATION_NEEDS_LORA)
         if self.tuning == "full" and self.lora is not None:
-            raise broken(LORA_NEEDS_LORA)
+            raise rule_error(LORA_NEEDS_LORA)
         return self

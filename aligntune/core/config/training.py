@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 from aligntune.core.config.data import DataSource
 
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -72,7 +72,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _warmup_has_an_effect(self) -> Self:
         if self.warmup_ratio > 0 and self.lr_scheduler == "constant":
-            raise broken(WARMUP_NEEDS_SCHEDULE)
+            raise rule_error(WARMUP_NEEDS_SCHEDULE)
         return self
 
 
@@ -133,13 +133,13 @@ class EvaluationConfig(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.early_stopping_patience is not None and self.every_steps is None:
-            raise broken(PATIENCE_NEEDS_STEPS)
+            raise rule_error(PATIENCE_NEEDS_STEPS)
         if self.keep_best and self.every_steps is None:
-            raise broken(BEST_NEEDS_STEPS)
+            raise rule_error(BEST_NEEDS_STEPS)
         if self.every_steps is not None and self.split_ratio is None and not self.datasets:
-            raise broken(EVALUATION_NEEDS_ROWS)
+            raise rule_error(EVALUATION_NEEDS_ROWS)
         if self.split_ratio is not None and self.datasets:
-            raise broken(ONE_EVALUATION_SOURCE)
+            raise rule_error(ONE_EVALUATION_SOURCE)
         return self
 
 

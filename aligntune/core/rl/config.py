@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 from aligntune.core.config.method import (
     STREAM_NEEDS_MAX_STEPS,
     STREAM_NEEDS_NO_SPLIT,
@@ -75,9 +75,9 @@ class DPOConfig(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if self.loss == "exo_pair" and not self.label_smoothing:
-            raise broken(EXO_NEEDS_SMOOTHING)
+            raise rule_error(EXO_NEEDS_SMOOTHING)
         if self.label_smoothing and self.loss not in SMOOTHED:
-            raise broken(SMOOTHING_NEEDS_ITS_LOSS)
+            raise rule_error(SMOOTHING_NEEDS_ITS_LOSS)
         return self
 
 
@@ -195,7 +195,7 @@ class GenerationConfig(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if (self.vllm == "server") != (self.vllm_url is not None):
-            raise broken(VLLM_SERVER_HAS_URL)
+            raise rule_error(VLLM_SERVER_HAS_URL)
         return self
 
 
@@ -346,23 +346,23 @@ class RLSpec(MethodSpec):
     def _rules(self) -> Self:
         for algo, rule in SECTION_MATCHES.items():
             if getattr(self, algo) is not None and self.algo != algo:
-                raise broken(rule)
+                raise rule_error(rule)
         samples = self.algo in SAMPLING
         rewarded = bool(self.rewards) or self.reward_model is not None
         if self.generation is not None and not samples:
-            raise broken(GENERATION_NEEDS_SAMPLING)
+            raise rule_error(GENERATION_NEEDS_SAMPLING)
         if samples and not rewarded:
-            raise broken(NEEDS_REWARDS)
+            raise rule_error(NEEDS_REWARDS)
         if rewarded and not samples:
-            raise broken(REWARDS_NEED_SAMPLING)
+            raise rule_error(REWARDS_NEED_SAMPLING)
         if self.reference_model is not None and self.algo == AlgorithmType.REWARD:
-            raise broken(REFERENCE_NEEDS_POLICY)
+            raise rule_error(REFERENCE_NEEDS_POLICY)
         if self.model.gguf and self.algo == AlgorithmType.REWARD:
-            raise broken(REWARD_MODELS_HAVE_NO_GGUF)
+            raise rule_error(REWARD_MODELS_HAVE_NO_GGUF)
         if not samples and self.model.lora is not None and self.model.lora.dropout:
-            raise broken(PAIRS_NEED_NO_DROPOUT)
+            raise rule_error(PAIRS_NEED_NO_DROPOUT)
         if self.dpo is not None and self.dpo.precompute_reference and self.streams:
-            raise broken(PRECOMPUTING_NEEDS_ROWS)
+            raise rule_error(PRECOMPUTING_NEEDS_ROWS)
         return self
 
     @model_validator(mode="after")
@@ -370,11 +370,11 @@ class RLSpec(MethodSpec):
         if self.algo != AlgorithmType.PPO:
             return self
         if self.model.lora is not None and self.model.lora.dropout:
-            raise broken(RATIOS_NEED_NO_DROPOUT)
+            raise rule_error(RATIOS_NEED_NO_DROPOUT)
         if self.train.gradient_accumulation_steps != 1:
-            raise broken(PPO_ACCUMULATES)
+            raise rule_error(PPO_ACCUMULATES)
         if self.generation is not None and self.generation.vllm != "off":
-            raise broken(PPO_GENERATES_ITSELF)
+            raise rule_error(PPO_GENERATES_ITSELF)
         return self
 
 

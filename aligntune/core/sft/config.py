@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from aligntune.core.config.base import Rule, Section, broken, cel_rules
+from aligntune.core.config.base import Rule, Section, cel_rules, rule_error
 from aligntune.core.config.method import (
     STREAM_NEEDS_MAX_STEPS,
     STREAM_NEEDS_NO_SPLIT,
@@ -69,9 +69,9 @@ class ClassificationConfig(Section):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         if len(self.labels) == 1:
-            raise broken(LABELS_ARE_SEVERAL)
+            raise rule_error(LABELS_ARE_SEVERAL)
         if len(set(self.labels)) != len(self.labels):
-            raise broken(LABELS_DIFFER)
+            raise rule_error(LABELS_DIFFER)
         return self
 
 
@@ -142,21 +142,21 @@ class SFTSpec(MethodSpec):
     def _rules(self) -> Self:
         if self.task != TaskType.TEXT_CLASSIFICATION:
             if self.classification is not None:
-                raise broken(CLASSIFICATION_ONLY)
+                raise rule_error(CLASSIFICATION_ONLY)
             return self
         train = self.train
         if train.loss_on != "auto" or train.packing or train.padding_free or train.liger_kernel:
-            raise broken(CLASSES_ARE_NO_TOKENS)
+            raise rule_error(CLASSES_ARE_NO_TOKENS)
         if self.model.chat_template is not None:
-            raise broken(CLASSIFIED_TEXT_IS_PLAIN)
+            raise rule_error(CLASSIFIED_TEXT_IS_PLAIN)
         if self.model.gguf:
-            raise broken(CLASSIFIERS_HAVE_NO_GGUF)
+            raise rule_error(CLASSIFIERS_HAVE_NO_GGUF)
         classes = self.classification or ClassificationConfig()
         if self.streams:
             if not classes.labels:
-                raise broken(STREAM_NEEDS_LABELS)
+                raise rule_error(STREAM_NEEDS_LABELS)
             if classes.class_weights == "balanced":
-                raise broken(STREAM_HAS_NO_FREQUENCIES)
+                raise rule_error(STREAM_HAS_NO_FREQUENCIES)
         return self
 
 

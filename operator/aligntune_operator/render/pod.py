@@ -69,7 +69,9 @@ def pod_template(
             "fsGroupChangePolicy": "OnRootMismatch",
         },
         "containers": [
-            _container(spec, settings, [*_cache(cache, claims), *_sources(stored, claims)])
+            _container(
+                spec, settings, [*_cache_mounts(cache, claims), *_source_mounts(stored, claims)]
+            )
         ],
         "volumes": _volumes(spec, claims),
         **_placement(runtime, key.name, settings),
@@ -193,7 +195,7 @@ def _resources(runtime: RuntimeSpec) -> dict[str, Any]:
 
 
 def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str, Any]]:
-    claim = spec.storage.claim_name if spec.storage else None
+    storage = spec.storage.claim_name if spec.storage else None
     config = {
         "path": env.CONFIG_FILE,
         "fieldRef": {"fieldPath": f"metadata.annotations['{env.CONFIG_ANNOTATION}']"},
@@ -203,7 +205,7 @@ def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str
         {"name": CACHE_VOLUME, "emptyDir": {}},
         {"name": TMP_VOLUME, "emptyDir": {}},
         {"name": STORAGE_VOLUME}
-        | ({"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}),
+        | ({"persistentVolumeClaim": {"claimName": storage}} if storage else {"emptyDir": {}}),
     ]
     if spec.runtime.shared_memory:
         size = str(spec.runtime.shared_memory)
@@ -233,12 +235,12 @@ def _claims(
     return claims | dict(names)
 
 
-def _cache(claim: str, claims: Mapping[str, str]) -> list[dict[str, Any]]:
+def _cache_mounts(claim: str, claims: Mapping[str, str]) -> list[dict[str, Any]]:
     """The mount of the cluster's model cache, if there is one."""
     return [{"name": claims[claim], "mountPath": MODEL_CACHE_DIR}] if claim else []
 
 
-def _sources(
+def _source_mounts(
     stored: Sequence[tuple[str, Source]], claims: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The mounts of other jobs' models."""

@@ -11,7 +11,7 @@ from aligntune_operator.status.failure import (
     SENTENCES,
     classify,
     deadline_exceeded,
-    failed,
+    make_failure,
     not_started,
 )
 
@@ -57,8 +57,8 @@ def _gone(entry: Attempt, lost: PodState | None, now: datetime) -> Ending:
     if entry.reason == SUSPENDED:
         return Ending(SUSPENDED, now)
     if lost is not None:
-        return _failed(failed(Cause.NODE_LOST, SENTENCES[Cause.NODE_LOST], lost.name), now)
-    return _failed(failed(Cause.PREEMPTED, "its Job was deleted from outside"), now)
+        return _failed(make_failure(Cause.NODE_LOST, SENTENCES[Cause.NODE_LOST], lost.name), now)
+    return _failed(make_failure(Cause.PREEMPTED, "its Job was deleted from outside"), now)
 
 
 def awaits_witnesses(observed: Observed, now: datetime) -> bool:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from aligntune.api.conditions import Condition, Phase
 from aligntune.api.status import AlignTuneJobStatus, Attempts, Failure, StatusCondition
+from aligntune_operator.clock import timestamp
 from aligntune_operator.observe import Key
 
 
@@ -32,10 +33,11 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
     """The Events of a status change that was written."""
     happened = []
     old, new = _conditions(before), _conditions(after)
-    accepted = new.get(Condition.ACCEPTED)
+    accepted, before_it = new.get(Condition.ACCEPTED), old.get(Condition.ACCEPTED)
+    differs = _status_and_message(accepted) != _status_and_message(before_it)
     started = after.attempts.current > before.attempts.current
     # That an attempt has started tells of a valid spec, too.
-    if accepted and not started and _told(accepted) != _told(old.get(Condition.ACCEPTED)):
+    if accepted and differs and not started:
         kind = "Normal" if accepted.status == "True" else "Warning"
         happened.append(Event(kind, accepted.reason, accepted.message))
     too_small = new.get(Condition.GPU_TOO_SMALL)
@@ -65,8 +67,9 @@ def events(before: AlignTuneJobStatus, after: AlignTuneJobStatus) -> list[Event]
 
 def _attempt_failed(kind: str, attempts: Attempts, failure: Failure) -> Event:
     """An attempt that is followed by another."""
-    number, start = attempts.current, attempts.next_start
-    follows = f"Attempt {number} ended; the next starts after {start:%Y-%m-%dT%H:%M:%SZ}: "
+    assert attempts.next_start is not None  # noqa: S101 - it is set where one follows
+    start = timestamp(attempts.next_start)
+    follows = f"Attempt {attempts.current} ended; the next starts after {start}: "
     return Event(kind, failure.reason.value, follows + failure.message)
 
 
@@ -74,5 +77,5 @@ def _conditions(status: AlignTuneJobStatus) -> dict[str, StatusCondition]:
     return {condition.type: condition for condition in status.conditions}
 
 
-def _told(condition: StatusCondition | None) -> tuple[str, str] | None:
+def _status_and_message(condition: StatusCondition | None) -> tuple[str, str] | None:
     return (condition.status, condition.message) if condition else None

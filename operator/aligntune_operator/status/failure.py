@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from aligntune.api.causes import RETRY, Cause, Retry
-from aligntune.api.exit_codes import ExitCode
+from aligntune.api.exit_codes import CAUSE_BY_EXIT_CODE, ExitCode
 from aligntune.api.progress import Outcome
 from aligntune.api.status import Failure
 from aligntune.core.scrub import scrub
@@ -15,15 +15,6 @@ SIGKILL_EXIT = 137
 LONGEST_LOG = 4000
 MOST_OBSTACLES = 3
 """Texts on why pods wait that are told: each pod of a large gang may have one of its own."""
-
-BY_EXIT_CODE = {
-    ExitCode.BAD_DATA: Cause.DATA_ERROR,
-    ExitCode.NOT_FOUND: Cause.MODEL_NOT_FOUND,
-    ExitCode.NOT_AUTHORISED: Cause.UNAUTHORIZED,
-    ExitCode.BAD_CONFIG: Cause.CONFIG_ERROR,
-    ExitCode.PREEMPTED: Cause.PREEMPTED,
-}
-"""Exit codes that stand for one cause; the others need the launcher's word."""
 
 OWN_DISK_USE = re.compile(
     r"Usage of EmptyDir volume|local ephemeral storage usage exceeds|exceeded its local ephemeral"
@@ -72,32 +63,32 @@ def _witnesses(job: JobState, pods: Iterable[PodState]) -> Iterator[Failure]:
     pods = tuple(pods)
     ended = [pod for pod in pods if pod.exit_code not in (None, 0) or pod.phase == "Failed"]
     told = [(pod, pod.outcome) for pod in ended]
-    inside = [_as_told(pod, outcome) for pod, outcome in told if outcome and outcome.reason]
+    inside = [_from_outcome(pod, outcome) for pod, outcome in told if outcome and outcome.reason]
     yield from (failure for failure in inside if failure.reason not in SYMPTOMS)
     if job.failed_reason == "DeadlineExceeded":
         yield deadline_exceeded()
-    yield from (_seen(cause, pod) for pod in ended if (cause := _own_fault(pod)))
+    yield from (_from_pod(cause, pod) for pod in ended if (cause := _own_fault(pod)))
     # Its node may be gone, and its peers have failed before anybody could say that it has ended.
-    yield from (_seen(cause, pod) for pod in pods if (cause := _disruption(pod)))
+    yield from (_from_pod(cause, pod) for pod in pods if (cause := _disruption(pod)))
     if "DisruptionTarget" in job.failed_message:
-        yield failed(Cause.PREEMPTED, job.failed_message)
+        yield make_failure(Cause.PREEMPTED, job.failed_message)
     if _deleted_first(job, pods, ended):
-        yield failed(Cause.PREEMPTED, "its pod was deleted from outside")
+        yield make_failure(Cause.PREEMPTED, "its pod was deleted from outside")
     if job.suspended:
         # Its pods are stopped: SIGKILL after a checkpoint that took too long, or before any start.
-        yield failed(Cause.PREEMPTED, "its queue took back what it had let the job have")
+        yield make_failure(Cause.PREEMPTED, "its queue took back what it had let the job have")
     symptoms = [failure for failure in inside if failure.reason in SYMPTOMS]
     yield from sorted(symptoms, key=lambda failure: SYMPTOMS.index(failure.reason))
     for pod in ended:
-        if pod.exit_code in BY_EXIT_CODE:
-            yield _seen(BY_EXIT_CODE[ExitCode(pod.exit_code)], pod)
-    yield from (_seen(Cause.UNKNOWN, pod) for pod in ended)
+        if pod.exit_code in CAUSE_BY_EXIT_CODE:
+            yield _from_pod(CAUSE_BY_EXIT_CODE[pod.exit_code], pod)
+    yield from (_from_pod(Cause.UNKNOWN, pod) for pod in ended)
     yield _from_condition(job)
 
 
 def deadline_exceeded() -> Failure:
     """All attempts together held pods for as long as they may."""
-    return failed(
+    return make_failure(
         Cause.DEADLINE_EXCEEDED,
         "the job ran longer than spec.policy.activeDeadlineSeconds allows; raise it, and apply the"
         " job under another name",
@@ -126,7 +117,9 @@ def not_started(
         cause = Cause.UNSCHEDULABLE
         waited = (placed - began).total_seconds()
         detail = f"the last pod to be given a node waited {waited:.0f} s for it"
-    return failed(cause, f"not every pod ran within spec.policy.startTimeoutSeconds: {detail}")
+    return make_failure(
+        cause, f"not every pod ran within spec.policy.startTimeoutSeconds: {detail}"
+    )
 
 
 def obstacle(pods: Iterable[PodState], explanation: Explanation | None) -> str:
@@ -171,25 +164,25 @@ def _deleted_first(job: JobState, pods: Sequence[PodState], ended: Iterable[PodS
     return bool(deleted or not pods) and not by_itself
 
 
-def _as_told(pod: PodState, outcome: Outcome) -> Failure:
+def _from_outcome(pod: PodState, outcome: Outcome) -> Failure:
     cause = outcome.reason or Cause.UNKNOWN
-    return failed(cause, outcome.message, pod.name, outcome.exit_code, outcome.log_tail)
+    return make_failure(cause, outcome.message, pod.name, outcome.exit_code, outcome.log_tail)
 
 
-def _seen(cause: Cause, pod: PodState) -> Failure:
+def _from_pod(cause: Cause, pod: PodState) -> Failure:
     """Without an outcome the termination message holds the end of the log."""
     log_tail = "" if pod.outcome else pod.message
-    return failed(cause, _sentence(cause, pod), pod.name, pod.exit_code, log_tail)
+    return make_failure(cause, _sentence(cause, pod), pod.name, pod.exit_code, log_tail)
 
 
 def _from_condition(job: JobState) -> Failure:
     """What is left when every pod is gone: the Job's own words."""
     found = JOB_CONDITION_EXIT_CODE.search(job.failed_message)
     code = int(found[1]) if found else None
-    cause = Cause.UNKNOWN
-    if code in BY_EXIT_CODE:
-        cause = BY_EXIT_CODE[ExitCode(code)]
-    return failed(cause, job.failed_message or "its pods are gone, and said nothing", None, code)
+    cause = Cause.UNKNOWN if code is None else CAUSE_BY_EXIT_CODE.get(code, Cause.UNKNOWN)
+    return make_failure(
+        cause, job.failed_message or "its pods are gone, and said nothing", None, code
+    )
 
 
 def _sentence(cause: Cause, pod: PodState) -> str:
@@ -206,7 +199,7 @@ def _sentence(cause: Cause, pod: PodState) -> str:
     return f"the trainer ended with exit code {pod.exit_code}; its last log lines follow"
 
 
-def failed(
+def make_failure(
     cause: Cause,
     message: str,
     pod: str | None = None,

@@ -6,21 +6,21 @@ from itertools import islice
 from aligntune.api.conditions import OVER, Phase
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.names import MODEL, output_folder
-from aligntune.api.progress import Checkpoint, Metrics, Outcome, Progress, Snapshot
+from aligntune.api.progress import MAX_METRICS, Checkpoint, Metrics, Outcome, Progress, Snapshot
 from aligntune.api.status import AlignTuneJobStatus, Attempts, TrainedModel
 from aligntune_operator import stages
 from aligntune_operator.attempts import (
     SUCCEEDED,
     SUSPENDED,
-    began,
-    clocked,
+    add_attempt,
+    close_newest,
+    count_pod_time,
     durable,
-    ended,
     follow,
     newest,
     over,
     resume_step,
-    updated,
+    update_newest,
 )
 from aligntune_operator.observe import Observed
 from aligntune_operator.status.conditions import OURS, finished, merge
@@ -40,9 +40,6 @@ IDLE: dict[str, object] = {
 """What is not so while nothing trains."""
 
 UNDER_WAY = (Phase.QUEUED, Phase.STARTING, Phase.RUNNING)
-
-MOST_METRICS = 64
-"""Metrics in a status, as its schema allows; the newest stay."""
 
 
 def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
@@ -128,22 +125,22 @@ def _attempts(
     entry = newest(attempts)
     if job is not None and (entry is None or entry.attempt < job.attempt):
         step = resume_step(spec, checkpoint) if spec else 0
-        attempts = began(attempts, job.attempt, job.name, job.let_go, step, image=job.image)
+        attempts = add_attempt(attempts, job.attempt, job.name, job.let_go, step, image=job.image)
     elif over(attempts):
         return attempts, None
     if job is not None:
         known = observed.object.status.progress
-        attempts = clocked(attempts, job, known.updated_at if known else None)
+        attempts = count_pod_time(attempts, job, known.updated_at if known else None)
     if progress is not None:
-        attempts = updated(attempts, to_step=progress.step)
+        attempts = update_newest(attempts, to_step=progress.step)
     if spec is not None and spec.suspend and (job is None or not job.over):
-        attempts = updated(attempts, reason=SUSPENDED)
+        attempts = update_newest(attempts, reason=SUSPENDED)
     elif spec is not None and job is not None and not job.deleting:
         # Taken back before the Job was deleted for it: what ends it now is something else.
-        attempts = updated(attempts, reason=None)
+        attempts = update_newest(attempts, reason=None)
     # A version that cannot read the spec cannot conclude on it: one that can will.
     end = ending(observed, attempts.history[-1], now) if observed.accepted else None
-    return (ended(attempts, end.reason, end.at, end.failure) if end else attempts), end
+    return (close_newest(attempts, end.reason, end.at, end.failure) if end else attempts), end
 
 
 def _phase(observed: Observed, attempts: Attempts, end: Ending | None, now: datetime) -> Phase:
@@ -203,8 +200,9 @@ def _progress(
 
 def _metrics(before: Metrics, snapshot: Snapshot | None, outcome: Outcome | None) -> Metrics:
     new = (snapshot.metrics if snapshot else {}) | (outcome.metrics if outcome else {})
+    # The newest stay.
     older = {name: value for name, value in before.items() if name not in new}
-    return dict(islice((new | older).items(), MOST_METRICS))
+    return dict(islice((new | older).items(), MAX_METRICS))
 
 
 def _checkpoint(

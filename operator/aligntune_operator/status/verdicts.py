@@ -9,6 +9,7 @@ from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.progress import Outcome
 from aligntune.api.status import Attempts, Failure, TrainedModel
 from aligntune_operator.attempts import durable
+from aligntune_operator.clock import timestamp
 from aligntune_operator.observe import Observed
 from aligntune_operator.stages import waiting
 from aligntune_operator.status.conditions import Verdict
@@ -112,7 +113,7 @@ def _reconciling(
             number=attempts.current,
             cause=failure.reason,
             error=failure.message,
-            start=f"{attempts.next_start:%Y-%m-%dT%H:%M:%SZ}",
+            start=timestamp(attempts.next_start),
         )
     settled = phase in (Phase.SUCCEEDED, Phase.RUNNING, Phase.SUSPENDED, Phase.QUEUED)
     return not settled, reasons.UP_TO_DATE if settled else reasons.STARTING

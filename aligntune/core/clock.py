@@ -1,4 +1,4 @@
-"""The time: the outermost shell reads the clock, and passes it in."""
+"""The wall clock: the outermost shells read it, and pass the time in."""
 
 from datetime import UTC, datetime
 

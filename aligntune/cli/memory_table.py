@@ -30,7 +30,7 @@ def show(job: Estimated, gpu_memory_gib: float | None) -> None:
     table = Table(
         title=f"{job.manifest.metadata.name}: {spec.task}, {spec.method.model.tuning},"
         f" {job.shape.parameters / 1e6:,.0f} million parameters,"
-        f" {spec.runtime.nodes * spec.runtime.processes} x {'GPU' if gpu else 'CPU process'}",
+        f" {spec.runtime.world_size} x {'GPU' if gpu else 'CPU process'}",
         title_justify="left",
     )
     table.add_column(f"GiB per {'GPU' if gpu else 'process'}")
