@@ -15,6 +15,8 @@ JOB_NAME = f"{GROUP}/job-name"
 """Label: metadata.name of the AlignTuneJob. The operator watches only what carries it."""
 ATTEMPT = f"{GROUP}/attempt"
 """Label: number of the attempt."""
+GENERATION = f"{GROUP}/generation"
+"""Annotation of a Job: metadata.generation of the AlignTuneJob whose spec it was made of."""
 
 QUEUE_PREFIX = "kueue.x-k8s.io/"
 """Labels of an AlignTuneJob with this prefix go on to its Jobs, where Kueue reads them."""

@@ -74,7 +74,7 @@ def render(file: ManifestFile) -> None:
             continue
         queue = queue_labels(manifest.metadata.labels)
         objects += shared_objects(key, uid, manifest.spec, settings)
-        objects.append(job(key, uid, manifest.spec, 1, settings, queue_labels=queue))
+        objects.append(job(key, uid, manifest.spec, 1, settings, generation=1, queue_labels=queue))
     write_yaml(objects, sys.stdout)
 
 

@@ -92,7 +92,7 @@ def first_writes(body: Object, settings: Settings, now: datetime) -> tuple[Objec
     state = align_tune_job_state(body)
     observed = observe(state)
     assert observed.spec is not None
-    job = render_job(state.key, state.uid, observed.spec, 1, settings)
+    job = render_job(state.key, state.uid, observed.spec, 1, settings, generation=state.generation)
     seen = job_state(_as_created(job, now))
     status = reduce_status(observe(state, (seen,)), now)
     written = {

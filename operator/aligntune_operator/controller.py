@@ -167,6 +167,7 @@ class Controller:
                 spec,
                 attempt,
                 self._settings,
+                generation=state.generation,
                 earlier=state.status.attempts,
                 lineage=state.status.lineage,
                 queue_labels=state.queue_labels,

@@ -27,7 +27,7 @@ NODE_LOST_TIMEOUT = timedelta(seconds=60)
 """How long after its grace period a deleted pod may go on existing: then its node is gone."""
 
 LONGEST_NUMBER = 9
-"""Digits of a number in a label; longer ones are not the operator's."""
+"""Digits of a number in a label or annotation; longer ones are not the operator's."""
 
 
 class Key(NamedTuple):
@@ -76,6 +76,8 @@ class JobState:
     """UID of its AlignTuneJob."""
     attempt: int
     created: datetime
+    generation: int = 0
+    """Its AlignTuneJob's when it was made; 0: not known."""
     image: str | None = None
     """The trainer's."""
     started: datetime | None = None
@@ -240,9 +242,18 @@ class Observed:
         return self.spec is not None and not self.unsupported
 
     @property
+    def outdated(self) -> list[JobState]:
+        """Jobs of a spec that was edited before a status told of an attempt: they do not count."""
+        if self.object.status.attempts.current:
+            return []
+        return [job for job in self.jobs if 0 < job.generation < self.object.generation]
+
+    @property
     def job(self) -> JobState | None:
         """The Job of the newest attempt; None if there is none, or it is gone."""
-        job = max(self.jobs, key=lambda job: job.attempt, default=None)
+        outdated = self.outdated
+        attempts = (job for job in self.jobs if job not in outdated)
+        job = max(attempts, key=lambda job: job.attempt, default=None)
         known = self.object.status.attempts.current
         return job if job is not None and job.attempt >= known else None
 
@@ -420,6 +431,7 @@ def job_state(body: Object) -> JobState:
         owner_uid=parent["uid"] if parent else "",
         attempt=_number(metadata["labels"].get(labels.ATTEMPT, "")),
         created=_time(metadata["creationTimestamp"]),
+        generation=_number(metadata.get("annotations", {}).get(labels.GENERATION, "")),
         image=next((c["image"] for c in containers if c["name"] == labels.TRAINER_CONTAINER), None),
         started=_time(status["startTime"]) if "startTime" in status else None,
         suspended=bool(spec.get("suspend")),
@@ -486,7 +498,7 @@ def _waiting(container: Object | None, scheduled: Object) -> str:
 
 
 def _number(text: str) -> int:
-    """A label's number; 0 for labels that somebody else has set."""
+    """A label's or annotation's number; 0 for those that somebody else has set."""
     return int(text) if text.isdecimal() and len(text) <= LONGEST_NUMBER else 0
 
 

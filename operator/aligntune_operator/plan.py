@@ -70,7 +70,12 @@ def plan(observed: Observed, now: datetime) -> list[Action]:
 
     Carried out and observed again, the same state plans nothing new.
     """
-    if observed.object.deleting or observed.object.unreadable or observed.spec is None:
+    if observed.object.deleting or observed.object.unreadable:
+        return []
+    if outdated := observed.outdated:
+        # Attempt 1 of the spec as it is now takes its name, so that is to be free first.
+        return [DeleteJob(job.name, job.uid) for job in outdated if not job.deleting]
+    if observed.spec is None:
         return []
     if finished(observed.object.status):
         return list(_clean_up(observed, observed.spec.policy, now))

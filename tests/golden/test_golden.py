@@ -108,6 +108,7 @@ def outputs(case: Path) -> dict[str, Any]:
                 observed.spec,
                 created[0].attempt,
                 settings,
+                generation=observed.object.generation,
                 earlier=before.attempts,
                 lineage=before.lineage,
                 queue_labels=observed.object.queue_labels,

@@ -340,6 +340,9 @@ class World(RuleBasedStateMachine):
             observed = observe(self.state, tuple(self.jobs.values()), tuple(self.pods.values()))
             before, after = self.state.status, reduce_status(observed, self.now)
             assert after.phase in REACHABLE[before.phase], f"{before.phase} to {after.phase}"
+            if after.attempts.current > before.attempts.current == 0:
+                (first,) = self.jobs.values()
+                assert first.generation == self.state.generation, "it trains what was edited"
             if after.phase != before.phase:
                 self.seen.add((before.phase, after.phase))
             self.state = replace(self.state, status=after)
@@ -354,7 +357,7 @@ class World(RuleBasedStateMachine):
         assert not self.state.spec.get("suspend")
         self.created.append(attempt)
         uid = f"job-{len(self.created)}"
-        job = JobState(uid, uid, 1, "uid", attempt, self.now)
+        job = JobState(uid, uid, 1, "uid", attempt, self.now, generation=self.state.generation)
         if self.queued:
             held = replace(job, suspended=True, suspended_since=self.now, suspended_before=True)
             self.jobs[uid] = held
@@ -434,7 +437,11 @@ class World(RuleBasedStateMachine):
 
     @rule(suspend=st.booleans())
     def edit(self, suspend: bool) -> None:
-        self.state = replace(self.state, spec=GANG | {"suspend": suspend})
+        self.state = replace(
+            self.state,
+            spec=GANG | {"suspend": suspend},
+            generation=self.state.generation + 1,
+        )
 
     @rule(index=st.sampled_from([0, 1]))
     def a_pod_starts(self, index: int) -> None:
@@ -506,6 +513,11 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, every job comes to an end."""
         self.state = replace(self.state, spec=GANG)
+        if observe(self.state, tuple(self.jobs.values())).outdated:
+            # Its name is free once somebody has deleted by force what a dead node keeps.
+            for uid in self.unreachable:
+                self.pods.pop(uid, None)
+            self.collect()
         for _ in range(60):
             if finished(self.state.status):
                 break

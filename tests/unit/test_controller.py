@@ -1,6 +1,7 @@
 """What one reconciliation writes, and in which order."""
 
 import asyncio
+import json
 import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -45,12 +46,16 @@ class Recorder(Cluster):
         version = str(len(self.written) + 1)
         return {"uid": f"u{version}", "resourceVersion": version}
 
-    def suspend(self, *, suspend: bool) -> None:
-        self.written.append(f"suspend: {suspend}")
-        version = self._given()["resourceVersion"]
+    def edit(self, field: str, value: Any) -> None:
+        self.written.append(f"{field}: {value}")
+        metadata = self.object["metadata"]
+        changed = {
+            "resourceVersion": self._given()["resourceVersion"],
+            "generation": metadata["generation"] + 1,
+        }
         self.object = self.object | {
-            "metadata": self.object["metadata"] | {"resourceVersion": version},
-            "spec": self.object["spec"] | {"suspend": suspend},
+            "metadata": metadata | changed,
+            "spec": self.object["spec"] | {field: value},
         }
 
     async def create(self, manifest: Any) -> Any:
@@ -116,9 +121,9 @@ class World:
             others_first=lambda: self.others_wait,
         )
 
-    def suspend(self, *, suspend: bool) -> None:
-        """A person sets `spec.suspend`; no watch tells of anything else."""
-        self.cluster.suspend(suspend=suspend)
+    def edit(self, field: str, value: Any) -> None:
+        """A person edits the spec; no watch tells of anything else."""
+        self.cluster.edit(field, value)
         self.cache.take_object(self.cluster.object)
 
 
@@ -141,7 +146,7 @@ async def test_a_status_waits_for_other_new_jobs_but_not_beyond_its_next_turn() 
 async def test_a_suspension_is_in_the_status_before_the_pods_are_stopped_for_it() -> None:
     world = World()
     await world.controller.reconcile(KEY)
-    world.suspend(suspend=True)
+    world.edit("suspend", True)
     for _ in range(2):
         await world.controller.reconcile(KEY)
     assert world.cluster.written[2:5] == ["suspend: True", "status Starting", "delete Job"]
@@ -152,10 +157,10 @@ async def test_a_suspension_taken_back_once_the_pods_are_being_stopped_stays_one
     """Though no watch has told yet that they are."""
     world = World()
     await world.controller.reconcile(KEY)
-    world.suspend(suspend=True)
+    world.edit("suspend", True)
     for _ in range(2):
         await world.controller.reconcile(KEY)
-    world.suspend(suspend=False)
+    world.edit("suspend", False)
     await world.controller.reconcile(KEY)
     assert world.cluster.attempts.history[0].reason == "Suspended"
 
@@ -176,3 +181,22 @@ async def test_a_job_waits_for_a_younger_one_that_is_being_begun_in_the_same_fol
     await begins
     await world.controller.reconcile(other)
     assert cluster.written == ["other FolderInUse", "Job", "chat Valid", "other FolderInUse"]
+
+
+async def test_what_is_edited_before_a_status_tells_of_an_attempt_is_what_trains() -> None:
+    """The API server still allows it then: nothing says yet that the spec is accepted."""
+    world = World()
+    world.others_wait = True
+    await world.controller.reconcile(KEY)
+    world.edit("backend", "unsloth")
+    for _ in range(2):
+        await world.controller.reconcile(KEY)
+    world.cache.forget_job(world.cluster.job)
+    for _ in range(2):
+        await world.controller.reconcile(KEY)
+    assert world.cluster.written == [
+        *("Job", "backend: unsloth", "delete Job", "status Pending", "Job", "status Starting")
+    ]
+    config = world.cluster.job["spec"]["template"]["metadata"]["annotations"]["aligntune.io/config"]
+    assert json.loads(config)["backend"] == "unsloth"
+    assert [entry.attempt for entry in world.cluster.attempts.history] == [1]

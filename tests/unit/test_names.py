@@ -25,7 +25,7 @@ GANG = AlignTuneJobSpec.parse(
 def test_a_gang_meets_under_a_name_that_a_service_may_have(name: str) -> None:
     key, settings = Key("ns", name), Settings(_env_file=None)
     (service,) = shared_objects(key, "uid", GANG, settings)
-    template = job(key, "uid", GANG, 1, settings)["spec"]["template"]
+    template = job(key, "uid", GANG, 1, settings, generation=1)["spec"]["template"]
     _, domain, *_ = run_config(key, "uid", GANG, 1).master_address.split(".")
     assert service["metadata"]["name"] == template["spec"]["subdomain"] == domain
     assert DNS_1035_LABEL.fullmatch(domain)

@@ -25,6 +25,7 @@ def job(
     attempt: int,
     settings: Settings,
     *,
+    generation: int,
     earlier: Attempts = NO_ATTEMPTS,
     lineage: Sequence[Source] = (),
     queue_labels: Mapping[str, str] = NO_LABELS,
@@ -37,6 +38,7 @@ def job(
         spec: Its spec.
         attempt: Number of the attempt.
         settings: The operator's.
+        generation: The AlignTuneJob's, of that spec.
         earlier: The attempts before: what they have used of the deadline, and left of the batch.
         lineage: Where the models of other jobs are that it starts from.
         queue_labels: What Kueue is to know. With any, the Job begins suspended and its `suspend`,
@@ -49,7 +51,8 @@ def job(
         "kind": "Job",
         "metadata": metadata(
             key, uid, job_name(key.name, uid, attempt), metadata_labels | dict(queue_labels)
-        ),
+        )
+        | {"annotations": {labels.GENERATION: str(generation)}},
         "spec": {
             "completionMode": "Indexed",
             "completions": spec.runtime.nodes,
