@@ -288,11 +288,12 @@ class Cache:
 
     def running_pods(self) -> Iterator[tuple[Key, PodState]]:
         """The pod of each job that can be asked for progress: the running one of index 0."""
-        for state in self.align_tune_jobs():
-            key = state.key
-            ours = {job.uid for job in self._jobs_of(state)}
-            for pod in self.pods.of(key):
-                if pod.job_uid in ours and pod.running and pod.index == 0 and pod.ip:
+        for key, pod in self.pods.items():
+            # First what a finished job is passed over for: most are, and this is asked often.
+            if pod.running and pod.index == 0 and pod.ip and key.namespace not in self._held:
+                state = self._object(key)
+                ours = self._jobs_of(state) if state is not None else ()
+                if any(job.uid == pod.job_uid for job in ours):
                     yield key, pod
 
     def _object(self, key: Key) -> AlignTuneJobState | None:

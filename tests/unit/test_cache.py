@@ -247,3 +247,25 @@ def test_a_job_is_not_deleted_while_another_waits_to_start_from_its_model() -> N
     alone = cache.observe(KEY)
     assert alone is not None
     assert DeleteAlignTuneJob("uid") in plan(alone, NOW)
+
+
+def running_pod(name: str, owner: str, index: str = "0") -> dict[str, Any]:
+    labels = {"batch.kubernetes.io/job-completion-index": index}
+    container = {"name": "trainer", "state": {"running": {}}}
+    status = {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [container]}
+    return child(name, owner=owner, **labels) | {"status": status}
+
+
+def test_the_running_first_pod_of_a_jobs_own_attempt_is_asked_for_progress() -> None:
+    cache = Cache()
+    cache.object_seen(align_tune_job())
+    cache.job_seen(child("chat-1"))
+    cache.job_seen(child("theirs", owner="another of this name"))
+    cache.pod_seen(running_pod("chat-1-0", "chat-1-uid"))
+    cache.pod_seen(running_pod("chat-1-1", "chat-1-uid", index="1"))
+    cache.pod_seen(running_pod("theirs-0", "theirs-uid"))
+    cache.pod_seen(running_pod("forged", "no Job's"))
+    cache.pod_seen(child("over", owner="chat-1-uid") | {"status": {"phase": "Succeeded"}})
+    assert [(key, pod.name) for key, pod in cache.running_pods()] == [(KEY, "chat-1-0")]
+    cache.hold("ns")
+    assert list(cache.running_pods()) == []
