@@ -280,7 +280,7 @@ class Cache:
             if key.name in self._waits_for(follower.namespace, follower.name):
                 yield follower
             else:
-                self._followers[key].discard(follower)
+                self._unfollow(key, follower)
 
     def align_tune_jobs(self) -> Iterator[AlignTuneJobState]:
         """Every AlignTuneJob."""
@@ -310,6 +310,14 @@ class Cache:
     def _drop_notes(self, state: AlignTuneJobState) -> None:
         for notes in (self._polls, self._hindrances, self._explanations, self._shortages):
             notes.pop(state.uid, None)
+        for name in state.from_jobs:
+            if name not in self._waits_for(state.key.namespace, state.key.name):
+                self._unfollow(Key(state.key.namespace, name), state.key)
+
+    def _unfollow(self, key: Key, follower: Key) -> None:
+        self._followers[key].discard(follower)
+        if not self._followers[key]:
+            del self._followers[key]
 
     def _drop_departed(self, job: JobState) -> None:
         self._departed.pop(job.uid, None)

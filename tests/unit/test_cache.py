@@ -269,3 +269,34 @@ def test_the_running_first_pod_of_a_jobs_own_attempt_is_asked_for_progress() -> 
     assert [(key, pod.name) for key, pod in cache.running_pods()] == [(KEY, "chat-1-0")]
     cache.hold("ns")
     assert list(cache.running_pods()) == []
+
+
+def follower(version: int, *sources: str) -> dict[str, Any]:
+    body = align_tune_job("follower", version)
+    body["metadata"] |= {"name": "follower"}
+    names = zip(("model", "rewardModel"), sources, strict=False)
+    body["spec"] = {"rl": {model: {"fromJob": name} for model, name in names}}
+    return body
+
+
+def test_nothing_is_kept_of_what_nobody_waits_for_any_more() -> None:
+    cache, chat, judge = Cache(), Key("ns", "chat"), Key("ns", "judge")
+    cache.object_seen(follower(1, "chat", "judge"))
+    cache.object_seen(follower(2, "judge"))
+    assert list(cache.followers(chat)) == []
+    assert list(cache.followers(judge)) == [Key("ns", "follower")]
+    cache.object_seen(follower(3, "judge") | {"metadata": align_tune_job("second", 4)["metadata"]})
+    cache.object_gone(follower(5, "judge"))
+    assert list(cache.followers(judge)) == [chat]
+    cache.object_gone(align_tune_job("second", 6))
+    assert cache._followers == {}
+
+
+def test_one_that_takes_the_name_of_another_goes_on_waiting_for_the_same_model() -> None:
+    cache, judge = Cache(), Key("ns", "judge")
+    for uid in ("first", "second"):
+        body = follower(1, "judge")
+        body["metadata"] |= {"uid": uid}
+        cache.object_seen(body)
+    cache.objects.gone("first")
+    assert list(cache.followers(judge)) == [Key("ns", "follower")]
