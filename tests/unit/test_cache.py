@@ -258,14 +258,14 @@ def running_pod(name: str, owner: str, index: str = "0") -> dict[str, Any]:
 
 def test_the_running_first_pod_of_a_jobs_own_attempt_is_asked_for_progress() -> None:
     cache = Cache()
-    cache.object_seen(align_tune_job())
-    cache.job_seen(child("chat-1"))
-    cache.job_seen(child("theirs", owner="another of this name"))
-    cache.pod_seen(running_pod("chat-1-0", "chat-1-uid"))
-    cache.pod_seen(running_pod("chat-1-1", "chat-1-uid", index="1"))
-    cache.pod_seen(running_pod("theirs-0", "theirs-uid"))
-    cache.pod_seen(running_pod("forged", "no Job's"))
-    cache.pod_seen(child("over", owner="chat-1-uid") | {"status": {"phase": "Succeeded"}})
+    cache.take_object(align_tune_job())
+    cache.take_job(child("chat-1"))
+    cache.take_job(child("theirs", owner="another of this name"))
+    cache.take_pod(running_pod("chat-1-0", "chat-1-uid"))
+    cache.take_pod(running_pod("chat-1-1", "chat-1-uid", index="1"))
+    cache.take_pod(running_pod("theirs-0", "theirs-uid"))
+    cache.take_pod(running_pod("forged", "no Job's"))
+    cache.take_pod(child("over", owner="chat-1-uid") | {"status": {"phase": "Succeeded"}})
     assert [(key, pod.name) for key, pod in cache.running_pods()] == [(KEY, "chat-1-0")]
     cache.hold("ns")
     assert list(cache.running_pods()) == []
@@ -281,14 +281,14 @@ def follower(version: int, *sources: str) -> dict[str, Any]:
 
 def test_nothing_is_kept_of_what_nobody_waits_for_any_more() -> None:
     cache, chat, judge = Cache(), Key("ns", "chat"), Key("ns", "judge")
-    cache.object_seen(follower(1, "chat", "judge"))
-    cache.object_seen(follower(2, "judge"))
+    cache.take_object(follower(1, "chat", "judge"))
+    cache.take_object(follower(2, "judge"))
     assert list(cache.followers(chat)) == []
     assert list(cache.followers(judge)) == [Key("ns", "follower")]
-    cache.object_seen(follower(3, "judge") | {"metadata": align_tune_job("second", 4)["metadata"]})
-    cache.object_gone(follower(5, "judge"))
+    cache.take_object(follower(3, "judge") | {"metadata": align_tune_job("second", 4)["metadata"]})
+    cache.forget_object(follower(5, "judge"))
     assert list(cache.followers(judge)) == [chat]
-    cache.object_gone(align_tune_job("second", 6))
+    cache.forget_object(align_tune_job("second", 6))
     assert cache._followers == {}
 
 
@@ -297,6 +297,6 @@ def test_one_that_takes_the_name_of_another_goes_on_waiting_for_the_same_model()
     for uid in ("first", "second"):
         body = follower(1, "judge")
         body["metadata"] |= {"uid": uid}
-        cache.object_seen(body)
-    cache.objects.gone("first")
+        cache.take_object(body)
+    cache.objects.forget("first")
     assert list(cache.followers(judge)) == [Key("ns", "follower")]
