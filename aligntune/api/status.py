@@ -75,7 +75,7 @@ class Attempt(StatusSection):
     from_step: Count = 0
     """The step it began at: that of the newest checkpoint, or 0."""
     to_step: Count | None = None
-    """The step it reached."""
+    """The step it reached. Unset: it has told of none."""
     start: AwareDatetime | None = None
     """When its Job was created."""
     end: AwareDatetime | None = None

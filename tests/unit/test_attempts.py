@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from aligntune.api.causes import RETRY, Cause, Retry
 from aligntune.api.conditions import Phase
-from aligntune.api.progress import Checkpoint, Progress
+from aligntune.api.progress import Checkpoint, Outcome, Progress
 from aligntune.api.status import AlignTuneJobStatus, Attempt, Attempts, Failure
 from aligntune_operator.attempts import (
     SUSPENDED,
@@ -207,6 +207,24 @@ def test_goodput_counts_the_time_of_kept_steps_against_all_time_that_pods_were_h
     progress = Progress(training_seconds=75, updated_at=NOW + timedelta(seconds=250))
     assert goodput(attempts, progress) == 0.5
     assert goodput(Attempts(), Progress()) is None
+
+
+@pytest.mark.parametrize(("told", "reached"), [(0, None), (1810, 1810)])
+def test_an_attempt_has_reached_what_it_told_itself_and_not_what_the_one_before_did(
+    told: int, reached: int | None
+) -> None:
+    first = Attempt(attempt=1, job="job-1", to_step=1750, reason=SUSPENDED, start=NOW, end=NOW)
+    known = Progress(step=1750, total_steps=4000)
+    before = AlignTuneJobStatus(progress=known, attempts=Attempts(current=1, history=[first]))
+    job = JobState("job-2", "second", 1, "uid", 2, NOW, failed_reason="failed", ended=NOW)
+    outcome = Outcome(result="Failed", reason=Cause.NCCL_ERROR, exit_code=75, step=told)
+    pod = PodState(
+        *("pod", "pod", 1, "second", 0, "Failed"), exit_code=75, message=outcome.model_dump_json()
+    )
+    after = reduce_status(observe(replace(CREATED, status=before), (job,), (pod,)), at(30))
+    assert [entry.to_step for entry in after.attempts.history] == [1750, reached]
+    assert after.progress is not None
+    assert after.progress.step == (told or known.step), "the run as a whole is where it was"
 
 
 def at(seconds: int) -> datetime:

@@ -51,7 +51,8 @@ def reduce_status(observed: Observed, now: datetime) -> AlignTuneJobStatus:
     progress = _progress(before.progress, snapshot, outcome)
     metrics = _metrics(before.metrics, snapshot, outcome)
     checkpoint = _checkpoint(before.checkpoint, snapshot, outcome)
-    attempts, end = _attempts(observed, progress, before.checkpoint, now)
+    reached = _reached(snapshot, outcome)
+    attempts, end = _attempts(observed, reached, before.checkpoint, now)
     failure = before.failure
     if end is not None:
         failure = end.failure
@@ -118,7 +119,7 @@ def _at_generation(status: AlignTuneJobStatus, generation: int) -> AlignTuneJobS
 
 
 def _attempts(
-    observed: Observed, progress: Progress | None, checkpoint: Checkpoint | None, now: datetime
+    observed: Observed, reached: int | None, checkpoint: Checkpoint | None, now: datetime
 ) -> tuple[Attempts, Ending | None]:
     """The attempts with what was seen of the newest, and how it ended if it has now."""
     attempts, job, spec = observed.object.status.attempts, observed.job, observed.spec
@@ -131,8 +132,8 @@ def _attempts(
     if job is not None:
         known = observed.object.status.progress
         attempts = count_pod_time(attempts, job, known.updated_at if known else None)
-    if progress is not None:
-        attempts = update_newest(attempts, to_step=progress.step)
+    if reached is not None:
+        attempts = update_newest(attempts, to_step=reached)
     if spec is not None and spec.suspend and (job is None or not job.over):
         attempts = update_newest(attempts, reason=SUSPENDED)
     elif spec is not None and job is not None and not job.deleting:
@@ -179,16 +180,26 @@ def _last_word(observed: Observed) -> tuple[Snapshot | None, Outcome | None]:
     return snapshot, outcome
 
 
+def _knows(told: Progress) -> bool:
+    """Whether an attempt has read its checkpoint: before, it cannot tell how far the last came."""
+    return told.total_steps is not None or told.step > 0
+
+
+def _reached(snapshot: Snapshot | None, outcome: Outcome | None) -> int | None:
+    """The step that the newest attempt has told of; None where it knows none, or says nothing."""
+    if outcome is not None and outcome.step:
+        return outcome.step
+    return snapshot.progress.step if snapshot and _knows(snapshot.progress) else None
+
+
 def _progress(
     before: Progress | None, snapshot: Snapshot | None, outcome: Outcome | None
 ) -> Progress | None:
     known = before or Progress()
     if snapshot is not None:
         told = snapshot.progress
-        # Until it has read its checkpoint, a new attempt does not know how far the last one came.
-        knows = told.total_steps is not None or told.step > 0
         fresh = {"activity": told.activity, "updated_at": told.updated_at}
-        known = told if knows else known.model_copy(update=IDLE | fresh)
+        known = told if _knows(told) else known.model_copy(update=IDLE | fresh)
     if outcome is None:
         return known if before or snapshot else None
     # A rank that fails early may not know how far the run had come before.
