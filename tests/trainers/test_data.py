@@ -160,6 +160,11 @@ def test_of_questions_alone_nothing_is_learned(tiny_model: Path) -> None:
         renderer.render(Example([USER, {"role": "agent", "content": "a"}]))
 
 
+def test_a_truth_value_is_no_text() -> None:
+    with pytest.raises(DataError, match="a text is needed, got True"):
+        recognise(["text"], None, SUPERVISED, "datasets[0]").example({"text": True})
+
+
 @pytest.mark.parametrize("call", ["tool_calls", "function_call"])
 def test_a_call_of_a_tool_is_no_empty_answer(call: str) -> None:
     row = {"messages": [USER, {"role": "assistant", "content": None, call: [{"name": "get"}]}]}
@@ -371,9 +376,31 @@ def test_words_in_csv_that_mean_nothing_to_pandas_stay_words(tmp_path: Path, nam
     assert read_rows["label"][:] == ["None", "NA", "null", None]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["train.csv", "."])
+def test_cells_of_csv_are_read_as_they_are_written(
+    tmp_path: Path, name: str, streaming: bool
+) -> None:
+    row = {"flag": "true", "zip": "00501", "price": "1.50", "size": "1e5", "day": "2024-01-05"}
+    (tmp_path / "train.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n,,,,\n")
+    source = DatasetConfig(name=str(tmp_path / name), streaming=streaming)
+    assert list(read(source, "datasets[0]").rows) == [row, dict.fromkeys(row)]
+
+
+def test_classes_that_a_folder_of_csv_declares_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\n")
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - {name: text, dtype: string}\n"
+        "  - {name: label, dtype: {class_label: {names: {'0': bad, '1': good}}}}\n---\n"
+    )
+    rows = read(DatasetConfig(name=str(tmp_path)), "datasets[0]").rows
+    assert rows["label"][:] == ["bad", "good"]
+
+
 @pytest.mark.parametrize(
     ("name", "split", "sentence"),
     [
+        ("header.csv", "train", 'Instruction "train" corresponds to no data'),
         ("rows.md", "train", "files that can be read end in .jsonl"),
         ("empty", "train", "the folder holds no file ending in"),
         ("folder", "validation", 'Unknown split "validation"'),
@@ -385,6 +412,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, split: str, sent
     (tmp_path / "rows.md").write_text("# rows")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "header.csv").write_text("text,label\n")
     (tmp_path / "folder").mkdir()
     write_jsonl(tmp_path / "folder" / "train.jsonl", sums(2))
     with pytest.raises(DataError) as error:
