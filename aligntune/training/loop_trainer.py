@@ -43,6 +43,7 @@ from aligntune.training.model_loading import (
     load_tokenizer,
     longest,
     lora_config,
+    stop_at_end_of_turn,
 )
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merge_adapters, push, save
@@ -166,6 +167,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.tokenizer = self.load_tokenizer(model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(model, self.computed_in)
+            stop_at_end_of_turn(self.model, self.tokenizer)
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config, learned_positions(self.model))
