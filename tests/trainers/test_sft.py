@@ -274,6 +274,13 @@ def test_each_token_that_is_held_out_counts_alike_in_whatever_batch(
     assert measured["eval_perplexity"] == pytest.approx(math.exp(nats), rel=1e-3)
 
 
+def test_samples_are_counted_where_they_lie_end_to_end(config: MakeConfig) -> None:
+    settings = config(train={"padding_free": True, "max_steps": 2, "per_device_batch_size": 4})
+    trainer = TRLSFTTrainer(settings)
+    trainer.train()
+    assert trainer.progress.samples == 2 * 4
+
+
 @pytest.mark.parametrize(("every_steps", "steps"), [(None, [10]), (4, [4, 8, 10, 10])])
 def test_every_evaluation_is_measured_with_its_perplexity(
     config: MakeConfig, every_steps: int | None, steps: list[int]
