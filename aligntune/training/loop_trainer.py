@@ -6,7 +6,6 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -196,11 +195,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Read, recognise, tokenise and mix the data; log a sample as the model will see it."""
         self.ensure_model()
         with self.progress.doing("loading"):
-            self.data = load(
-                self.config,
-                self.make_encoder(),
-                partial(self.arguments.main_process_first, desc="tokenizing"),
-            )
+            self.data = load(self.config, self.make_encoder())
         self.checkpoints.inputs["datasets"] = self.data.fingerprint
 
     def train(self) -> TrainResult:

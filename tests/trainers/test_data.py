@@ -1,7 +1,10 @@
 """From rows of many shapes to token ids: what is recognised, learned, mixed, dropped, counted."""
 
 import json
+import threading
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.mixing import draw
-from aligntune.data.pipeline import load_one
+from aligntune.data.pipeline import Encoded, load_one
 from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
@@ -520,6 +523,29 @@ def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_chang
     assert written() == first
     assert written(model={"max_length": 50}) != first
     assert written(train={"loss_on": "all"}) != first
+
+
+def test_processes_that_begin_together_tokenise_rows_once(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = str(write_jsonl(tmp_path / "rows.jsonl", sums(50)))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    encoded: list[int] = []
+
+    class Counting(SupervisedEncoder):
+        def encode(self, examples: Sequence[Example]) -> Sequence[Encoded | None]:
+            encoded.append(len(examples))
+            return super().encode(examples)
+
+    def rows(_: int) -> int:
+        encoder = Counting(tokenizer, max_length=50, loss_on="auto")
+        begun.wait()
+        return len(load_one(data, config(), encoder))
+
+    begun = threading.Barrier(3)
+    with ThreadPoolExecutor(3) as together:
+        assert list(together.map(rows, range(3))) == [50] * 3
+    assert encoded == [50]
 
 
 def test_texts_end_with_the_end_token_also_after_it_was_corrected(
