@@ -1,5 +1,6 @@
 """What rows become for text classification: token ids and the number of a class."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ def as_label(value: object) -> str:
     """
     if isinstance(value, float) and math.isnan(value):
         return ""
+    if isinstance(value, bool):
+        return json.dumps(value)
     if value is None or isinstance(value, str | int | float):
         return as_text(value).strip()
     raise DataError(

@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+import datasets
 import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from datasets.fingerprint import Hasher
+from filelock import FileLock
 
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.config.training import EvaluationDataset
@@ -166,32 +169,25 @@ def open_sources(
     return training, evaluation
 
 
-def load(
-    config: SFTConfig | UnifiedConfig,
-    encoder: Encoder[Any],
-    in_turn: Callable[[], AbstractContextManager[None]],
-) -> TrainingData:
+def load(config: SFTConfig | UnifiedConfig, encoder: Encoder[Any]) -> TrainingData:
     """Everything between the config's `datasets` and the trainer.
 
     Args:
         config: Names the sources and how they are split and mixed.
         encoder: Makes of rows what the trainer is fed.
-        in_turn: A context in which one process per machine goes first, so that the others find
-            its encoded rows in the cache.
 
     Raises:
         DataError: A source is missing or unreadable, fits no shape, or has nothing to learn.
     """
     sources, others = open_sources(config, encoder.ranks)
-    with in_turn():
-        train: Rows
-        held_out: list[Dataset] = []
-        counts: list[SourceCounts] = []
-        if any(isinstance(source.rows, IterableDataset) for source in sources):
-            train = _stream(config, sources, encoder)
-        else:
-            train, held_out, counts = _epoch(config, sources, encoder)
-        held_out += [_encode(source, encoder)[0] for source in others]
+    train: Rows
+    held_out: list[Dataset] = []
+    counts: list[SourceCounts] = []
+    if any(isinstance(source.rows, IterableDataset) for source in sources):
+        train = _stream(config, sources, encoder)
+    else:
+        train, held_out, counts = _epoch(config, sources, encoder)
+    held_out += [_encode(source, encoder)[0] for source in others]
     _log.info(
         "a row as the model reads it, with what it learns in «»:\n%s",
         encoder.show(_first_kept(sources[0], encoder)),
@@ -328,17 +324,22 @@ def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:  # noqa: ANN401
 
 
 def _encode(source: Source, encoder: Encoder[Any]) -> tuple[Dataset, int, int]:
-    """The encoded rows of a source; how many were truncated, how many dropped."""
+    """The encoded rows of a source; how many were truncated, how many dropped.
+
+    One process of a machine encodes, and the others find its rows in the cache. They wait for a
+    file: in a collective, they would give up after half an hour.
+    """
     rows = cast("Dataset", source.rows)
     key = Hasher.hash([VERSION, source.fingerprint, str(source.recognised), *encoder.key])
-    encoded = rows.map(
-        _batches(source, encoder),
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        new_fingerprint=key,
-        desc=f"Tokenizing {source.name}",
-    )
+    with FileLock(Path(datasets.config.HF_DATASETS_CACHE) / f"{key}.lock"):
+        encoded = rows.map(
+            _batches(source, encoder),
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            new_fingerprint=key,
+            desc=f"Tokenizing {source.name}",
+        )
     dropped = len(rows) - len(encoded)
     if not len(encoded):
         raise source.nothing_learned(f"all {dropped}", encoder.limit)

@@ -80,6 +80,22 @@ def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -
         raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
+def end_of_turn(tokenizer: Any) -> int | None:  # noqa: ANN401
+    """The special token that ends the assistant's turn in the chat template; None: it has none."""
+    turns: list[Message] = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "!"},
+    ]
+    try:
+        text = render(tokenizer, turns).rstrip()
+    except (ConfigError, DataError):  # told with the first row that is rendered, if any is
+        return None
+    for token in tokenizer(text, add_special_tokens=False)["input_ids"][-1:]:
+        added = tokenizer.added_tokens_decoder.get(token)
+        return token if added is not None and added.special else None
+    return None
+
+
 def common_prefix(one: Sequence[object], other: Sequence[object]) -> int:
     """How many leading items two sequences share."""
     pairs = zip(one, other, strict=False)

@@ -198,7 +198,7 @@ def as_text(value: object) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"a text is needed, got {value!r:.60}")
 

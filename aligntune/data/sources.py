@@ -161,13 +161,24 @@ def _written_rows(
     """The rows of files, with the words that stand there."""
     if isinstance(builder, Csv):  # pandas takes None, NA and null for empty cells
         words = {"keep_default_na": False, "na_values": [""]}
-        builder = datasets.load_dataset_builder(**arguments, **words)
+        features = None if builder.info.features else _texts(builder)
+        builder = datasets.load_dataset_builder(**arguments, **words, features=features)
     rows = _rows(builder, split, streaming=streaming)
     if isinstance(builder, JsonFiles) and (columns := _dated(rows)):
         features = Features(rows.features | dict.fromkeys(columns, Json()))
         builder = datasets.load_dataset_builder(**arguments, features=features)
         rows = _rows(builder, split, streaming=streaming)
     return rows
+
+
+def _texts(builder: DatasetBuilder) -> Features | None:
+    """All columns as text: pandas would make `True` of true, and 501 of 00501.
+
+    None where the files hold no rows.
+    """
+    for row in next(iter(builder.as_streaming_dataset().values())):
+        return Features(dict.fromkeys(row, Value("string")))
+    return None
 
 
 def _dated(rows: Rows) -> list[str]:

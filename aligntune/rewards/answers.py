@@ -1,5 +1,6 @@
 """Rewards for the right answer, as the column `answer` has it."""
 
+import json
 import math
 import re
 
@@ -19,10 +20,14 @@ MINUS = "\N{MINUS SIGN}"
 def answers(batch: Batch) -> list[str | None]:
     """The reference answers as text; None where a row has none."""
     given = batch.columns.get("answer", [None] * len(batch.completions))
-    return [
-        None if answer is None else as_text(answer) if isinstance(answer, float) else str(answer)
-        for answer in given
-    ]
+    return [None if answer is None else _written(answer) for answer in given]
+
+
+def _written(answer: object) -> str:
+    """An answer as a model would write it: no 5.0 for 5, and JSON's true, not Python's."""
+    if isinstance(answer, bool):
+        return json.dumps(answer)
+    return as_text(answer) if isinstance(answer, float) else str(answer)
 
 
 def exact_match(batch: Batch, *, ignore_case: bool = False) -> list[float | None]:

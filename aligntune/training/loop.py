@@ -120,9 +120,14 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
     def count(self, inputs: Any) -> None:  # noqa: ANN401 - what the algorithm's batches are
         """Add what one forward pass trains on to the sums."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-        self.add_to_sums(tokens=ids.numel() if mask is None else mask.sum(), samples=ids.shape[0])
+        positions = inputs.get("position_ids")
+        end_to_end = mask is None and positions is not None  # packed, or free of padding
+        self.add_to_sums(
+            tokens=ids.numel() if mask is None else mask.sum(),
+            samples=(positions == 0).sum() if end_to_end else ids.shape[0],
+        )
 
-    def add_to_sums(self, *, tokens: int | torch.Tensor, samples: int) -> None:
+    def add_to_sums(self, *, tokens: int | torch.Tensor, samples: int | torch.Tensor) -> None:
         """Count towards this step, on this process: tokens without padding, and sequences."""
         self._sums[1] += tokens
         self._sums[2] += samples

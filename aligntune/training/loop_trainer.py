@@ -6,7 +6,6 @@ import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -43,6 +42,7 @@ from aligntune.training.model_loading import (
     load_tokenizer,
     longest,
     lora_config,
+    stop_at_end_of_turn,
 )
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merge_adapters, push, save
@@ -166,6 +166,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.tokenizer = self.load_tokenizer(model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(model, self.computed_in)
+            stop_at_end_of_turn(self.model, self.tokenizer)
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config, learned_positions(self.model))
@@ -194,11 +195,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Read, recognise, tokenise and mix the data; log a sample as the model will see it."""
         self.ensure_model()
         with self.progress.doing("loading"):
-            self.data = load(
-                self.config,
-                self.make_encoder(),
-                partial(self.arguments.main_process_first, desc="tokenizing"),
-            )
+            self.data = load(self.config, self.make_encoder())
         self.checkpoints.inputs["datasets"] = self.data.fingerprint
 
     def train(self) -> TrainResult:

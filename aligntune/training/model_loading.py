@@ -21,7 +21,7 @@ from transformers import (
 
 from aligntune.core.config.model import LONGEST_DEFAULT, LoraConfig, ModelConfig, ModelRef
 from aligntune.core.errors import ConfigError, ModelNotFoundError
-from aligntune.data.rendering import plain_chat_template
+from aligntune.data.rendering import end_of_turn, plain_chat_template
 from aligntune.hub import HubRepo, is_path, probe_hub
 from aligntune.training.context import local_rank
 from aligntune.training.machine import DTYPES, Compute, weights_dtype
@@ -89,6 +89,28 @@ def make_savable(generation: GenerationConfig | None) -> None:
     for flag in FLAG.findall(refusal):
         setattr(generation, flag, None)
         _log.info("generation config: %s has no effect as it is, and is left out", flag)
+
+
+def end_tokens(generation: GenerationConfig) -> list[int]:
+    """The tokens at which generation ends."""
+    own = generation.eos_token_id
+    return own if isinstance(own, list) else [own] if own is not None else []
+
+
+def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the model's generation end where the chat template ends a turn.
+
+    The base models of Qwen end a text with `<|endoftext|>` and a turn with `<|im_end|>`: whatever
+    serves the tuned model would run on past the end that it has learned.
+    """
+    generation = getattr(model, "generation_config", None)
+    if generation is None or not tokenizer.chat_template:  # a classifier has neither
+        return
+    ends, learned = end_tokens(generation), end_of_turn(tokenizer)
+    if learned is not None and learned not in ends:
+        generation.eos_token_id = [*ends, learned]
+        shown = tokenizer.convert_ids_to_tokens(learned)
+        _log.info("generation config: %s ends a turn, and now generation too", shown)
 
 
 def _refusal(generation: GenerationConfig) -> str:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from transformers import LlamaConfig
+from transformers import GenerationConfig, LlamaConfig
 
 from aligntune.backends.trl.rl.ppo.ppo import TRLPPOTrainer
 from aligntune.backends.trl.rl.ppo.steps import StepModel
@@ -50,7 +50,9 @@ def args(config: Config, machine: Machine = CPU) -> Any:
     """What the library is told."""
     made = trainer(config)
     made.max_length = 99
-    made.model = SimpleNamespace(config=LlamaConfig())
+    made.model = SimpleNamespace(
+        config=LlamaConfig(), generation_config=GenerationConfig(eos_token_id=2)
+    )
     if isinstance(made, TRLPPOTrainer):
         made.step_model = StepModel.of(made.config, 1)
     return made.make_arguments(

@@ -383,6 +383,27 @@ def test_columns_name_text_and_label_where_names_do_not_tell() -> None:
         recognise(["text", "intent", "topic"], None, CLASSES, "datasets[0]")
 
 
+@pytest.mark.parametrize(
+    ("ending", "rows", "labels"),
+    [
+        ("csv", "text,label\na,01\nb,02\n", ["01", "02"]),
+        ("csv", "text,label\na,10\nb,9\n", ["9", "10"]),
+        ("csv", "text,label\na,true\nb,false\n", ["false", "true"]),
+        (
+            "jsonl",
+            '{"text": "a", "label": true}\n{"text": "b", "label": false}\n',
+            ["false", "true"],
+        ),
+    ],
+)
+def test_labels_are_named_as_the_file_writes_them(
+    classify: MakeConfig, tmp_path: Path, ending: str, rows: str, labels: list[str]
+) -> None:
+    (tmp_path / f"rows.{ending}").write_text(rows)
+    settings = classify(datasets=[{"name": str(tmp_path / f"rows.{ending}")}])
+    assert discover(settings) == labels
+
+
 def test_labels_are_discovered_in_all_sources_and_sorted(
     classify: MakeConfig, tmp_path: Path
 ) -> None:

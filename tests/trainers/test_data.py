@@ -1,7 +1,10 @@
 """From rows of many shapes to token ids: what is recognised, learned, mixed, dropped, counted."""
 
 import json
+import threading
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.errors import ConfigError, DataError
 from aligntune.data.mixing import draw
-from aligntune.data.pipeline import load_one
+from aligntune.data.pipeline import Encoded, load_one
 from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
@@ -158,6 +161,11 @@ def test_of_questions_alone_nothing_is_learned(tiny_model: Path) -> None:
     assert renderer.render(Example([USER])).learned == []
     with pytest.raises(DataError, match="the roles are agent, user; rename the one that answers"):
         renderer.render(Example([USER, {"role": "agent", "content": "a"}]))
+
+
+def test_a_truth_value_is_no_text() -> None:
+    with pytest.raises(DataError, match="a text is needed, got True"):
+        recognise(["text"], None, SUPERVISED, "datasets[0]").example({"text": True})
 
 
 @pytest.mark.parametrize("call", ["tool_calls", "function_call"])
@@ -371,9 +379,31 @@ def test_words_in_csv_that_mean_nothing_to_pandas_stay_words(tmp_path: Path, nam
     assert read_rows["label"][:] == ["None", "NA", "null", None]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["train.csv", "."])
+def test_cells_of_csv_are_read_as_they_are_written(
+    tmp_path: Path, name: str, streaming: bool
+) -> None:
+    row = {"flag": "true", "zip": "00501", "price": "1.50", "size": "1e5", "day": "2024-01-05"}
+    (tmp_path / "train.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n,,,,\n")
+    source = DatasetConfig(name=str(tmp_path / name), streaming=streaming)
+    assert list(read(source, "datasets[0]").rows) == [row, dict.fromkeys(row)]
+
+
+def test_classes_that_a_folder_of_csv_declares_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\n")
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - {name: text, dtype: string}\n"
+        "  - {name: label, dtype: {class_label: {names: {'0': bad, '1': good}}}}\n---\n"
+    )
+    rows = read(DatasetConfig(name=str(tmp_path)), "datasets[0]").rows
+    assert rows["label"][:] == ["bad", "good"]
+
+
 @pytest.mark.parametrize(
     ("name", "split", "sentence"),
     [
+        ("header.csv", "train", 'Instruction "train" corresponds to no data'),
         ("rows.md", "train", "files that can be read end in .jsonl"),
         ("empty", "train", "the folder holds no file ending in"),
         ("folder", "validation", 'Unknown split "validation"'),
@@ -385,6 +415,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, split: str, sent
     (tmp_path / "rows.md").write_text("# rows")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "header.csv").write_text("text,label\n")
     (tmp_path / "folder").mkdir()
     write_jsonl(tmp_path / "folder" / "train.jsonl", sums(2))
     with pytest.raises(DataError) as error:
@@ -492,6 +523,29 @@ def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_chang
     assert written() == first
     assert written(model={"max_length": 50}) != first
     assert written(train={"loss_on": "all"}) != first
+
+
+def test_processes_that_begin_together_tokenise_rows_once(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = str(write_jsonl(tmp_path / "rows.jsonl", sums(50)))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    encoded: list[int] = []
+
+    class Counting(SupervisedEncoder):
+        def encode(self, examples: Sequence[Example]) -> Sequence[Encoded | None]:
+            encoded.append(len(examples))
+            return super().encode(examples)
+
+    def rows(_: int) -> int:
+        encoder = Counting(tokenizer, max_length=50, loss_on="auto")
+        begun.wait()
+        return len(load_one(data, config(), encoder))
+
+    begun = threading.Barrier(3)
+    with ThreadPoolExecutor(3) as together:
+        assert list(together.map(rows, range(3))) == [50] * 3
+    assert encoded == [50]
 
 
 def test_texts_end_with_the_end_token_also_after_it_was_corrected(

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from aligntune.api.exit_codes import ExitCode
-from aligntune.backends.trl.rl.grpo.grpo import TRLGRPOTrainer, check_vllm
+from aligntune.backends.trl.rl.grpo.grpo import TRLGRPOTrainer, check_vllm, trl_arguments
 from aligntune.core.backend_factory import check_supported, create_rl_trainer
 from aligntune.core.errors import (
     ConfigError,
@@ -503,6 +503,13 @@ def test_what_cannot_be_done_is_said_before_the_first_step(
 def test_sharded_weights_are_refused(grpo: MakeRLConfig) -> None:
     with pytest.raises(UnsupportedError, match=r"spec.rl.distributed.strategy: zero3"):
         check_supported("trl", grpo(distributed={"strategy": "zero3"}))
+
+
+def test_vllm_is_told_where_answers_end(grpo: MakeRLConfig) -> None:
+    made = grpo(generation={"vllm": "colocate"})
+    shared = {"output_dir": "x", "use_cpu": True, "bf16": False}
+    told = trl_arguments(made, shared, processes=1, max_length=64, ends=[0, 2])
+    assert told.generation_kwargs == {"stop_token_ids": [0, 2]}
 
 
 def test_vllm_that_is_not_installed_is_said() -> None:

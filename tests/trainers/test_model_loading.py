@@ -11,15 +11,17 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GenerationConfig,
 )
 
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+from aligntune.core.backend_factory import create_rl_trainer
 from aligntune.core.errors import ConfigError
 from aligntune.training.adapters import as_whole_model
 from aligntune.training.model_loading import learned_positions
 from tests.hub.content import dialogpt
-from tests.trainers.tiny import MakeConfig
+from tests.trainers.tiny import MakeConfig, MakeRLConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -79,3 +81,54 @@ def test_a_base_whose_generation_config_transformers_would_not_save_is_trained_a
         saved = GenerationConfig.from_pretrained(folder)
         assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.9, 0.6)
         assert saved.length_penalty is None
+
+
+@pytest.fixture
+def chatml_base(tiny_model: Path, tmp_path: Path) -> Path:
+    """A base that ends texts with a token and turns with another, as those of Qwen do."""
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base, eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    for part in (model.config, model.generation_config):
+        part.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(base)
+    return base
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_saved_model_stops_where_its_turns_end(
+    config: MakeConfig, chatml_base: Path, tuning: str
+) -> None:
+    made = config(model={"name": str(chatml_base), "tuning": tuning}, train={"max_steps": 1})
+    trainer = TRLSFTTrainer(made)
+    trainer.train()
+    ends = trainer.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert GenerationConfig.from_pretrained(trainer.save_model()).eos_token_id == ends
+
+
+def test_a_template_without_a_token_at_the_end_of_a_turn_changes_no_end(
+    config: MakeConfig, chatml_base: Path
+) -> None:
+    template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    trainer = TRLSFTTrainer(config(model={"name": str(chatml_base), "chat_template": template}))
+    trainer.setup_model()
+    assert trainer.model.generation_config.eos_token_id == trainer.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("algo", ["ppo", "grpo"])
+def test_sampled_answers_stop_where_a_turn_ends(
+    pairs_config: MakeRLConfig, chatml_base: Path, algo: str
+) -> None:
+    settings: dict[str, Any] = {
+        "ppo": {"ppo": {"rollout_batch_size": 8, "epochs": 1}},
+        "grpo": {"grpo": {"prompts_per_step": 2, "num_generations": 4}},
+    }[algo]
+    sampled = {"rewards": [{"name": "length"}], "generation": {"max_new_tokens": 5}}
+    trainer = create_rl_trainer(
+        config=pairs_config(algo, model={"name": str(chatml_base)}, **settings, **sampled),
+        backend="trl",
+    )
+    loop = trainer.ensure_loop()
+    ends = trainer._end_tokens() if algo == "ppo" else loop.eos_token_ids
+    assert ends == trainer.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])

@@ -111,7 +111,7 @@ def test_prompts_that_are_too_long_or_empty_are_left_out_and_counted(
     config = grpo(tiny_model, tmp_path, datasets=[{"name": str(data)}])
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     with caplog.at_level("INFO"):
-        loaded = load(config, PromptEncoder(tokenizer, max_prompt_length=30), _in_turn)
+        loaded = load(config, PromptEncoder(tokenizer, max_prompt_length=30))
     assert isinstance(loaded.train, Dataset)
     assert (loaded.sources[0].kept, loaded.sources[0].dropped) == (1, 2)
     assert loaded.train["prompt_ids"][0] == tokenizer.apply_chat_template(
@@ -130,9 +130,3 @@ def test_a_prompt_that_the_template_refuses_is_a_sentence(tiny_model: Path) -> N
 def grpo(model: Path, folder: Path, **sections: Any) -> UnifiedConfig:
     base = {"algo": "grpo", "model": {"name": str(model)}, "rewards": [{"name": "exact_match"}]}
     return UnifiedConfig.model_validate(base | {"output_dir": str(folder / "out")} | sections)
-
-
-class _in_turn:  # noqa: N801 - a context that does nothing
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...

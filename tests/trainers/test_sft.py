@@ -29,7 +29,7 @@ from aligntune.data.pipeline import load_one
 from aligntune.data.rendering import IGNORED
 from aligntune.training.context import RunContext
 from tests.trainers.callbacks import BreakAt, StopAt
-from tests.trainers.tiny import MakeConfig, curve, losses, sums
+from tests.trainers.tiny import MakeConfig, curve, losses, sums, write_jsonl
 from tests.trainers.trajectory import check_committed, check_steps, steps_of
 
 
@@ -140,15 +140,20 @@ def test_the_loss_of_a_model_that_scales_its_logits_is_that_of_its_own_logits(
 ) -> None:
     trainer = TRLSFTTrainer(config(model={"name": str(scaled_model)}))
     measured = trainer.evaluate(str(tiny_data))["eval_loss"]
-    model = AutoModelForCausalLM.from_pretrained(scaled_model)
+    assert measured == pytest.approx(nats_per_token(trainer, scaled_model, tiny_data), rel=1e-4)
+
+
+def nats_per_token(trainer: TRLSFTTrainer, model_folder: Path, data: Path) -> float:
+    """The loss of a plain model on rows as the trainer encodes them, one at a time."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
     total, tokens = 0.0, 0
-    for row in load_one(str(tiny_data), trainer.config, trainer.make_encoder()):
+    for row in load_one(str(data), trainer.config, trainer.make_encoder()):
         labels = torch.tensor(row["labels"][1:])
         with torch.no_grad():
             logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
         total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         tokens += int((labels != IGNORED).sum())
-    assert measured == pytest.approx(total / tokens, rel=1e-3)
+    return total / tokens
 
 
 KNOWN_OR_HARMLESS = {
@@ -253,6 +258,27 @@ def test_evaluation_measures_what_is_held_out_or_named(config: MakeConfig, tiny_
     trainer = TRLSFTTrainer(config())
     assert "train_loss" in trainer.evaluate()  # nothing is held out
     assert "eval_loss" in trainer.evaluate(str(tiny_data / "test.jsonl"))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_each_token_that_is_held_out_counts_alike_in_whatever_batch(
+    config: MakeConfig, tiny_model: Path, tmp_path: Path, batch: int
+) -> None:
+    answers = ["A", " ".join(map(str, range(12))), "A", "A", "It is 12."]
+    rows = [{"prompt": "Hi", "completion": answer} for answer in answers]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    trainer = TRLSFTTrainer(config(evaluation={"per_device_batch_size": batch}))
+    measured = trainer.evaluate(str(data))
+    nats = nats_per_token(trainer, tiny_model, data)
+    assert measured["eval_loss"] == pytest.approx(nats, rel=1e-4)
+    assert measured["eval_perplexity"] == pytest.approx(math.exp(nats), rel=1e-3)
+
+
+def test_samples_are_counted_where_they_lie_end_to_end(config: MakeConfig) -> None:
+    settings = config(train={"padding_free": True, "max_steps": 2, "per_device_batch_size": 4})
+    trainer = TRLSFTTrainer(settings)
+    trainer.train()
+    assert trainer.progress.samples == 2 * 4
 
 
 @pytest.mark.parametrize(("every_steps", "steps"), [(None, [10]), (4, [4, 8, 10, 10])])

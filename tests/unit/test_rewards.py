@@ -46,6 +46,7 @@ def rewarded(name: str, given: Batch, **params: Any) -> list[float | None]:
         ("exact_match", {"ignore_case": True}, "paris", "Paris", 1),
         ("exact_match", {}, "5", 5, 1),
         ("exact_match", {}, "5", 5.0, 1),  # what a column of 5 and 0.5 holds
+        ("exact_match", {}, "true", True, 1),
         ("exact_match", {}, "5", None, None),
         ("numeric_answer", {}, "2 + 3 = 5.", "5", 1),
         ("numeric_answer", {}, "It is 1,234.50", "#### 1234.5", 1),

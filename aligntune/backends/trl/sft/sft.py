@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 import trl
 from transformers import PretrainedConfig
 
@@ -10,6 +11,7 @@ from aligntune.core.config.model import LoraConfig
 from aligntune.core.sft.config import SFTConfig
 from aligntune.core.sft.logits import needs_whole_logits
 from aligntune.core.sft.trainer_base import SFTTrainerBase
+from aligntune.data.rendering import IGNORED
 from aligntune.data.supervised import SupervisedEncoder
 from aligntune.training.generation import Answers
 from aligntune.training.loop import RunLoop, Surroundings
@@ -44,6 +46,21 @@ def trl_arguments(
 class SFTLoop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's SFT in our loop."""
 
+    def prediction_step(
+        self,
+        model: Any,  # noqa: ANN401
+        inputs: dict[str, torch.Tensor],
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Measure a batch, which counts by its tokens: transformers weighs all batches alike."""
+        tokens = self._get_num_items_in_batch([inputs], self.args.device)
+        if tokens is None:  # the model divides by the tokens of its own process
+            tokens = inputs["labels"][..., 1:].ne(IGNORED).sum()
+        loss, *rest = super().prediction_step(model, inputs, *args, **kwargs)
+        self._nats_and_tokens += torch.stack((loss * tokens, tokens.to(loss)))
+        return loss, *rest
+
     def evaluation_loop(
         self,
         *args: Any,  # noqa: ANN401
@@ -51,8 +68,11 @@ class SFTLoop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not type
         **kwargs: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Measure loss (nats per token), accuracy of the next token, entropy and perplexity."""
+        self._nats_and_tokens = torch.zeros(2, device=self.args.device)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        loss = output.metrics[f"{metric_key_prefix}_loss"]
+        nats, tokens = self.accelerator.reduce(self._nats_and_tokens, "sum").tolist()
+        loss = nats / tokens
+        output.metrics[f"{metric_key_prefix}_loss"] = loss
         output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(min(loss, 700))
         return output
 

@@ -15,6 +15,7 @@ from aligntune.data.prompts import PromptEncoder, longest_prompt
 from aligntune.training.context import world_size
 from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.machine import require, this_machine
+from aligntune.training.model_loading import end_tokens
 from aligntune.training.reference import load_reference
 
 CISPO_EPSILON_HIGH = 5.0
@@ -26,9 +27,16 @@ _log = logging.getLogger(__name__)
 
 
 def trl_arguments(
-    config: UnifiedConfig, shared: dict[str, Any], *, processes: int, max_length: int
+    config: UnifiedConfig,
+    shared: dict[str, Any],
+    *,
+    processes: int,
+    max_length: int,
+    ends: list[int],
 ) -> trl.GRPOConfig:
     """What TRL is told, besides what all methods share.
+
+    `ends` are the tokens at which answers end; vLLM would know only those that the base names.
 
     Not here: `beta`, which the loop sets together with the reference model that we load.
 
@@ -60,6 +68,7 @@ def trl_arguments(
         "vllm_mode": "colocate" if sampling.vllm == "off" else sampling.vllm,
         "vllm_server_base_url": sampling.vllm_url,
         "vllm_max_model_length": max_length,
+        "generation_kwargs": {"stop_token_ids": ends} if sampling.vllm != "off" else None,
         # measuring
         "num_generations_eval": 1,
         "metric_for_best_model": "eval_reward",
@@ -113,7 +122,11 @@ class TRLGRPOTrainer(RolloutTrainer):
     def make_arguments(self, shared: dict[str, Any]) -> trl.GRPOConfig:
         """Every argument that TRL is given."""
         return trl_arguments(
-            self.config, shared, processes=world_size(), max_length=self.max_length
+            self.config,
+            shared,
+            processes=world_size(),
+            max_length=self.max_length,
+            ends=end_tokens(self.model.generation_config),
         )
 
     def make_loop(self, surroundings: Surroundings) -> RunLoop:

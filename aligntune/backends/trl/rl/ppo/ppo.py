@@ -23,6 +23,7 @@ from aligntune.data.prompts import PromptEncoder, longest_prompt
 from aligntune.training import completions
 from aligntune.training.context import world_size
 from aligntune.training.loop import RunLoop, Surroundings
+from aligntune.training.model_loading import end_tokens
 from aligntune.training.reference import load_reference
 
 _log = logging.getLogger(__name__)
@@ -150,6 +151,4 @@ class TRLPPOTrainer(RolloutTrainer):
 
     def _end_tokens(self) -> list[int]:
         """The tokenizer's end token, and whatever else the model stops at."""
-        own = self.model.generation_config.eos_token_id
-        more = own if isinstance(own, list) else [own]
-        return sorted({self.tokenizer.eos_token_id, *more} - {None})
+        return sorted({self.tokenizer.eos_token_id, *end_tokens(self.model.generation_config)})
