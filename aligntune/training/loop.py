@@ -100,6 +100,11 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return
         super()._run_epoch(**epoch)
 
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Trackers upload what they have before they let go, which may take long."""
+        self.progress.end()
+        return super()._finalize_training(*args, **kwargs)
+
     def training_step(
         self,
         model: Any,  # noqa: ANN401

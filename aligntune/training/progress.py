@@ -165,6 +165,11 @@ class RunProgress:
         self._activity = "training"
         self._tell()
 
+    def end(self) -> None:
+        """The last step of this attempt is done: nobody is to wait for another."""
+        self._activity = "saving"
+        self._tell()
+
     @property
     def mean_loss(self) -> float:
         """Mean loss over all steps, earlier attempts included."""
