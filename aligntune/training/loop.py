@@ -60,6 +60,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._evaluation = evaluation
         self._recorded_step = 0
         self._resumed_from: Path | None = None
+        self._skips = False
         super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Begin(self))
@@ -70,6 +71,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
     def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:  # noqa: ANN401
         """Train to the end, from a checkpoint where one is given."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._skips = self._resumed_from is not None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
 
     def begin(self) -> None:
@@ -118,8 +120,12 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """The batches of the next optimizer step."""
-        with self.progress.taking("data_wait"):
+        """The batches of the next optimizer step.
+
+        Before the first of a resumed run, a stream is read anew up to the checkpoint.
+        """
+        skips, self._skips = self._skips, False
+        with self.progress.doing("loading") if skips else self.progress.taking("data_wait"):
             return super().get_batch_samples(*args, **kwargs)
 
     def count(self, inputs: Any) -> None:  # noqa: ANN401 - what the algorithm's batches are

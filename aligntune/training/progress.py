@@ -27,7 +27,7 @@ from aligntune.training.metrics_log import MetricsLog, read
 
 REPORT_SECONDS = 1.0
 """Least time between two reports while training. 1: the operator polls every few seconds."""
-NOT_STEPS = ("evaluating", "checkpointing")
+NOT_STEPS = ("loading", "evaluating", "checkpointing")
 """Activities between steps; generating belongs to one."""
 Interlude = Literal["loading", "generating", "evaluating", "checkpointing", "saving"]
 """An activity that begins and ends within a run, and after which the one before goes on."""

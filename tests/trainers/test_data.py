@@ -1,6 +1,7 @@
 """From rows of many shapes to token ids: what is recognised, learned, mixed, dropped, counted."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aligntune.api.progress import Snapshot
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.errors import ConfigError, DataError
@@ -19,6 +21,7 @@ from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
 from aligntune.data.supervised import SupervisedEncoder
+from aligntune.training.context import RunContext
 from tests.trainers.tiny import MakeConfig, losses, sums, write_jsonl
 
 USER = {"role": "user", "content": "q"}
@@ -476,6 +479,27 @@ def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     trainer.load_checkpoint(Path(settings.output_dir) / "checkpoint-5")
     trainer.train()
     assert losses(Path(settings.output_dir)) == whole
+
+
+def test_what_is_read_of_a_stream_up_to_the_checkpoint_is_loaded_and_no_hang(
+    config: MakeConfig, tiny_data: Path
+) -> None:
+    told: list[Snapshot] = []
+    settings = config(
+        datasets=[{"name": str(tiny_data), "streaming": True}],
+        train={"max_steps": 2},
+        checkpoint={"every_steps": 1},
+    )
+
+    def after_begin() -> str:
+        told.clear()
+        TRLSFTTrainer(settings, RunContext(report=told.append)).train()
+        activities = [snapshot.progress.activity for snapshot in told]
+        return activities[activities.index("training") + 1]
+
+    assert after_begin() == "training"
+    shutil.rmtree(Path(settings.output_dir) / "checkpoint-2")
+    assert after_begin() == "loading"
 
 
 def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_changes(
