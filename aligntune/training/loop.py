@@ -1,12 +1,14 @@
 """transformers' training loop, with what every run of ours does around a step."""
 
+import math
+import sys
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from aligntune.core.config.training import EvaluationConfig
@@ -73,6 +75,28 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._skips = self._resumed_from is not None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,  # noqa: ANN401
+    ) -> tuple[int, int]:
+        """Where the run stands: passes over the data, and batches of the one that goes on.
+
+        Transformers takes a stream, of which it does not know the length, to be in its first pass.
+        """
+        passes, batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        has_length = num_train_epochs < sys.maxsize
+        if resume_from_checkpoint is None or has_length:
+            return passes, batches
+        saved = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        passes, steps = place_in_stream(saved.epoch, saved.max_steps)
+        return passes, steps * self.args.gradient_accumulation_steps
 
     def begin(self) -> None:
         """The first step is next; how many there are, and how many are done, is known now."""
@@ -322,6 +346,18 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Ours comes with the saved model; TRL would write one into the output folder."""
+
+
+def place_in_stream(epoch: float, max_steps: int) -> tuple[int, int]:
+    """Whole passes over a stream before a checkpoint, and optimizer steps of the pass it is in.
+
+    Args:
+        epoch: What transformers counts: the passes, and the steps of the last as a part of all.
+            A checkpoint comes after a step, so that part is never 0, and 1 where one pass was all.
+        max_steps: All steps of the run that wrote it.
+    """
+    passes = max(math.ceil(epoch) - 1, 0)
+    return passes, round((epoch - passes) * max_steps)
 
 
 class _Begin(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -11,7 +11,6 @@ from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aligntune.api.progress import Snapshot
 from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.config.data import ColumnsConfig, DatasetConfig
 from aligntune.core.errors import ConfigError, DataError
@@ -22,6 +21,7 @@ from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
 from aligntune.data.supervised import SupervisedEncoder
 from aligntune.training.context import RunContext
+from aligntune.training.loop import place_in_stream
 from tests.trainers.tiny import MakeConfig, losses, sums, write_jsonl
 
 USER = {"role": "user", "content": "q"}
@@ -481,10 +481,34 @@ def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     assert losses(Path(settings.output_dir)) == whole
 
 
+def test_a_stream_resumes_exactly_in_a_later_pass(config: MakeConfig, tmp_path: Path) -> None:
+    name = str(write_jsonl(tmp_path / "rows.jsonl", sums(22)))  # 6 batches, the last of them short
+    settings = config(
+        datasets=[{"name": name, "streaming": True}],
+        train={"max_steps": 9, "per_device_batch_size": 2, "gradient_accumulation_steps": 2},
+        checkpoint={"every_steps": 7},
+    )
+    folder = Path(settings.output_dir)
+    TRLSFTTrainer(settings).train()
+    whole = losses(folder)
+    shutil.rmtree(folder / "checkpoint-9")
+    result = TRLSFTTrainer(settings).train()
+    assert losses(folder) == whole
+    assert result.epoch > 1
+
+
+@pytest.mark.parametrize(
+    ("epoch", "place"),
+    [(0.0, (0, 0)), (3 / 14, (0, 3)), (1.0, (0, 14)), (1 + 4 / 14, (1, 4)), (6 + 1 / 14, (6, 1))],
+)
+def test_a_place_in_a_stream_is_known_from_the_passes(epoch: float, place: tuple[int, int]) -> None:
+    assert place_in_stream(epoch, max_steps=14) == place
+
+
 def test_what_is_read_of_a_stream_up_to_the_checkpoint_is_loaded_and_no_hang(
     config: MakeConfig, tiny_data: Path
 ) -> None:
-    told: list[Snapshot] = []
+    told: list[Any] = []
     settings = config(
         datasets=[{"name": str(tiny_data), "streaming": True}],
         train={"max_steps": 2},
