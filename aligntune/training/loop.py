@@ -74,6 +74,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         """Train to the end, from a checkpoint where one is given."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._skips = self._resumed_from is not None
+        self.preempted = False
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
 
     def _init_training_state(
@@ -195,6 +196,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             ),
         )
         if stop and self.state.global_step < self.state.max_steps:
+            self._preemption.answered()
             self._stop()
 
     def _stop(self) -> None:
@@ -219,6 +221,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         """
         asked = torch.tensor(float(self._preemption.requested), device=self.args.device)
         if self.accelerator.reduce(asked, "sum"):
+            self._preemption.answered()
             raise PreemptedError(
                 f"stopped on request in the evaluation at step {self.state.global_step}"
             )

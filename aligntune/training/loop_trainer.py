@@ -205,6 +205,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Train to the end, from the newest complete checkpoint where there is one."""
         loop = self.ensure_loop()
         resumed = self._resume_from or self.checkpoints.to_resume()
+        self._resume_from = None  # later it is the newest again
         loop.accelerator.wait_for_everyone()
         if loop.is_world_process_zero():
             self.checkpoints.clean(resumed)
