@@ -115,6 +115,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self.progress.begin(
             self._checkpoints.folder,
             self.state.global_step,
+            self.state.epoch or 0.0,
             self.state.max_steps,
             self.state.best_metric,
         )

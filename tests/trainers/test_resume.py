@@ -40,6 +40,8 @@ def finished(config: MakeConfig) -> SFTConfig:
 def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(finished: SFTConfig) -> None:
     folder = Path(finished.output_dir)
     uninterrupted = curve(folder)
+    ended = TRLSFTTrainer(finished).train()
+    assert (ended.step, ended.epoch) == (10, pytest.approx(10 / 24))
     shutil.rmtree(folder / "checkpoint-10")
     weights = (folder / "checkpoint-8" / "adapter_model.safetensors").read_bytes()
     result = TRLSFTTrainer(finished).train()
