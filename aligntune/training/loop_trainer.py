@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
 from transformers import TrainerCallback, set_seed
@@ -332,9 +333,12 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         token: str | None = None,
         commit_message: str = "Upload model",
     ) -> str:
-        """Save the model and upload it; returns its URL."""
-        model = self.save_model()
-        return push(model, repo_id, private=private, token=token, commit_message=commit_message)
+        """Save the model and upload it, from the first process alone; returns its URL."""
+        model, url = self.save_model(), ""
+        if self.arguments.process_index == 0:
+            url = push(model, repo_id, private=private, token=token, commit_message=commit_message)
+        shared: list[str] = broadcast_object_list([url])
+        return shared[0]
 
     def adapters(self) -> PeftLoraConfig | None:
         """The adapters that the loop adds, in PEFT's words; None where all weights are trained."""
