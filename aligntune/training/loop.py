@@ -110,6 +110,8 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                 left = self.state.max_steps - self.state.global_step
                 self._checkpoints.tell_changes(self._resumed_from, steps_left=left)
             for line in self.state.log_history:
+                if "test_runtime" in line:
+                    continue
                 logged = {name: value for name, value in line.items() if name != "step"}
                 self.progress.logged(metrics_of(logged, "eval" if "eval_runtime" in line else ""))
         self.progress.begin(
@@ -250,6 +252,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
 
         It is passed over, so a trainer that measures in its own way overrides `evaluation_loop`.
+        What is measured as `test` is on other rows than the run's, and no number of the run.
 
         Raises:
             PreemptedError: A process was asked to stop meanwhile.
@@ -265,7 +268,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                 measured.get(self.args.metric_for_best_model),
                 greater_is_better=self.args.greater_is_better,
             )
-        else:
+        elif metric_key_prefix == "train":
             self.progress.logged(measured)
         return metrics
 

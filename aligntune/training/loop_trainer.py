@@ -245,6 +245,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         prefix = "eval"
         rows: Any = loop.eval_dataset
         if dataset is not None:
+            prefix = "test"
             rows = load_one(dataset, self.config, self.make_encoder())
         elif rows is None:
             _log.warning(
@@ -255,7 +256,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             prefix = "train"
             rows = first_rows(loop.train_dataset, TRAINING_ROWS_MEASURED)
         with self._tracked.going_on():
-            return metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
+            measured = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
+        if dataset is None:
+            return measured
+        return {f"eval_{name.removeprefix('test_')}": value for name, value in measured.items()}
 
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
