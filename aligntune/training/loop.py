@@ -63,6 +63,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._recorded_step = 0
         self._resumed_from: Path | None = None
         self._skips = False
+        """Whether the next batch lies behind rows of a stream that have been trained on."""
         super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Begin(self))
@@ -73,7 +74,6 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
     def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:  # noqa: ANN401
         """Train to the end, from a checkpoint where one is given."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        self._skips = self._resumed_from is not None
         self.preempted = False
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
 
@@ -97,6 +97,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return passes, batches
         saved = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
         passes, steps = place_in_stream(saved.epoch, saved.max_steps)
+        self._skips = True
         return passes, steps * self.args.gradient_accumulation_steps
 
     def begin(self) -> None:
@@ -148,10 +149,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """The batches of the next optimizer step.
-
-        Before the first of a resumed run, a stream is read anew up to the checkpoint.
-        """
+        """The batches of the next optimizer step; a resumed stream is first read up to there."""
         skips, self._skips = self._skips, False
         with self.progress.doing("loading") if skips else self.progress.taking("data_wait"):
             return super().get_batch_samples(*args, **kwargs)
