@@ -148,7 +148,8 @@ class Durations(StatusSection):
     """What the first process of an attempt spent its time on."""
 
     loading: Duration = Duration()
-    """Loading models, data and what they need, before the first step."""
+    """Loading models, data and what they need, before the first step; of a stream also the rows
+    that earlier attempts have trained on."""
     step: Duration = Duration()
     """Optimizer steps, with data wait and generation; evaluation and checkpoints lie between."""
     data_wait: Duration = Duration()

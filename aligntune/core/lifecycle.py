@@ -58,7 +58,9 @@ class Lifecycle(ABC, Generic[RunsConfig]):
     def evaluate(self, dataset: str | None = None) -> dict[str, float]:
         """Measure on the held-out rows, or on `dataset` (a hub name, file or folder).
 
-        Where nothing is held out, up to 512 rows of the training data are measured instead.
+        Where nothing is held out, up to 512 rows of the training data are measured instead. What
+        is measured on `dataset` is only returned: it is no best metric and not on the model's card.
+        Trackers show it as `test`.
 
         Returns:
             Metrics by name: `eval_loss` and so on; of training rows `train_loss` instead.

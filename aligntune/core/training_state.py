@@ -23,9 +23,10 @@ class TrainingState:
     last_save_time: float | None = None
     """When the newest checkpoint was complete."""
 
-    def started(self, step: int, now: float) -> None:
-        """Training begins, after `step` steps of earlier attempts."""
+    def started(self, step: int, epoch: float, now: float) -> None:
+        """Training begins, after `step` steps and `epoch` passes of earlier attempts."""
         self.step = step
+        self.epoch = epoch
         self.start_time = now
 
     def stepped(self, step: int, epoch: float) -> None:

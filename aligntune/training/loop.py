@@ -1,12 +1,14 @@
 """transformers' training loop, with what every run of ours does around a step."""
 
+import math
+import sys
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from aligntune.core.config.training import EvaluationConfig
@@ -60,6 +62,8 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._evaluation = evaluation
         self._recorded_step = 0
         self._resumed_from: Path | None = None
+        self._skips = False
+        """Whether the next batch lies behind rows of a stream that have been trained on."""
         super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Begin(self))
@@ -70,7 +74,31 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
     def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:  # noqa: ANN401
         """Train to the end, from a checkpoint where one is given."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.preempted = False
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
+
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,  # noqa: ANN401
+    ) -> tuple[int, int]:
+        """Where the run stands: passes over the data, and batches of the one that goes on.
+
+        Transformers takes a stream, of which it does not know the length, to be in its first pass.
+        """
+        passes, batches = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        has_length = num_train_epochs < sys.maxsize
+        if resume_from_checkpoint is None or has_length:
+            return passes, batches
+        saved = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+        passes, steps = place_in_stream(saved.epoch, saved.max_steps)
+        self._skips = True
+        return passes, steps * self.args.gradient_accumulation_steps
 
     def begin(self) -> None:
         """The first step is next; how many there are, and how many are done, is known now."""
@@ -83,11 +111,14 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                 left = self.state.max_steps - self.state.global_step
                 self._checkpoints.tell_changes(self._resumed_from, steps_left=left)
             for line in self.state.log_history:
+                if "test_runtime" in line:
+                    continue
                 logged = {name: value for name, value in line.items() if name != "step"}
                 self.progress.logged(metrics_of(logged, "eval" if "eval_runtime" in line else ""))
         self.progress.begin(
             self._checkpoints.folder,
             self.state.global_step,
+            self.state.epoch or 0.0,
             self.state.max_steps,
             self.state.best_metric,
         )
@@ -99,6 +130,11 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             self.control.should_training_stop = True
             return
         super()._run_epoch(**epoch)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Trackers upload what they have before they let go, which may take long."""
+        self.progress.end()
+        return super()._finalize_training(*args, **kwargs)
 
     def training_step(
         self,
@@ -113,8 +149,9 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         return loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """The batches of the next optimizer step."""
-        with self.progress.taking("data_wait"):
+        """The batches of the next optimizer step; a resumed stream is first read up to there."""
+        skips, self._skips = self._skips, False
+        with self.progress.doing("loading") if skips else self.progress.taking("data_wait"):
             return super().get_batch_samples(*args, **kwargs)
 
     def count(self, inputs: Any) -> None:  # noqa: ANN401 - what the algorithm's batches are
@@ -165,6 +202,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             ),
         )
         if stop and self.state.global_step < self.state.max_steps:
+            self._preemption.answered()
             self._stop()
 
     def _stop(self) -> None:
@@ -189,6 +227,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         """
         asked = torch.tensor(float(self._preemption.requested), device=self.args.device)
         if self.accelerator.reduce(asked, "sum"):
+            self._preemption.answered()
             raise PreemptedError(
                 f"stopped on request in the evaluation at step {self.state.global_step}"
             )
@@ -216,6 +255,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
 
         It is passed over, so a trainer that measures in its own way overrides `evaluation_loop`.
+        What is measured as `test` is on other rows than the run's, and no number of the run.
 
         Raises:
             PreemptedError: A process was asked to stop meanwhile.
@@ -231,7 +271,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                 measured.get(self.args.metric_for_best_model),
                 greater_is_better=self.args.greater_is_better,
             )
-        else:
+        elif metric_key_prefix == "train":
             self.progress.logged(measured)
         return metrics
 
@@ -316,6 +356,18 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Ours comes with the saved model; TRL would write one into the output folder."""
+
+
+def place_in_stream(epoch: float, max_steps: int) -> tuple[int, int]:
+    """Whole passes over a stream before a checkpoint, and optimizer steps of the pass it is in.
+
+    Args:
+        epoch: What transformers counts: the passes, and the steps of the last as a part of all.
+            A checkpoint comes after a step, so that part is never 0, and 1 where one pass was all.
+        max_steps: All steps of the run that wrote it.
+    """
+    passes = max(math.ceil(epoch) - 1, 0)
+    return passes, round((epoch - passes) * max_steps)
 
 
 class _Begin(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel
 from transformers import TrainerCallback, set_seed
@@ -202,6 +203,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """Train to the end, from the newest complete checkpoint where there is one."""
         loop = self.ensure_loop()
         resumed = self._resume_from or self.checkpoints.to_resume()
+        self._resume_from = None  # later it is the newest again
         loop.accelerator.wait_for_everyone()
         if loop.is_world_process_zero():
             self.checkpoints.clean(resumed)
@@ -240,6 +242,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         prefix = "eval"
         rows: Any = loop.eval_dataset
         if dataset is not None:
+            prefix = "test"
             rows = load_one(dataset, self.config, self.make_encoder())
         elif rows is None:
             _log.warning(
@@ -250,7 +253,10 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             prefix = "train"
             rows = first_rows(loop.train_dataset, TRAINING_ROWS_MEASURED)
         with self._tracked.going_on():
-            return metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
+            measured = metrics_of(loop.evaluate(rows, metric_key_prefix=prefix), prefix)
+        if dataset is None:
+            return measured
+        return {f"eval_{name.removeprefix('test_')}": value for name, value in measured.items()}
 
     def save_model(self, path: str | Path | None = None, *, merge: bool = False) -> Path:
         """Write a folder that plain transformers or PEFT loads; default `<output_dir>/model`."""
@@ -328,9 +334,12 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         token: str | None = None,
         commit_message: str = "Upload model",
     ) -> str:
-        """Save the model and upload it; returns its URL."""
-        model = self.save_model()
-        return push(model, repo_id, private=private, token=token, commit_message=commit_message)
+        """Save the model and upload it, from the first process alone; returns its URL."""
+        model, url = self.save_model(), ""
+        if self.arguments.process_index == 0:
+            url = push(model, repo_id, private=private, token=token, commit_message=commit_message)
+        shared: list[str] = broadcast_object_list([url])
+        return shared[0]
 
     def adapters(self) -> PeftLoraConfig | None:
         """The adapters that the loop adds, in PEFT's words; None where all weights are trained."""

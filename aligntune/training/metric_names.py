@@ -24,8 +24,8 @@ def metrics_of(logs: Mapping[str, object], prefix: str = "") -> dict[str, float]
 
     Args:
         logs: What a transformers or TRL trainer logs or returns.
-        prefix: `eval` or `train` for an evaluation. TRL calls some of its numbers `eval_...`
-            whatever rows were measured; here all get the prefix.
+        prefix: `eval`, `train` or `test` for an evaluation. TRL calls some of its numbers
+            `eval_...` whatever rows were measured; here all get the prefix.
     """
     metrics = {}
     for name, value in logs.items():

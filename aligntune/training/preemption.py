@@ -22,6 +22,10 @@ class Preemption:
         """Stop at the end of the step, or of the batch that is evaluated."""
         self.requested = True
 
+    def answered(self) -> None:
+        """All of them stop; what is begun later is not stopped by the same request."""
+        self.requested = False
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGTERM as a request. Only the main thread can; others change nothing."""

@@ -27,7 +27,7 @@ from aligntune.training.metrics_log import MetricsLog, read
 
 REPORT_SECONDS = 1.0
 """Least time between two reports while training. 1: the operator polls every few seconds."""
-NOT_STEPS = ("evaluating", "checkpointing")
+NOT_STEPS = ("loading", "evaluating", "checkpointing")
 """Activities between steps; generating belongs to one."""
 Interlude = Literal["loading", "generating", "evaluating", "checkpointing", "saving"]
 """An activity that begins and ends within a run, and after which the one before goes on."""
@@ -141,12 +141,15 @@ class RunProgress:
         self.state.saved(path, (path / checkpoints.MANIFEST).stat().st_mtime)
         _log.info("going on from %s", path)
 
-    def begin(self, folder: Path, step: int, total_steps: int, best: float | None) -> None:
+    def begin(
+        self, folder: Path, step: int, epoch: float, total_steps: int, best: float | None
+    ) -> None:
         """The first step of this attempt is next.
 
         Args:
             folder: Where the loss curve goes, and where that of earlier attempts is.
             step: Steps that earlier attempts have done.
+            epoch: Passes over the data that earlier attempts have done.
             total_steps: Steps of the whole run.
             best: The best evaluation of earlier attempts, by loss or reward.
         """
@@ -157,12 +160,17 @@ class RunProgress:
                 log.close()
             self._curve = MetricsLog(folder / CURVE, from_step=step)
             self._measured = MetricsLog(folder / MEASURED, from_step=step)
-        self.state.started(step, self._clock())
+        self.state.started(step, epoch, self._clock())
         self.state.best_metric = best
         self._total_steps = total_steps
         self._step_began = self._clock()
         self._pace = [self._step_began]
         self._activity = "training"
+        self._tell()
+
+    def end(self) -> None:
+        """The last step of this attempt is done: nobody is to wait for another."""
+        self._activity = "saving"
         self._tell()
 
     @property

@@ -38,6 +38,16 @@ class StopAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class AtEnd(TrainerCallback):
+    """Does something once the last step is made, as trackers do with their last upload."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self.then = then
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.then()
+
+
 def asked_to_stop_in_evaluation() -> RunContext:
     """Surroundings that ask a run to stop as soon as it evaluates."""
     preemption = Preemption()

@@ -1,6 +1,7 @@
 """From rows of many shapes to token ids: what is recognised, learned, mixed, dropped, counted."""
 
 import json
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from aligntune.data.rendering import IGNORED, PLAIN_CHAT_TEMPLATE, Renderer
 from aligntune.data.shapes import SUPERVISED, Example, recognise
 from aligntune.data.sources import read
 from aligntune.data.supervised import SupervisedEncoder
+from aligntune.training.context import RunContext
+from aligntune.training.loop import place_in_stream
 from tests.trainers.tiny import MakeConfig, losses, sums, write_jsonl
 
 USER = {"role": "user", "content": "q"}
@@ -507,6 +510,51 @@ def test_a_stream_trains_for_its_steps_and_resumes_exactly(
     trainer.load_checkpoint(Path(settings.output_dir) / "checkpoint-5")
     trainer.train()
     assert losses(Path(settings.output_dir)) == whole
+
+
+def test_a_stream_resumes_exactly_in_a_later_pass(config: MakeConfig, tmp_path: Path) -> None:
+    name = str(write_jsonl(tmp_path / "rows.jsonl", sums(22)))  # 6 batches, the last of them short
+    settings = config(
+        datasets=[{"name": name, "streaming": True}],
+        train={"max_steps": 9, "per_device_batch_size": 2, "gradient_accumulation_steps": 2},
+        checkpoint={"every_steps": 7},
+    )
+    folder = Path(settings.output_dir)
+    TRLSFTTrainer(settings).train()
+    whole = losses(folder)
+    shutil.rmtree(folder / "checkpoint-9")
+    result = TRLSFTTrainer(settings).train()
+    assert losses(folder) == whole
+    assert result.epoch > 1
+
+
+@pytest.mark.parametrize(
+    ("epoch", "place"),
+    [(0.0, (0, 0)), (3 / 14, (0, 3)), (1.0, (0, 14)), (1 + 4 / 14, (1, 4)), (6 + 1 / 14, (6, 1))],
+)
+def test_a_place_in_a_stream_is_known_from_the_passes(epoch: float, place: tuple[int, int]) -> None:
+    assert place_in_stream(epoch, max_steps=14) == place
+
+
+def test_what_is_read_of_a_stream_up_to_the_checkpoint_is_loaded_and_no_hang(
+    config: MakeConfig, tiny_data: Path
+) -> None:
+    told: list[Any] = []
+    settings = config(
+        datasets=[{"name": str(tiny_data), "streaming": True}],
+        train={"max_steps": 2},
+        checkpoint={"every_steps": 1},
+    )
+
+    def after_begin() -> str:
+        told.clear()
+        TRLSFTTrainer(settings, RunContext(report=told.append)).train()
+        activities = [snapshot.progress.activity for snapshot in told]
+        return activities[activities.index("training") + 1]
+
+    assert after_begin() == "training"
+    shutil.rmtree(Path(settings.output_dir) / "checkpoint-2")
+    assert after_begin() == "loading"
 
 
 def test_tokenised_rows_come_from_the_cache_until_something_they_depend_on_changes(

@@ -181,14 +181,24 @@ def test_completions_are_written_as_a_table_and_a_few_are_logged(
         ({"grpo": {"num_iterations": 3, "beta": 0.1}}, 4),
         ({"datasets": [{"name": "{data}", "max_samples": 5}]}, 5),
         ({"datasets": [{"name": "{data}", "streaming": True}]}, 3),
+        (
+            {
+                "datasets": [{"name": "{data}/test.jsonl", "streaming": True}],
+                "grpo": {"prompts_per_step": 4},
+            },
+            3,
+        ),
     ],
-    ids=["within a rollout", "in the third epoch", "in a stream"],
+    ids=["within a rollout", "in the third epoch", "in a stream", "in its second pass"],
 )
 def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(
     grpo: MakeRLConfig, questions: Path, sections: dict[str, Any], stopped: int
 ) -> None:
     if "datasets" in sections:
-        sections = {"datasets": [sections["datasets"][0] | {"name": str(questions)}]}
+        [source] = sections["datasets"]
+        sections = sections | {
+            "datasets": [source | {"name": source["name"].format(data=questions)}]
+        }
     settings = grpo(**sections, checkpoint={"every_steps": 1, "keep": 9})
     folder = Path(settings.output_dir)
     first = TRLGRPOTrainer(settings).train()

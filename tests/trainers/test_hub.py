@@ -30,6 +30,7 @@ from aligntune.training.saving import push
 from tests.cluster.processes import wait_until
 from tests.hub.content import alpaca
 from tests.hub.hub import READER, STRANGER, WRITER, Hub
+from tests.trainers.tiny import rank_environments
 
 LLAMA, DIALOGPT = "meta-llama/Llama-3.2-3B-Instruct", "microsoft/DialoGPT-medium"
 ALPACA = "tatsu-lab/alpaca"
@@ -128,6 +129,31 @@ def test_the_documented_call_trains_evaluates_saves_answers_and_pushes(
     card = saved["README.md"].decode()
     for name in (("model", LLAMA), ("dataset", ALPACA)):
         assert hub.repos[name].commits[-1].sha in card
+
+
+def test_of_several_processes_one_uploads_and_all_know_where(
+    hub: Hub, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    program = f"""
+from aligntune.core.backend_factory import create_sft_trainer
+trainer = create_sft_trainer(model_name={str(tiny_model)!r}, dataset_name={str(tiny_data)!r})
+trainer.setup_model()
+print(trainer.push_to_hub("username/together"))
+"""
+    env = hub.environment(tmp_path / "home", WRITER)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env=env | more,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for more in rank_environments(2)
+    ]
+    told = [rank.communicate(timeout=300)[0].splitlines()[-1] for rank in ranks]
+    assert told == [f"{hub.endpoint}/username/together"] * 2
+    assert sum("username/together/preupload" in request for request in hub.requests) == 1
 
 
 def test_the_documented_call_of_dpo_trains_evaluates_saves_and_pushes(

@@ -19,9 +19,10 @@ def test_a_push_that_fails_is_told_as_such_and_the_model_is_kept(
     """The hub cannot be reached from here, which is failure enough."""
     settings = config(train={"max_steps": 1})
     path = write_run(tmp_path / "run.json", settings, push={"repoId": "nobody/nothing"})
-    code, _, outcome = run(path, monkeypatch)
+    code, snapshots, outcome = run(path, monkeypatch)
     assert (code, outcome.reason) == (ExitCode.TEMPORARY, Cause.HUB_PUSH_FAILED)
     assert "nobody/nothing" in outcome.message
+    assert snapshots[-1].progress.activity == "saving"  # no hang, however long an upload takes
     assert (Path(settings.output_dir) / "model" / "adapter_config.json").is_file()
 
 

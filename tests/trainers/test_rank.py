@@ -16,9 +16,12 @@ from aligntune.api.causes import Cause
 from aligntune.api.env import REPORT_FD
 from aligntune.api.exit_codes import ExitCode
 from aligntune.api.progress import Outcome, Report, Snapshot
+from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.backend_factory import trainer_for
 from aligntune.pod import rank
 from aligntune.training.checkpoints import broken
+from aligntune.training.context import RunContext
+from tests.trainers.callbacks import AtEnd
 from tests.trainers.tiny import MakeConfig, curve, launch, wait_for_step, write_jsonl, write_run
 
 
@@ -54,6 +57,15 @@ def test_a_run_is_reported_from_loading_to_the_saved_model(
     assert (outcome.checkpoint.step, outcome.checkpoint.path) == (10, "out/checkpoint-10")
     assert outcome.model_path == "out/model"
     assert (tmp_path / outcome.model_path / "adapter_config.json").is_file()
+
+
+def test_no_hang_is_looked_for_once_the_last_step_is_made(config: MakeConfig) -> None:
+    told: list[Snapshot] = []
+    at_end: list[str] = []
+    uploads = AtEnd(lambda: at_end.append(told[-1].progress.activity))
+    settings = config(train={"max_steps": 1})
+    TRLSFTTrainer(settings, RunContext(report=told.append), [uploads]).train()
+    assert at_end == ["saving"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from aligntune.backends.trl.sft.sft import TRLSFTTrainer
 from aligntune.core.errors import ConfigError
 from aligntune.core.sft.config import SFTConfig, SFTTrainConfig
 from aligntune.training.checkpoints import MANIFEST, Checkpoints
-from tests.trainers.callbacks import asked_to_stop_in_evaluation
+from tests.trainers.callbacks import StopAt, asked_to_stop_in_evaluation
 from tests.trainers.tiny import (
     MakeConfig,
     curve,
@@ -40,6 +40,8 @@ def finished(config: MakeConfig) -> SFTConfig:
 def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(finished: SFTConfig) -> None:
     folder = Path(finished.output_dir)
     uninterrupted = curve(folder)
+    ended = TRLSFTTrainer(finished).train()
+    assert (ended.step, ended.epoch) == (10, pytest.approx(10 / 24))
     shutil.rmtree(folder / "checkpoint-10")
     weights = (folder / "checkpoint-8" / "adapter_model.safetensors").read_bytes()
     result = TRLSFTTrainer(finished).train()
@@ -188,6 +190,19 @@ def test_a_chosen_checkpoint_can_be_loaded_and_one_saved_by_hand(finished: SFTCo
     trainer.train()
     assert curve(Path(finished.output_dir)) == uninterrupted
     assert trainer.save_checkpoint() == Path(finished.output_dir) / "checkpoint-10"
+
+
+def test_a_stopped_trainer_goes_on_from_where_it_stopped_not_from_what_was_loaded_before(
+    finished: SFTConfig,
+) -> None:
+    uninterrupted = curve(Path(finished.output_dir))
+    trainer = TRLSFTTrainer(finished, callbacks=[StopAt(7)])
+    trainer.load_checkpoint(Path(finished.output_dir) / "checkpoint-4")
+    first = trainer.train()
+    assert (first.preempted, first.step) == (True, 7)
+    second = trainer.train()
+    assert (second.preempted, second.step) == (False, 10)
+    assert curve(Path(finished.output_dir)) == uninterrupted
 
 
 def test_a_run_that_stopped_early_stays_stopped_when_it_is_started_again(

@@ -253,7 +253,13 @@ def test_predict_takes_texts_lists_and_conversations(config: MakeConfig) -> None
 
 
 def test_evaluation_measures_what_is_held_out_or_named(config: MakeConfig, tiny_data: Path) -> None:
-    held_out = TRLSFTTrainer(config(evaluation={"split_ratio": 0.25})).evaluate()
+    run = TRLSFTTrainer(config(evaluation={"split_ratio": 0.25}))
+    held_out = run.evaluate()
+    other = run.evaluate(str(tiny_data / "test.jsonl"))
+    assert other.keys() == held_out.keys()
+    assert other != held_out
+    assert run.state.best_metric == held_out["eval_loss"]
+    assert dict(run.progress.metrics) == held_out
     assert held_out["eval_perplexity"] == pytest.approx(math.exp(held_out["eval_loss"]))
     trainer = TRLSFTTrainer(config())
     assert "train_loss" in trainer.evaluate()  # nothing is held out

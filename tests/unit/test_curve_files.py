@@ -23,7 +23,7 @@ def begin(tmp_path: Path) -> Begin:
         progress = RunProgress(
             TrainingState(), lambda _: None, first_process=True, log_every_steps=1
         )
-        progress.begin(tmp_path, step, 4, None)
+        progress.begin(tmp_path, step, step / 4, 4, None)
         return progress
 
     return from_step
@@ -65,7 +65,7 @@ def test_a_later_rank_reports_its_steps_to_its_own_launcher_and_writes_nothing(
     progress = RunProgress(
         TrainingState(), seen.append, first_process=False, log_every_steps=1, clock=lambda: 0.0
     )
-    progress.begin(tmp_path, 0, 4, None)
+    progress.begin(tmp_path, 0, 0.0, 4, None)
     progress.stepped(1, 0.1, StepTotals(2.0, 1.0, 0.1, 1, 1))
     assert [(one.progress.activity, one.progress.step) for one in seen] == [
         ("training", 0),
@@ -79,7 +79,7 @@ def test_a_hang_after_generation_is_one_of_training(tmp_path: Path) -> None:
     progress = RunProgress(
         TrainingState(), seen.append, first_process=True, log_every_steps=1, clock=lambda: 0.0
     )
-    progress.begin(tmp_path, 0, 4, None)
+    progress.begin(tmp_path, 0, 0.0, 4, None)
     with progress.doing("generating"):
         assert seen[-1].progress.activity == "generating"
     assert seen[-1].progress.activity == "training"
