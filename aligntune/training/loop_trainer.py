@@ -43,6 +43,7 @@ from aligntune.training.model_loading import (
     load_tokenizer,
     longest,
     lora_config,
+    train_in_fp32,
 )
 from aligntune.training.progress import RunProgress
 from aligntune.training.saving import merge_adapters, push, save
@@ -381,6 +382,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 callbacks=[self._tracked, *self.callbacks],
             )
         )
+        train_in_fp32(self.loop.model)
         self.model = self.loop.model
         return self.loop
 

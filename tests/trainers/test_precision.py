@@ -1,0 +1,59 @@
+"""What trained weights are kept in, and that policy and reference are computed alike."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model_state_dict
+
+from aligntune.backends.trl.rl.dpo.dpo import TRLDPOTrainer
+from aligntune.backends.trl.rl.grpo.grpo import TRLGRPOTrainer
+from aligntune.backends.trl.sft.sft import TRLSFTTrainer
+from tests.trainers.tiny import MakeConfig, MakeRLConfig
+
+BF16 = {"max_steps": 1, "precision": "bf16"}
+
+
+@pytest.fixture
+def grpo(pairs_config: MakeRLConfig, tiny_data: Path) -> MakeRLConfig:
+    """Makes a config whose first rollout is learned from once."""
+
+    def make(**sections: Any) -> Any:
+        return pairs_config(
+            "grpo",
+            datasets=[{"name": str(tiny_data)}],
+            rewards=[{"name": "length", "params": {"longest": 5}}],
+            grpo={"prompts_per_step": 2, "num_generations": 4, "beta": 0.1},
+            generation={"max_new_tokens": 32},
+            **sections,
+        )
+
+    return make
+
+
+def quantised(trainer: Any) -> Any:
+    """The trainer, whose base has the flag by which TRL knows that bitsandbytes loaded it."""
+    load = trainer.load_model
+
+    def load_model(*args: Any) -> Any:
+        model = load(*args)
+        model.is_loaded_in_4bit = True
+        return model
+
+    trainer.load_model = load_model
+    return trainer
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+def test_adapters_of_a_quantised_base_learn_in_fp32(
+    method: str, config: MakeConfig, pairs_config: MakeRLConfig, grpo: MakeRLConfig
+) -> None:
+    trainers: dict[str, Any] = {
+        "sft": lambda: TRLSFTTrainer(config(train=BF16)),
+        "dpo": lambda: TRLDPOTrainer(pairs_config("dpo", train=BF16)),
+        "grpo": lambda: TRLGRPOTrainer(grpo(train=BF16)),
+    }
+    model = quantised(trainers[method]()).ensure_loop().model
+    kept_in = {weight.dtype for weight in get_peft_model_state_dict(model).values()}
+    assert kept_in == {torch.float32}
