@@ -57,3 +57,19 @@ def test_adapters_of_a_quantised_base_learn_in_fp32(
     model = quantised(trainers[method]()).ensure_loop().model
     kept_in = {weight.dtype for weight in get_peft_model_state_dict(model).values()}
     assert kept_in == {torch.float32}
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_precomputed_reference_is_where_the_policy_begins(
+    tuning: str, pairs_config: MakeRLConfig
+) -> None:
+    trainer = TRLDPOTrainer(
+        pairs_config(
+            "dpo",
+            model={"tuning": tuning},
+            dpo={"precompute_reference": True},
+            train=BF16,
+            logging={"every_steps": 1},
+        )
+    )
+    assert trainer.train().metrics["reward_margin"] == 0
