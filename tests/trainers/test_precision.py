@@ -73,3 +73,18 @@ def test_a_precomputed_reference_is_where_the_policy_begins(
         )
     )
     assert trainer.train().metrics["reward_margin"] == 0
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_reference_of_its_own_is_where_the_policy_begins(
+    tuning: str, grpo: MakeRLConfig, tiny_model: Path
+) -> None:
+    trainer = TRLGRPOTrainer(
+        grpo(
+            model={"tuning": tuning},
+            reference_model={"name": str(tiny_model)},
+            train=BF16,
+            logging={"every_steps": 1},
+        )
+    )
+    assert trainer.train().metrics["kl"] == 0

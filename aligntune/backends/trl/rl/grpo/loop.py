@@ -78,7 +78,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         self.reward_weights = torch.tensor([reward.weight for reward in rewards])
         self.beta = beta
         if reference is not None:
-            self.ref_model = reference.to(self.args.device).eval()
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def _get_train_sampler(self, dataset: Any = None) -> Prompts:  # noqa: ANN401
         self._prompts = Prompts(
