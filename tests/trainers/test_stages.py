@@ -129,6 +129,37 @@ def test_merge_on_save_leaves_whole_weights_that_answer_as_the_adapters_do(
     torch.testing.assert_close(saved(input_ids=tokens).logits.float(), ours, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_one_side_of_tied_embeddings_are_merged_into_that_side_alone(
+    target: str, config: MakeConfig, tmp_path: Path
+) -> None:
+    made = config(
+        model={"lora": {"target_modules": [target]}}, train=STEPS | {"learning_rate": 0.1}
+    )
+    trainer = TRLSFTTrainer(made)
+    trainer.train()
+    tokens = torch.arange(5, 25).unsqueeze(0)
+    trained = trainer.model.eval()(input_ids=tokens).logits
+    base = AutoModelForCausalLM.from_pretrained(made.model.name)(input_ids=tokens).logits
+    moved = (trained - base).abs().max()
+    adapters = made.model.model_copy(update={"name": str(trainer.save_model())})
+    for whole in (
+        trainer.save_model(tmp_path / "merged", merge=True),
+        as_whole_model(adapters, trust_remote_code=False).name,
+    ):
+        saved = AutoModelForCausalLM.from_pretrained(whole)(input_ids=tokens).logits
+        assert (saved.float() - trained).abs().max() < 0.1 * moved
+
+
+def test_a_model_is_merged_into_a_place_that_is_not_there_yet(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    trainer = TRLSFTTrainer(config())
+    trainer.setup()
+    folder = trainer.save_model(tmp_path / "new" / "model", merge=True)
+    assert (folder / "config.json").is_file()
+
+
 def test_a_job_that_only_a_cluster_knows_is_a_sentence(config: MakeConfig) -> None:
     made = config(model={"name": "", "from_job": "chat"})
     with pytest.raises(ConfigError, match=r"model\.fromJob: only the operator"):
