@@ -34,7 +34,7 @@ def as_whole_model(config: Named, field: str = "model", *, trust_remote_code: bo
     Raises:
         ModelNotFoundError, UnauthorizedError: They or their base are not there, or not for this
             token.
-        ConfigError: They are for a model that writes no text.
+        ConfigError: They are for a model that writes no text, or for one that comes quantised.
         OSError: The cache takes no more.
     """
     adapters = adapter_folder(config, field)

@@ -46,7 +46,7 @@ from aligntune.training.model_loading import (
     train_in_fp32,
 )
 from aligntune.training.progress import RunProgress
-from aligntune.training.saving import merge_adapters, push, save
+from aligntune.training.saving import check_mergeable, merge_adapters, push, save
 from aligntune.training.tracking import Tracked, point_trackers
 
 TRAINING_ROWS_MEASURED = 512
@@ -167,6 +167,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             self.tokenizer = self.load_tokenizer(model)
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(model, self.computed_in)
+            if self._saves_whole or model.gguf:
+                check_mergeable(self.model)
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config, learned_positions(self.model))

@@ -85,13 +85,31 @@ def merge_adapters(
         return merged(PeftModel.from_pretrained(base, scratch))
 
 
+def check_mergeable(base: Any) -> None:  # noqa: ANN401
+    """See that adapters to `base` can become part of its weights.
+
+    Raises:
+        ConfigError: It comes quantised, so a merge would round them off.
+    """
+    if getattr(getattr(base, "hf_quantizer", None), "pre_quantized", False):
+        raise ConfigError(
+            f"model {base.name_or_path!r}: its weights are quantised already, and adapters cannot"
+            " be merged into those (model.lora.mergeOnSave, model.gguf, fromJob); name the model"
+            " that they were made from, and quantise it with model.quantization"
+        )
+
+
 def merged(adapted: Any) -> Any:  # noqa: ANN401
     """A PEFT model's base, with the adapters merged into its weights.
 
     Many models read and write with one table of tokens. Adapters on one of the two sides leave the
     other as it is, so their side gets a table of its own.
+
+    Raises:
+        ConfigError: The base comes quantised.
     """
     base = adapted.get_base_model()
+    check_mergeable(base)
     text = base.config.get_text_config()
     sides = (base.get_input_embeddings(), base.get_output_embeddings())
     tied = text.tie_word_embeddings and all(side is not None for side in sides)

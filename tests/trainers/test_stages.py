@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -151,11 +152,27 @@ def test_adapters_on_one_side_of_tied_embeddings_are_merged_into_that_side_alone
         assert (saved.float() - trained).abs().max() < 0.1 * moved
 
 
+def test_a_merge_into_a_base_that_comes_quantised_is_refused_before_the_run(
+    config: MakeConfig,
+) -> None:
+    class Quantised(TRLSFTTrainer):
+        """Its base has what transformers leaves on one that bitsandbytes has saved."""
+
+        def load_model(self, config: Any, computed_in: Any) -> Any:
+            model = super().load_model(config, computed_in)
+            model.hf_quantizer = SimpleNamespace(pre_quantized=True)
+            return model
+
+    sentence = "its weights are quantised already, and adapters cannot be merged into those"
+    with pytest.raises(ConfigError, match=sentence):
+        Quantised(config(model={"lora": {"merge_on_save": True}})).setup()
+
+
 def test_a_model_is_merged_into_a_place_that_is_not_there_yet(
     config: MakeConfig, tmp_path: Path
 ) -> None:
     trainer = TRLSFTTrainer(config())
-    trainer.setup()
+    trainer.ensure_loop()
     folder = trainer.save_model(tmp_path / "new" / "model", merge=True)
     assert (folder / "config.json").is_file()
 
