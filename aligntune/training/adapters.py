@@ -15,6 +15,7 @@ from aligntune.core.config.model import ModelRef
 from aligntune.core.errors import ConfigError
 from aligntune.core.files import publish
 from aligntune.training.model_loading import from_pretrained, make_savable
+from aligntune.training.saving import merged
 
 ADAPTER_FILE = "adapter_config.json"
 NOT_FETCHED = ["*/*", "*.gguf"]
@@ -33,7 +34,7 @@ def as_whole_model(config: Named, field: str = "model", *, trust_remote_code: bo
     Raises:
         ModelNotFoundError, UnauthorizedError: They or their base are not there, or not for this
             token.
-        ConfigError: They are for a model that writes no text.
+        ConfigError: They are for a model that writes no text, or for one that comes quantised.
         OSError: The cache takes no more.
     """
     adapters = adapter_folder(config, field)
@@ -48,15 +49,15 @@ def as_whole_model(config: Named, field: str = "model", *, trust_remote_code: bo
             f"{field}.name {config.name!r}: its adapters ({task}) are for a model that writes no"
             " text; name a whole model, as model.lora.mergeOnSave saves it"
         )
-    merged = Path(constants.HF_HOME) / "aligntune-merged" / fingerprint(adapters)
-    merged.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{merged}.lock"):
-        if not merged.is_dir():
+    whole = Path(constants.HF_HOME) / "aligntune-merged" / fingerprint(adapters)
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{whole}.lock"):
+        if not whole.is_dir():
             found = config.model_copy(update={"name": str(adapters)})
             trust = {"trust_remote_code": trust_remote_code}
-            publish(merged, lambda target: _merge(found, field, target, **trust))
+            publish(whole, lambda target: _merge(found, field, target, **trust))
     revision = config.revision if local else adapters.name
-    return config.model_copy(update={"name": str(merged), "revision": revision})
+    return config.model_copy(update={"name": str(whole), "revision": revision})
 
 
 def adapter_folder(config: ModelRef, field: str = "model") -> Path | None:
@@ -87,7 +88,7 @@ class _Adapters:
 def _merge(config: ModelRef, field: str, target: Path, **trust: bool) -> None:
     model = from_pretrained(AutoPeftModelForCausalLM, config, field, dtype="auto", **trust)
     make_savable(model.generation_config)
-    model.merge_and_unload().save_pretrained(target)
+    merged(model).save_pretrained(target)
     from_pretrained(AutoTokenizer, config, field, **trust).save_pretrained(target)
 
 

@@ -13,6 +13,7 @@ class Answers:
 
     model: Any
     tokenizer: Any
+    arguments: Any
     ensure_model: Callable[[], None]
 
     def predict(
@@ -41,29 +42,35 @@ class Answers:
             {"temperature": temperature, "top_p": top_p} if do_sample else {}
         )
         sampling |= {"max_new_tokens": max_new_tokens, "do_sample": do_sample}
-        return answer(self.model, self.tokenizer, questions, **sampling)
+        single = is_one(questions)
+        asked: Any = [questions] if single else questions
+        size = self.arguments.per_device_eval_batch_size
+        answers = [
+            text
+            for start in range(0, len(asked), size)
+            for text in answer(self.model, self.tokenizer, asked[start : start + size], **sampling)
+        ]
+        return answers[0] if single else answers
 
 
 def answer(
     model: Any,  # noqa: ANN401 - a transformers or PEFT model
     tokenizer: Any,  # noqa: ANN401
-    questions: Question | Sequence[Question],
+    asked: Sequence[Question],
     **generation: object,
-) -> str | list[str]:
-    """Generate an answer to one question, or to each of a list.
+) -> list[str]:
+    """Generate an answer to each of some questions, in one batch.
 
     Args:
         model: Generates; its training mode is restored afterwards.
         tokenizer: With the chat template of training.
-        questions: A text, a conversation, or a list of either.
+        asked: Texts and conversations.
         **generation: What `model.generate` takes.
 
     Raises:
         DataError: The chat template refuses a conversation.
         ConfigError: The chat template is invalid.
     """
-    single = is_one(questions)
-    asked = [questions] if single else list(questions)
     prompts = [render(tokenizer, _conversation(one), asks=True) for one in asked]
     batch = tokenizer(
         prompts,
@@ -78,8 +85,7 @@ def answer(
     answers = tokenizer.batch_decode(
         sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
     )
-    answers = [text.strip() for text in answers]
-    return answers[0] if single else answers
+    return [text.strip() for text in answers]
 
 
 def _conversation(question: Any) -> list[Message]:  # noqa: ANN401

@@ -169,6 +169,11 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._sums[1] += tokens
         self._sums[2] += samples
 
+    @property
+    def strayed(self) -> bool:
+        """Whether the model is no longer one to keep, by the algorithm's own measure."""
+        return False
+
     def save_more(self, folder: Path) -> None:
         """Write what this rank must remember besides what transformers saves, below `folder`."""
 
@@ -268,7 +273,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         if metric_key_prefix == "eval":
             self.progress.evaluated(
                 measured,
-                measured.get(self.args.metric_for_best_model),
+                None if self.strayed else measured.get(self.args.metric_for_best_model),
                 greater_is_better=self.args.greater_is_better,
             )
         elif metric_key_prefix == "train":
@@ -277,7 +282,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
         """Save where the best model has to be kept, and stop where it does not get better."""
-        if self.preempted:
+        if self.preempted or self.strayed:
             return False
         best = bool(super()._determine_best_metric(metrics=metrics, trial=trial))
         if best and self._evaluation.keep_best:
@@ -289,13 +294,13 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         return best
 
     def _patience_is_over(self) -> bool:
-        """The best metric lies too many evaluations back; the history comes with checkpoints."""
-        patience, name = self._evaluation.early_stopping_patience, self.args.metric_for_best_model
-        seen = [line[name] for line in self.state.log_history if name in line]
-        if patience is None or not seen:
+        """Too many evaluations have come since the best; the history comes with checkpoints."""
+        patience, best = self._evaluation.early_stopping_patience, self.state.best_global_step
+        if patience is None or best is None:
             return False
-        best = max(seen) if self.args.greater_is_better else min(seen)
-        return len(seen) - 1 - seen.index(best) >= patience
+        name = self.args.metric_for_best_model
+        since = [line for line in self.state.log_history if name in line and line["step"] > best]
+        return len(since) >= patience
 
     def load_best_model(self) -> None:
         """Put the weights of the best evaluation in place of the last."""

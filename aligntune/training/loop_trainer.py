@@ -44,9 +44,10 @@ from aligntune.training.model_loading import (
     longest,
     lora_config,
     stop_at_end_of_turn,
+    train_in_fp32,
 )
 from aligntune.training.progress import RunProgress
-from aligntune.training.saving import merge_adapters, push, save
+from aligntune.training.saving import check_mergeable, merge_adapters, push, save
 from aligntune.training.tracking import Tracked, point_trackers
 
 TRAINING_ROWS_MEASURED = 512
@@ -168,6 +169,8 @@ class LoopTrainer(Lifecycle[RunsConfig]):
             set_seed(config.train.seed)  # heads begin with random weights
             self.model = self.load_model(model, self.computed_in)
             stop_at_end_of_turn(self.model, self.tokenizer)
+            if self._saves_whole or model.gguf:
+                check_mergeable(self.model)
             if model.gguf and rank() == 0:
                 gguf.check_convertible(self.model.config, self.tokenizer)
         self.max_length = longest(model, self.model.config, learned_positions(self.model))
@@ -387,6 +390,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
                 callbacks=[self._tracked, *self.callbacks],
             )
         )
+        train_in_fp32(self.loop.model)
         self.model = self.loop.model
         return self.loop
 

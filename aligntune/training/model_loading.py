@@ -162,7 +162,11 @@ def load_classifier(
 
 
 def train_in_fp32(model: torch.nn.Module) -> None:
-    """Keep in fp32 what is trained: PEFT leaves a head in the type of the frozen base."""
+    """Keep in fp32 what is trained: updates vanish in 16 bits.
+
+    PEFT leaves a head in the type of the frozen base, and TRL puts the adapters of a quantised base
+    into bf16, from which a resumed run would take them back.
+    """
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

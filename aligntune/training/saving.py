@@ -16,9 +16,10 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
 )
 from peft import PeftModel, PeftModelForSequenceClassification
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from aligntune.core.errors import ConfigError, HubPushError, UnauthorizedError
-from aligntune.core.files import publish
+from aligntune.core.files import UNFINISHED, publish
 from aligntune.hub import PATIENCE, PUSH_PATIENCE, SET_TOKEN, answers, contact
 
 _REFUSALS = (401, 403)
@@ -78,9 +79,48 @@ def merge_adapters(
     """
     if getattr(adapter, "generation_config", None) is not None:  # a classifier has none
         base.generation_config = adapter.generation_config
-    with tempfile.TemporaryDirectory(dir=near) as scratch:
+    near.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=near, prefix=UNFINISHED) as scratch:
         adapter.save_pretrained(scratch, state_dict=weights)
-        return PeftModel.from_pretrained(base, scratch).merge_and_unload()
+        return merged(PeftModel.from_pretrained(base, scratch))
+
+
+def check_mergeable(base: Any) -> None:  # noqa: ANN401
+    """See that adapters to `base` can become part of its weights.
+
+    Raises:
+        ConfigError: It comes quantised, so a merge would round them off.
+    """
+    if getattr(getattr(base, "hf_quantizer", None), "pre_quantized", False):
+        raise ConfigError(
+            f"model {base.name_or_path!r}: its weights are quantised already, and adapters cannot"
+            " be merged into those (model.lora.mergeOnSave, model.gguf, fromJob); name the model"
+            " that they were made from, and quantise it with model.quantization"
+        )
+
+
+def merged(adapted: Any) -> Any:  # noqa: ANN401
+    """A PEFT model's base, with the adapters merged into its weights.
+
+    Many models read and write with one table of tokens. Adapters on one of the two sides leave the
+    other as it is, so their side gets a table of its own.
+
+    Raises:
+        ConfigError: The base comes quantised.
+    """
+    base = adapted.get_base_model()
+    check_mergeable(base)
+    text = base.config.get_text_config()
+    sides = (base.get_input_embeddings(), base.get_output_embeddings())
+    tied = text.tie_word_embeddings and all(side is not None for side in sides)
+    for side in sides:
+        if tied and isinstance(side, BaseTunerLayer):
+            table = side.get_base_layer()
+            table.weight = torch.nn.Parameter(table.weight.detach().clone())
+    model = adapted.merge_and_unload()
+    if tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+        base.config.tie_word_embeddings = text.tie_word_embeddings = False
+    return model
 
 
 def check_push(repo_id: str, token: str | None = None) -> None:

@@ -322,6 +322,29 @@ def test_a_policy_that_leaves_its_reference_ends_the_run_and_keeps_the_last_good
     assert [p.name for p in Path(settings.output_dir).glob("checkpoint-*")] == ["checkpoint-1"]
 
 
+@pytest.mark.parametrize(
+    ("weight", "evaluation"),
+    [(1, {"keep_best": True}), (-1, {"early_stopping_patience": 1})],
+    ids=["keepBest", "earlyStoppingPatience"],
+)
+def test_an_evaluation_saves_no_policy_that_has_left_its_reference_and_takes_none_for_the_best(
+    grpo: MakeRLConfig, weight: int, evaluation: dict[str, Any]
+) -> None:
+    settings = grpo(
+        rewards=[{"name": "tests.trainers.rising_reward:rising", "weight": weight}],
+        grpo={"beta": 0.01, "kl_limit": 1e-4},
+        checkpoint={"every_steps": 1},
+        evaluation={"split_ratio": 0.1, "every_steps": 1} | evaluation,
+    )
+    trainer = TRLGRPOTrainer(settings)
+    with pytest.raises(LossDivergedError, match="step 4: "):
+        trainer.train()
+    assert [p.name for p in Path(settings.output_dir).glob("checkpoint-*")] == ["checkpoint-1"]
+    history = trainer.ensure_loop().state.log_history
+    [first, *_] = (line["eval_reward"] for line in history if "eval_reward" in line)
+    assert trainer.state.best_metric == first
+
+
 def test_a_diverged_loss_ends_the_run_and_keeps_the_last_good_checkpoint(
     grpo: MakeRLConfig,
 ) -> None:

@@ -333,6 +333,25 @@ def test_full_tuning_saves_a_plain_model(ppo: MakePPO, tiny_model: Path) -> None
     assert not all(torch.equal(weights[name], before[name]) for name in before)
 
 
+def test_an_evaluation_saves_no_policy_that_has_left_its_reference(ppo: MakePPO) -> None:
+    settings = ppo(
+        rewards=[{"name": "tests.trainers.rising_reward:rising"}],
+        ppo={"kl_limit": 1e-3, "epochs": 1},
+        train={"learning_rate": 5e-2},
+        checkpoint={"every_steps": 1, "keep": 20},
+        evaluation={"split_ratio": 0.2, "every_steps": 1, "keep_best": True},
+    )
+    trainer = TRLPPOTrainer(settings)
+    loop = trainer.ensure_loop()
+    strayed = []
+    save = loop.save_more
+    loop.save_more = lambda folder: (strayed.append(loop.strayed), save(folder))[1]
+    with pytest.raises(LossDivergedError, match="klLimit"):
+        trainer.train()
+    assert strayed
+    assert not any(strayed)
+
+
 def test_the_best_policy_is_kept_by_its_mean_reward(ppo: MakePPO) -> None:
     settings = ppo(
         train={"max_steps": 24, "learning_rate": 0.5, "lr_scheduler": "constant"},

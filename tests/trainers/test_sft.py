@@ -252,6 +252,23 @@ def test_predict_takes_texts_lists_and_conversations(config: MakeConfig) -> None
     )
 
 
+def test_a_long_list_is_answered_in_the_batches_of_evaluation(config: MakeConfig) -> None:
+    trainer = TRLSFTTrainer(config(evaluation={"per_device_batch_size": 2}))
+    trainer.setup_model()
+    sizes = []
+    generate = trainer.model.generate
+
+    def counted(input_ids: torch.Tensor, **more: Any) -> Any:
+        sizes.append(len(input_ids))
+        return generate(input_ids=input_ids, **more)
+
+    trainer.model.generate = counted
+    questions = [f"What is {number} plus 2?" for number in range(5)]
+    answers = trainer.predict(questions, max_new_tokens=4)
+    assert sizes == [2, 2, 1]
+    assert answers == [trainer.predict(question, max_new_tokens=4) for question in questions]
+
+
 def test_evaluation_measures_what_is_held_out_or_named(config: MakeConfig, tiny_data: Path) -> None:
     run = TRLSFTTrainer(config(evaluation={"split_ratio": 0.25}))
     held_out = run.evaluate()

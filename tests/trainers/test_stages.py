@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +128,53 @@ def test_merge_on_save_leaves_whole_weights_that_answer_as_the_adapters_do(
     tokens = torch.arange(5, 25).unsqueeze(0)
     ours = trainer.model.eval()(input_ids=tokens).logits
     torch.testing.assert_close(saved(input_ids=tokens).logits.float(), ours, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_one_side_of_tied_embeddings_are_merged_into_that_side_alone(
+    target: str, config: MakeConfig, tmp_path: Path
+) -> None:
+    made = config(
+        model={"lora": {"target_modules": [target]}}, train=STEPS | {"learning_rate": 0.1}
+    )
+    trainer = TRLSFTTrainer(made)
+    trainer.train()
+    tokens = torch.arange(5, 25).unsqueeze(0)
+    trained = trainer.model.eval()(input_ids=tokens).logits
+    base = AutoModelForCausalLM.from_pretrained(made.model.name)(input_ids=tokens).logits
+    moved = (trained - base).abs().max()
+    adapters = made.model.model_copy(update={"name": str(trainer.save_model())})
+    for whole in (
+        trainer.save_model(tmp_path / "merged", merge=True),
+        as_whole_model(adapters, trust_remote_code=False).name,
+    ):
+        saved = AutoModelForCausalLM.from_pretrained(whole)(input_ids=tokens).logits
+        assert (saved.float() - trained).abs().max() < 0.1 * moved
+
+
+def test_a_merge_into_a_base_that_comes_quantised_is_refused_before_the_run(
+    config: MakeConfig,
+) -> None:
+    class Quantised(TRLSFTTrainer):
+        """Its base has what transformers leaves on one that bitsandbytes has saved."""
+
+        def load_model(self, config: Any, computed_in: Any) -> Any:
+            model = super().load_model(config, computed_in)
+            model.hf_quantizer = SimpleNamespace(pre_quantized=True)
+            return model
+
+    sentence = "its weights are quantised already, and adapters cannot be merged into those"
+    with pytest.raises(ConfigError, match=sentence):
+        Quantised(config(model={"lora": {"merge_on_save": True}})).setup()
+
+
+def test_a_model_is_merged_into_a_place_that_is_not_there_yet(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    trainer = TRLSFTTrainer(config())
+    trainer.ensure_loop()
+    folder = trainer.save_model(tmp_path / "new" / "model", merge=True)
+    assert (folder / "config.json").is_file()
 
 
 def test_a_job_that_only_a_cluster_knows_is_a_sentence(config: MakeConfig) -> None:

@@ -27,7 +27,7 @@ from aligntune.training.inference import inference
 from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute
-from aligntune.training.model_loading import load_classifier, load_tokenizer, train_in_fp32
+from aligntune.training.model_loading import load_classifier, load_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +196,6 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         adapters = self.adapters()
         if adapters is not None:
             model = get_peft_model(model, adapters)
-            train_in_fp32(model)
             if self.arguments.gradient_checkpointing:
                 model.enable_input_require_grads()
         weights = [1.0] * len(self.labels)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import trl
+from accelerate.utils import convert_outputs_to_fp32
 
 from aligntune.backends.trl.rl.pairs import PairLoop, wins
 from aligntune.core.rl.config import DPOConfig, UnifiedConfig
@@ -43,6 +44,17 @@ class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typ
 
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:  # noqa: ANN401
         return dataset
+
+    def compute_ref_log_probs(
+        self,
+        model: Any,  # noqa: ANN401
+        inputs: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """TRL's, computed like those of the policy; it precomputes on a model not prepared yet."""
+        with self.accelerator.autocast():
+            forward = convert_outputs_to_fp32(model.__call__)
+            chosen_B, rejected_B = super().compute_ref_log_probs(forward, inputs)
+        return chosen_B, rejected_B
 
     def compute_loss(
         self,

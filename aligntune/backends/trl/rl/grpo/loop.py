@@ -78,7 +78,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         self.reward_weights = torch.tensor([reward.weight for reward in rewards])
         self.beta = beta
         if reference is not None:
-            self.ref_model = reference.to(self.args.device).eval()
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def _get_train_sampler(self, dataset: Any = None) -> Prompts:  # noqa: ANN401
         self._prompts = Prompts(
@@ -135,12 +135,17 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         rewards: torch.Tensor = gather(torch.tensor(each, device=self.args.device).T.contiguous())
         return rewards
 
+    @property
+    def strayed(self) -> bool:
+        """The policy is beyond the KL limit."""
+        return self._guard.beyond > 0
+
     def _end_step(self, grad_norm: float, learning_rate: float) -> None:
         super()._end_step(grad_norm, learning_rate)
         if self.beta:
             seen = self._metrics["train"]["kl"][-self.args.gradient_accumulation_steps :]
             self._guard = self._guard.after(math.fsum(seen) / len(seen), self.state.global_step)
-            if self._guard.beyond and not self.preempted:
+            if self.strayed and not self.preempted:
                 self.control.should_save = False  # the last checkpoint is to be a good one
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

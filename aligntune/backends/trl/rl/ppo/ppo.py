@@ -45,12 +45,17 @@ class PPOLoop(RunLoop, PPO):
             self.newest = []
         super().log(logs, start_time)
 
+    @property
+    def strayed(self) -> bool:
+        """The policy is beyond the KL limit."""
+        return self.guard.beyond > 0
+
     def _end_step(self, grad_norm: float, learning_rate: float) -> None:
         if isinstance(self.train_dataset, Dataset):  # the Trainer counts rollouts
             rows, step = len(self.train_dataset), self.state.global_step
             self.state.epoch = self.step_model.passes_over(rows, step)
         super()._end_step(grad_norm, learning_rate)
-        if self.guard.beyond and not self.preempted:
+        if self.strayed and not self.preempted:
             self.control.should_save = False  # the last checkpoint is to be a good one
 
     def save_more(self, folder: Path) -> None:

@@ -21,7 +21,7 @@ from aligntune.training.inference import inference
 from aligntune.training.loop import RunLoop, Surroundings
 from aligntune.training.loop_trainer import LoopTrainer
 from aligntune.training.machine import Compute
-from aligntune.training.model_loading import load_classifier, train_in_fp32
+from aligntune.training.model_loading import load_classifier
 
 
 def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.RewardConfig:
@@ -82,9 +82,7 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
 
     def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """TRL's reward modelling in our loop."""
-        loop = RewardLoop(**surroundings, peft_config=self.adapters())
-        train_in_fp32(loop.model)
-        return loop
+        return RewardLoop(**surroundings, peft_config=self.adapters())
 
     def predict(self, conversations: Question | Sequence[Question]) -> float | list[float]:
         """Score one conversation or each of a list; only differences mean something.
