@@ -111,7 +111,7 @@ def _by_value(label: str) -> tuple[int, int, str]:
     return (1, 0, label)
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[Tokens]:  # noqa: ANN401
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[Tokens]:
     """Texts as token ids, with the tokenizer's own special tokens; the same for every use."""
     batch = tokenizer(
         list(texts), truncation=True, max_length=max_length, return_attention_mask=False
@@ -129,7 +129,7 @@ class ClassEncoder:
     columns = ("input_ids", "labels")
     limit = "model.maxLength"
 
-    def __init__(self, tokenizer: Any, *, labels: Sequence[str], max_length: int) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, *, labels: Sequence[str], max_length: int) -> None:
         """Use `tokenizer`, a fast transformers tokenizer; a label's place is its class's id."""
         self._tokenizer = tokenizer
         self._ids = {label: number for number, label in enumerate(labels)}

@@ -313,7 +313,7 @@ def _shares(chosen: list[int], lengths: list[int], whole: Dataset) -> tuple[list
     return rows, tokens
 
 
-def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:  # noqa: ANN401
+def _first_kept(source: Source, encoder: Encoder[Any]) -> Any:
     """The first example that there is something to learn from."""
     for index, row in enumerate(source.rows):
         with source.blaming(index):
@@ -378,7 +378,7 @@ def _stream(
 def _batches(source: Source, encoder: Encoder[Any]) -> Callable[..., dict[str, list[Any]]]:
     """The function that `map` applies to a batch; rows with nothing to learn do not come out."""
 
-    def one(example: Any, index: int | None) -> Encoded | None:  # noqa: ANN401
+    def one(example: Any, index: int | None) -> Encoded | None:
         with source.blaming(index):
             return encoder.encode([example])[0]
 

@@ -57,7 +57,7 @@ class PreferenceEncoder:
     columns: Sequence[str] = ("prompt_ids", "chosen_ids", "rejected_ids")
     limit = "model.maxLength"
 
-    def __init__(self, tokenizer: Any, *, max_length: int) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, *, max_length: int) -> None:
         """Use `tokenizer`, a transformers tokenizer with a chat template; the limit is in tokens.
 
         It holds for the prompt and one answer together.
@@ -125,7 +125,7 @@ class ComparisonEncoder(PreferenceEncoder):
         )
 
 
-def tokenize(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:  # noqa: ANN401
+def tokenize(tokenizer: Any, examples: Sequence[Preference]) -> list[Pair]:
     """Token ids of preferences, each answer from where it parts from the prompt alone.
 
     A template that renders a prompt differently once an answer follows leaves less of it in common;

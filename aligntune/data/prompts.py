@@ -48,7 +48,7 @@ class PromptEncoder:
 
     def __init__(
         self,
-        tokenizer: Any,  # noqa: ANN401
+        tokenizer: Any,
         *,
         max_prompt_length: int,
         limit: str = "model.maxLength less generation.maxNewTokens",

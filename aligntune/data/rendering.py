@@ -58,7 +58,7 @@ class Tokens(NamedTuple):
     """The example was longer."""
 
 
-def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -> str:  # noqa: ANN401
+def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -> str:
     """The text of a conversation; `asks`: with the words that invite an answer.
 
     Raises:
@@ -80,7 +80,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, asks: bool = False) -
         raise DataError(f"the chat template refuses the conversation: {error}") from error
 
 
-def end_of_turn(tokenizer: Any) -> int | None:  # noqa: ANN401
+def end_of_turn(tokenizer: Any) -> int | None:
     """The special token that ends the assistant's turn in the chat template; None: it has none."""
     turns: list[Message] = [
         {"role": "user", "content": "?"},
@@ -102,7 +102,7 @@ def common_prefix(one: Sequence[object], other: Sequence[object]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def form(tokenizer: Any) -> tuple[object, ...]:  # noqa: ANN401
+def form(tokenizer: Any) -> tuple[object, ...]:
     """All of a tokenizer that rendered and tokenised conversations depend on."""
     return (
         tokenizer.backend_tokenizer.to_str(),
@@ -111,7 +111,7 @@ def form(tokenizer: Any) -> tuple[object, ...]:  # noqa: ANN401
     )
 
 
-def plain_chat_template(tokenizer: Any) -> str:  # noqa: ANN401
+def plain_chat_template(tokenizer: Any) -> str:
     """The plain form, begun as the tokenizer begins each text.
 
     What renders a chat adds no tokens of its own, and base models such as Llama and Gemma have read
@@ -124,7 +124,7 @@ def plain_chat_template(tokenizer: Any) -> str:  # noqa: ANN401
 class Renderer:
     """Renders and tokenises examples in the form of one model."""
 
-    def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:
         """Use `tokenizer`, a transformers tokenizer with a chat template and an EOS token."""
         self._tokenizer = tokenizer
         self._max_length = max_length

@@ -16,7 +16,7 @@ class SupervisedEncoder:
     columns = ("input_ids", "labels")
     limit = "model.maxLength"
 
-    def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, *, max_length: int, loss_on: LossOn) -> None:
         """Use `tokenizer`, a transformers tokenizer with a chat template and an EOS token."""
         self._renderer = Renderer(tokenizer, max_length=max_length, loss_on=loss_on)
         self.key = (*form(tokenizer), max_length, loss_on)

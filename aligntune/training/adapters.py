@@ -74,7 +74,7 @@ class _Adapters:
     """Loads like a model, so that names are understood and refusals told alike."""
 
     @staticmethod
-    def from_pretrained(name: str, **where: Any) -> Path | None:  # noqa: ANN401
+    def from_pretrained(name: str, **where: Any) -> Path | None:
         file = find_adapter_config_file(name, **where)
         if file is None:
             return None

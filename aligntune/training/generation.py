@@ -54,8 +54,8 @@ class Answers:
 
 
 def answer(
-    model: Any,  # noqa: ANN401 - a transformers or PEFT model
-    tokenizer: Any,  # noqa: ANN401
+    model: Any,
+    tokenizer: Any,
     asked: Sequence[Question],
     **generation: object,
 ) -> list[str]:
@@ -88,7 +88,7 @@ def answer(
     return [text.strip() for text in answers]
 
 
-def _conversation(question: Any) -> list[Message]:  # noqa: ANN401
+def _conversation(question: Any) -> list[Message]:
     if isinstance(question, str):
         return [{"role": "user", "content": question}]
     return list(question)

@@ -57,7 +57,7 @@ def check_tools() -> None:
 
 def check_convertible(
     architecture: PretrainedConfig,
-    tokenizer: Any,  # noqa: ANN401
+    tokenizer: Any,
 ) -> None:
     """See that llama.cpp knows this kind of model and its tokenizer, before hours of training.
 

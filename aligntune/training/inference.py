@@ -10,7 +10,7 @@ from aligntune.training.machine import DTYPES, Compute
 
 
 @contextmanager
-def inference(model: Any, computed_in: Compute = "fp32") -> Iterator[None]:  # noqa: ANN401 - a transformers or PEFT model
+def inference(model: Any, computed_in: Compute = "fp32") -> Iterator[None]:
     """Switch off dropout and gradients; the model's mode is restored afterwards.
 
     Args:

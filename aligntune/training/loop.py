@@ -52,7 +52,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         checkpoints: Checkpoints,
         preemption: Preemption,
         evaluation: EvaluationConfig,
-        **trainer: Any,  # noqa: ANN401 - what the TRL trainer takes
+        **trainer: Any,
     ) -> None:
         self.progress = progress
         self.preempted = False
@@ -71,7 +71,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             raise RuntimeError(f"{self.args.world_size} of {world_size()} processes train together")
         self._sums = torch.zeros(4, device=self.args.device)
 
-    def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:  # noqa: ANN401
+    def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:
         """Train to the end, from a checkpoint where one is given."""
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self.preempted = False
@@ -83,7 +83,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,  # noqa: ANN401
+        trial: Any,
     ) -> tuple[int, int]:
         """Where the run stands: passes over the data, and batches of the one that goes on.
 
@@ -123,7 +123,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             self.state.best_metric,
         )
 
-    def _run_epoch(self, **epoch: Any) -> None:  # noqa: ANN401
+    def _run_epoch(self, **epoch: Any) -> None:
         """Where earlier attempts have done the last step, transformers would do one more."""
         self.stopped_early = self._patience_is_over()
         if self.stopped_early or self.state.global_step >= self.state.max_steps:
@@ -131,14 +131,14 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return
         super()._run_epoch(**epoch)
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Trackers upload what they have before they let go, which may take long."""
         self.progress.end()
         return super()._finalize_training(*args, **kwargs)
 
     def training_step(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -148,13 +148,13 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._sums[0] += loss
         return loss
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The batches of the next optimizer step; a resumed stream is first read up to there."""
         skips, self._skips = self._skips, False
         with self.progress.doing("loading") if skips else self.progress.taking("data_wait"):
             return super().get_batch_samples(*args, **kwargs)
 
-    def count(self, inputs: Any) -> None:  # noqa: ANN401 - what the algorithm's batches are
+    def count(self, inputs: Any) -> None:
         """Add what one forward pass trains on to the sums."""
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         positions = inputs.get("position_ids")
@@ -182,10 +182,10 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
 
     def _maybe_log_save_evaluate(
         self,
-        tr_loss: Any,  # noqa: ANN401
-        grad_norm: Any,  # noqa: ANN401
-        *rest: Any,  # noqa: ANN401
-        **more: Any,  # noqa: ANN401
+        tr_loss: Any,
+        grad_norm: Any,
+        *rest: Any,
+        **more: Any,
     ) -> None:
         """Transformers comes here after each optimizer step, and once more after each epoch."""
         if self.state.global_step > self._recorded_step:
@@ -237,12 +237,12 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                 f"stopped on request in the evaluation at step {self.state.global_step}"
             )
 
-    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Measure a batch."""
         self.check_preemption()
         return super().prediction_step(*args, **kwargs)
 
-    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure between two steps; nothing where that is cut short."""
         try:
             metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
@@ -253,9 +253,9 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
 
     def evaluate(
         self,
-        *args: Any,  # noqa: ANN401
+        *args: Any,
         metric_key_prefix: str = "eval",
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> dict[str, float]:
         """Measure, and say so. TRL's own `evaluate` would first prepare rows, which ours are.
 
@@ -280,7 +280,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             self.progress.logged(measured)
         return metrics
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:  # noqa: ANN401
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Save where the best model has to be kept, and stop where it does not get better."""
         if self.preempted or self.strayed:
             return False
@@ -316,7 +316,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
             return self.accelerator.get_state_dict(self.model_wrapped) or {}
         return None
 
-    def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401, ARG002
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002
         """Where transformers writes `checkpoint-N`."""
         return str(self._checkpoints.unfinished)
 
@@ -334,7 +334,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
         self._save_checkpoint(self.model, trial=None)
         return self._checkpoints.path(self.state.global_step)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint; once every process has written its part, it is put in its place."""
         step = self.state.global_step
         with self.progress.doing("checkpointing"):
@@ -359,7 +359,7 @@ class RunLoop(LoadsOptimizerOnCPU, ShardsOnCPU):
                 raise
         self.progress.saved(self._checkpoints.path(step))
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Ours comes with the saved model; TRL would write one into the output folder."""
 
 
@@ -379,5 +379,5 @@ class _Begin(TrainerCallback):  # type: ignore[misc]  # transformers is not type
     def __init__(self, loop: RunLoop) -> None:
         self._loop = loop
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._loop.begin()

@@ -111,19 +111,19 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """The config with what only the data can tell, where the model must know it."""
         return config
 
-    def load_tokenizer(self, config: ModelConfig) -> Any:  # noqa: ANN401
+    def load_tokenizer(self, config: ModelConfig) -> Any:
         """The model's tokenizer, in the form in which this trainer feeds the model."""
         return load_tokenizer(config)
 
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:
         """The model that is tuned, without adapters yet."""
         return load_model(config, computed_in)
 
-    def load_base(self, config: ModelConfig) -> Any:  # noqa: ANN401
+    def load_base(self, config: ModelConfig) -> Any:
         """The model anew, in 16 bits, for adapters to be merged into."""
         return self.load_model(config, "bf16")
 
-    def with_adapters(self, model: Any) -> Any:  # noqa: ANN401
+    def with_adapters(self, model: Any) -> Any:
         """The model as the loop is given it; here without adapters, which the loop adds."""
         return model
 
@@ -142,7 +142,7 @@ class LoopTrainer(Lifecycle[RunsConfig]):
         """What turns rows into what the loop is fed; model and tokenizer are loaded."""
 
     @abstractmethod
-    def make_arguments(self, shared: dict[str, Any]) -> Any:  # noqa: ANN401
+    def make_arguments(self, shared: dict[str, Any]) -> Any:
         """The library's arguments: those that all methods share, and the method's own."""
 
     @abstractmethod

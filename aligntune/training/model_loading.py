@@ -126,7 +126,7 @@ def load_classifier(
     config: ModelConfig,
     computed_in: Compute,
     pad_token_id: int,
-    **head: Any,  # noqa: ANN401
+    **head: Any,
 ) -> PreTrainedModel:
     """The model with a head for whole sequences in place of that for the next token.
 
@@ -259,11 +259,11 @@ def code_and_revision(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_pretrained(
-    auto: Any,  # noqa: ANN401
+    auto: Any,
     config: ModelRef,
     field: str = "model",
-    **arguments: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+    **arguments: Any,
+) -> Any:
     """Load with an Auto class; what the hub refuses becomes a sentence.
 
     Args:

@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 
 
 def save(
-    model: Any,  # noqa: ANN401 - a transformers or PEFT model
+    model: Any,
     weights: dict[str, torch.Tensor] | None,
-    tokenizer: Any,  # noqa: ANN401
+    tokenizer: Any,
     card: str,
     folder: Path,
     *,
@@ -62,11 +62,11 @@ def save(
 
 
 def merge_adapters(
-    adapter: Any,  # noqa: ANN401
+    adapter: Any,
     weights: dict[str, torch.Tensor] | None,
-    base: Any,  # noqa: ANN401
+    base: Any,
     near: Path,
-) -> Any:  # noqa: ANN401
+) -> Any:
     """`base` with the adapters merged into its weights.
 
     The model in training is left as it is; a quantised base would lose precision in a merge.
@@ -85,7 +85,7 @@ def merge_adapters(
         return merged(PeftModel.from_pretrained(base, scratch))
 
 
-def check_mergeable(base: Any) -> None:  # noqa: ANN401
+def check_mergeable(base: Any) -> None:
     """See that adapters to `base` can become part of its weights.
 
     Raises:
@@ -99,7 +99,7 @@ def check_mergeable(base: Any) -> None:  # noqa: ANN401
         )
 
 
-def merged(adapted: Any) -> Any:  # noqa: ANN401
+def merged(adapted: Any) -> Any:
     """A PEFT model's base, with the adapters merged into its weights.
 
     Many models read and write with one table of tokens. Adapters on one of the two sides leave the

@@ -76,7 +76,7 @@ class Tracked(TrainerCallback):  # type: ignore[misc]  # transformers is not typ
         self._tell = tell
         self._ids: dict[str, str] = {}
 
-    def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def on_train_begin(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
         """The trackers' own callbacks come before this one; only the first process has runs."""
         if not state.is_world_process_zero:
             return

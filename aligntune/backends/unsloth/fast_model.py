@@ -60,15 +60,15 @@ class FastModel(LoopTrainer[RunsConfig]):
                 " use auto or fp32, or backend: trl"
             )
 
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:
         """The model that is tuned, without adapters yet."""
         return load_fast_model(config, computed_in, self.checkpointing)
 
-    def load_base(self, config: ModelConfig) -> Any:  # noqa: ANN401
+    def load_base(self, config: ModelConfig) -> Any:
         """The model anew, in 16 bits, for adapters to be merged into."""
         return load_model(config, "bf16")
 
-    def with_adapters(self, model: Any) -> Any:  # noqa: ANN401
+    def with_adapters(self, model: Any) -> Any:
         """The model with Unsloth's adapters, where not all weights are trained."""
         if self.config.model.tuning == "full":
             return model
@@ -101,12 +101,12 @@ class _TrainingMode(TrainerCallback):  # type: ignore[misc]  # transformers is n
     def __init__(self, trainer: FastModel[Any]) -> None:
         self._trainer = trainer
 
-    def on_step_begin(self, *_: Any, model: Any, **__: Any) -> None:  # noqa: ANN401
+    def on_step_begin(self, *_: Any, model: Any, **__: Any) -> None:
         policy = getattr(model, "policy", model)  # PPO's, which has a value model beside it
         load().FastLanguageModel.for_training(policy, self._trainer.checkpointing)
 
 
-def load_fast_model(config: ModelConfig, computed_in: Compute, checkpointing: str | bool) -> Any:  # noqa: ANN401 - a transformers model
+def load_fast_model(config: ModelConfig, computed_in: Compute, checkpointing: str | bool) -> Any:
     """The model of the config, by Unsloth.
 
     Args:

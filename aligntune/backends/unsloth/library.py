@@ -29,7 +29,7 @@ UNSLOTH_SETTINGS = {
 }
 
 
-def load() -> Any:  # noqa: ANN401 - a module without types
+def load() -> Any:
     """The module `unsloth`; the first call imports it.
 
     Raises:

@@ -10,7 +10,7 @@ from aligntune.training.loop import RunLoop
 class PairLoop(RunLoop):
     """A loop whose batches hold the chosen sequences of all pairs, then the rejected."""
 
-    def count(self, inputs: Any) -> None:  # noqa: ANN401
+    def count(self, inputs: Any) -> None:
         """A sample is a pair."""
         samples = inputs["input_ids"].shape[0] // 2
         self.add_to_sums(tokens=inputs["attention_mask"].sum(), samples=samples)

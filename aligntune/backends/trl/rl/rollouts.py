@@ -31,7 +31,7 @@ class RolloutTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
         """How answers are sampled."""
         return self.config.generation or GenerationConfig()
 
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:
         """The policy, without adapters yet, and without dropout of its own.
 
         It would blur what is sampled, and the ratio of a token that is as likely as it was.

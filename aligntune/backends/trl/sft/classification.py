@@ -78,7 +78,7 @@ class ClassificationLoop(RunLoop, transformers.Trainer):  # type: ignore[misc]  
         *,
         labels: Sequence[str],
         class_weights: Sequence[float],
-        **trainer: Any,  # noqa: ANN401
+        **trainer: Any,
     ) -> None:
         """Train on classes `labels`, of which each row counts by its class's weight."""
         super().__init__(**trainer, compute_metrics=self._measure)
@@ -99,11 +99,11 @@ class ClassificationLoop(RunLoop, transformers.Trainer):  # type: ignore[misc]  
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | float = math.nan,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Cross-entropy in nats: `sum(weight * -log p) / sum(weight)`, over all processes.
 
         `num_items_in_batch` is the denominator. Gradients of processes are averaged afterwards, so
@@ -119,7 +119,7 @@ class ClassificationLoop(RunLoop, transformers.Trainer):  # type: ignore[misc]  
 
     def prediction_step(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
         prediction_loss_only: bool,  # noqa: ARG002
         ignore_keys: list[str] | None = None,  # noqa: ARG002
@@ -164,13 +164,13 @@ class ClassificationTrainer(LoopTrainer[SFTConfig], SFTTrainerBase):
         found = classes.model_copy(update={"labels": discover(config)})
         return config.model_copy(update={"classification": found})
 
-    def load_tokenizer(self, config: ModelConfig) -> Any:  # noqa: ANN401
+    def load_tokenizer(self, config: ModelConfig) -> Any:
         """The tokenizer for plain text, padded behind its end."""
         tokenizer = load_tokenizer(config, reads_turns=False)
         tokenizer.padding_side = "right"
         return tokenizer
 
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:
         """The model with a head for the classes; a new one, unless it has one of this size."""
         return load_classifier(
             config,

@@ -48,11 +48,11 @@ class SFTLoop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not type
 
     def prediction_step(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Measure a batch, which counts by its tokens: transformers weighs all batches alike."""
         tokens = self._get_num_items_in_batch([inputs], self.args.device)
         if tokens is None:  # the model divides by the tokens of its own process
@@ -63,10 +63,10 @@ class SFTLoop(RunLoop, trl.SFTTrainer):  # type: ignore[misc]  # trl is not type
 
     def evaluation_loop(
         self,
-        *args: Any,  # noqa: ANN401
+        *args: Any,
         metric_key_prefix: str = "eval",
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        **kwargs: Any,
+    ) -> Any:
         """Measure loss (nats per token), accuracy of the next token, entropy and perplexity."""
         self._nats_and_tokens = torch.zeros(2, device=self.args.device)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

@@ -42,12 +42,12 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
 class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's DPO in our loop."""
 
-    def _prepare_dataset(self, dataset: Any, *_: object) -> Any:  # noqa: ANN401
+    def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
         return dataset
 
     def compute_ref_log_probs(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """TRL's, computed like those of the policy; it precomputes on a model not prepared yet."""
@@ -58,11 +58,11 @@ class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typ
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
-        *more: Any,  # noqa: ANN401
-        **named: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+        *more: Any,
+        **named: Any,
+    ) -> Any:
         """TRL's loss, and its accuracy with a half for each tie."""
         self.precompute_ref_logps = "ref_chosen_logps" in inputs  # rows that come later lack it
         with _gathered(self.accelerator) as gathered:
@@ -73,7 +73,7 @@ class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typ
 
 
 @contextmanager
-def _gathered(accelerator: Any) -> Iterator[list[torch.Tensor]]:  # noqa: ANN401
+def _gathered(accelerator: Any) -> Iterator[list[torch.Tensor]]:
     """What is gathered from all processes meanwhile, in its order; so it need not be again."""
     seen: list[torch.Tensor] = []
     gather = accelerator.gather
@@ -117,7 +117,7 @@ class TRLDPOTrainer(Answers, LoopTrainer[UnifiedConfig], TrainerBase):
             loop.ref_model = loop.accelerator.prepare_model(reference, evaluation_mode=True)
         return super().evaluate(dataset)
 
-    def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model
+    def _load_reference(self) -> Any:
         """The frozen model, kept in the form of the policy, so that both begin alike."""
         config = self.config
         return load_reference(

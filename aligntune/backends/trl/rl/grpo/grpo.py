@@ -141,7 +141,7 @@ class TRLGRPOTrainer(RolloutTrainer):
             kl_limit=grpo.kl_limit,
         )
 
-    def _load_reference(self) -> Any:  # noqa: ANN401 - a transformers model, or None
+    def _load_reference(self) -> Any:
         """The frozen model that the policy is held to, unless it is its own base."""
         config = self.config
         if not config.loads_reference:

@@ -55,9 +55,9 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         *,
         rewards: Sequence[Reward],
         beta: float,
-        reference: Any,  # noqa: ANN401 - a transformers model
+        reference: Any,
         kl_limit: float,
-        **trainer: Any,  # noqa: ANN401 - what the TRL trainer takes
+        **trainer: Any,
     ) -> None:
         """Make the trainer.
 
@@ -80,7 +80,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         if reference is not None:
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
-    def _get_train_sampler(self, dataset: Any = None) -> Prompts:  # noqa: ANN401
+    def _get_train_sampler(self, dataset: Any = None) -> Prompts:
         self._prompts = Prompts(
             data_source=self.train_dataset if dataset is None else dataset,
             mini_repeat_count=self.num_generations,
@@ -91,20 +91,20 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         )
         return self._prompts
 
-    def _run_epoch(self, **epoch: Any) -> None:  # noqa: ANN401
+    def _run_epoch(self, **epoch: Any) -> None:
         if self._prompts is not None:
             self._prompts.set_epoch(epoch["epoch"])
         super()._run_epoch(**epoch)
 
-    def count(self, inputs: Any) -> None:  # noqa: ANN401
+    def count(self, inputs: Any) -> None:
         """Prompts come in here; `compute_loss` sees what is trained on."""
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
-        *more: Any,  # noqa: ANN401
-        **named: Any,  # noqa: ANN401
+        *more: Any,
+        **named: Any,
     ) -> torch.Tensor:
         """TRL's loss; counts the tokens and completions that it is of."""
         tokens = inputs["prompt_mask"].sum() + inputs["completion_mask"].sum()
@@ -112,15 +112,15 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         loss: torch.Tensor = super().compute_loss(model, inputs, *more, **named)
         return loss
 
-    def _generate(self, prompts: Any) -> Any:  # noqa: ANN401
+    def _generate(self, prompts: Any) -> Any:
         with self.progress.doing("generating"):  # scoring is not: a hang in it is to be found
             return super()._generate(prompts)
 
     def _calculate_rewards(
         self,
         inputs: list[dict[str, Any]],
-        prompts: Any,  # noqa: ANN401
-        _completions: Any,  # noqa: ANN401
+        prompts: Any,
+        _completions: Any,
         completion_ids: list[list[int]],
     ) -> torch.Tensor:
         """The rewards of all processes' completions, one column per function; NaN: none."""
@@ -214,7 +214,7 @@ class GRPOLoop(RunLoop, trl.GRPOTrainer):  # type: ignore[misc]  # trl is not ty
         uses = self.args.steps_per_generation * self.num_iterations
         return bool(self._step % uses == 0)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> list[dict[str, Any]]:  # noqa: ANN401
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> list[dict[str, Any]]:
         """The rows to measure, as a list; `evaluation_loop` shares them out."""
         return list(self.eval_dataset if eval_dataset is None else eval_dataset)
 

@@ -49,7 +49,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         sampler: Sampler,
         rewards: Sequence[Reward],
         reference: PolicyAndValue | None,
-        **trainer: Any,  # noqa: ANN401 - what transformers' Trainer takes
+        **trainer: Any,
     ) -> None:
         """Prepare; nothing is sampled yet.
 
@@ -214,7 +214,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401 - ours, as accelerate has wrapped it
+        model: Any,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,  # noqa: ARG002 - nobody asks
         num_items_in_batch: Tensor | None = None,  # noqa: ARG002
@@ -254,7 +254,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
             self.told = []
         super().log(logs, start_time)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Row]:  # noqa: ANN401
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Row]:
         """This process's prompts, a batch at a time."""
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         own: Any = list(rows)[self.args.process_index :: self.step_model.processes]
@@ -307,7 +307,7 @@ class PPO(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.processing_class.save_pretrained(folder)
         save_file(self.model.value_state(), folder / VALUE_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401, ARG002
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
         super()._load_from_checkpoint(resume_from_checkpoint, self.model.policy)
         self.model.load_value_state(load_file(Path(resume_from_checkpoint) / VALUE_FILE))
 

@@ -13,7 +13,7 @@ from aligntune.rewards.scoring import Batch, Scores
 from aligntune.training.completions import Row
 
 
-def decode_batch(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Batch:  # noqa: ANN401
+def decode_batch(rows: Sequence[dict[str, Any]], answers: Answers, tokenizer: Any) -> Batch:
     """The answers to `rows` as reward functions read them."""
     return Batch(
         prompts=[row["prompt"] for row in rows],

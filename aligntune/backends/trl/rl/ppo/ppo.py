@@ -139,13 +139,13 @@ class TRLPPOTrainer(RolloutTrainer):
         )
         return PolicyAndValue(frozen, None, self.sampling.temperature)
 
-    def _value_trunk(self) -> Any | None:  # noqa: ANN401
+    def _value_trunk(self) -> Any | None:
         if self.settings.value_model == "head":
             return None
         trunk = self.load_model(self.config.model, self.computed_in).base_model
         return self._adapted(trunk, self.lora("FEATURE_EXTRACTION"))
 
-    def _adapted(self, model: Any, adapters: PeftLoraConfig | None) -> Any:  # noqa: ANN401
+    def _adapted(self, model: Any, adapters: PeftLoraConfig | None) -> Any:
         """The model with the adapters that are trained, where not all weights are."""
         if adapters is None:
             return model

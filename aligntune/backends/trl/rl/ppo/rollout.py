@@ -80,7 +80,7 @@ class Rollout(NamedTuple):
 class Sampler:
     """Samples answers with settings that the model's own generation config has no part in."""
 
-    def __init__(self, settings: SamplingConfig, tokenizer: Any, eos: Sequence[int]) -> None:  # noqa: ANN401
+    def __init__(self, settings: SamplingConfig, tokenizer: Any, eos: Sequence[int]) -> None:
         """Answers end with one of `eos`, or after `settings.max_new_tokens`."""
         self._pad: int = tokenizer.pad_token_id
         self._eos = list(eos)
@@ -97,7 +97,7 @@ class Sampler:
 
     def sample(
         self,
-        policy: Any,  # noqa: ANN401
+        policy: Any,
         prompts: Sequence[Sequence[int]],
         batch_size: int,
         before_batch: Callable[[], None] = lambda: None,
@@ -140,7 +140,7 @@ class Sampler:
 
 
 @contextmanager
-def _generation_config(policy: Any, config: GenerationConfig) -> Iterator[None]:  # noqa: ANN401
+def _generation_config(policy: Any, config: GenerationConfig) -> Iterator[None]:
     """In place of the model's own, which would fill in what ours leaves open."""
     own = policy.generation_config
     policy.generation_config = config

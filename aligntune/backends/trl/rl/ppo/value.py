@@ -24,7 +24,7 @@ class Predictions(NamedTuple):
 class PolicyAndValue(nn.Module):
     """A policy, and beside it a value head on the same trunk, or on a trunk of its own."""
 
-    def __init__(self, policy: Any, trunk: Any | None, temperature: float) -> None:  # noqa: ANN401
+    def __init__(self, policy: Any, trunk: Any | None, temperature: float) -> None:
         """Put the two together.
 
         Args:
@@ -42,17 +42,17 @@ class PolicyAndValue(nn.Module):
         self.temperature = temperature
 
     @property
-    def config(self) -> Any:  # noqa: ANN401 - transformers' Trainer and DeepSpeed ask for it
+    def config(self) -> Any:
         """The policy's config."""
         return self.policy.config
 
     @property
-    def generation_config(self) -> Any:  # noqa: ANN401
+    def generation_config(self) -> Any:
         """The policy's generation config."""
         return self.policy.generation_config
 
     @property
-    def _keys_to_ignore_on_save(self) -> Any:  # noqa: ANN401 - asked when a checkpoint is loaded
+    def _keys_to_ignore_on_save(self) -> Any:
         return getattr(self.policy, "_keys_to_ignore_on_save", None)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, answer_length: int) -> Predictions:
@@ -87,7 +87,7 @@ class PolicyAndValue(nn.Module):
             value_BT = self.value_head(hidden_BTH)[..., 0]
         return Predictions(logp_BT, value_BT, entropy_BT)
 
-    def gradient_checkpointing_enable(self, **options: Any) -> None:  # noqa: ANN401
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
         """Recompute activations in both trunks."""
         self.policy.gradient_checkpointing_enable(**options)
         if self.value_trunk is not None:

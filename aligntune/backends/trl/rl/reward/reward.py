@@ -43,11 +43,11 @@ class RewardLoop(PairLoop, trl.RewardTrainer):  # type: ignore[misc]  # trl is n
 
     def compute_loss(
         self,
-        model: Any,  # noqa: ANN401
+        model: Any,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """TRL's loss; accuracy, with a half for each tie, and margin by the names of DPO."""
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
@@ -68,7 +68,7 @@ class TRLRewardTrainer(LoopTrainer[UnifiedConfig], TrainerBase):
     method = "reward modelling"
     adapted_task = "SEQ_CLS"
 
-    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:  # noqa: ANN401
+    def load_model(self, config: ModelConfig, computed_in: Compute) -> Any:
         """The model with a head of one output in place of its next-token head."""
         return load_classifier(config, computed_in, self.tokenizer.pad_token_id, num_labels=1)
 
