@@ -341,11 +341,13 @@ def test_an_evaluation_saves_no_policy_that_has_left_its_reference(ppo: MakePPO)
         checkpoint={"every_steps": 1, "keep": 20},
         evaluation={"split_ratio": 0.2, "every_steps": 1, "keep_best": True},
     )
-    trainer = TRLPPOTrainer(settings)
-    loop = trainer.ensure_loop()
-    strayed = []
-    save = loop.save_more
-    loop.save_more = lambda folder: (strayed.append(loop.strayed), save(folder))[1]
+    strayed: list[bool] = []
+
+    class Saves(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            strayed.append(trainer.ensure_loop().strayed)
+
+    trainer = TRLPPOTrainer(settings, callbacks=[Saves()])
     with pytest.raises(LossDivergedError, match="klLimit"):
         trainer.train()
     assert strayed

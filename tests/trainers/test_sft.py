@@ -255,7 +255,7 @@ def test_predict_takes_texts_lists_and_conversations(config: MakeConfig) -> None
 def test_a_long_list_is_answered_in_the_batches_of_evaluation(config: MakeConfig) -> None:
     trainer = TRLSFTTrainer(config(evaluation={"per_device_batch_size": 2}))
     trainer.setup_model()
-    sizes = []
+    sizes: list[int] = []
     generate = trainer.model.generate
 
     def counted(input_ids: torch.Tensor, **more: Any) -> Any:
