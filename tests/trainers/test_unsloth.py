@@ -253,7 +253,7 @@ def test_a_pod_that_is_asked_to_stop_exits_143_with_a_checkpoint(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for_step(tmp_path / "out", 5, START_SECONDS)
+    wait_for_step(tmp_path / "out", 5)
     pod.send_signal(signal.SIGTERM)
     assert pod.wait(START_SECONDS) == ExitCode.PREEMPTED
     outcome = json.loads((tmp_path / "out" / "attempt-1" / "outcome.json").read_text())
