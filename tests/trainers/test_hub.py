@@ -595,12 +595,13 @@ def test_a_model_without_an_owner_goes_to_that_of_the_token(
 
 
 def test_weights_that_do_not_arrive_are_a_failed_push(
-    hub: Hub, reach: Callable[[Hub], None], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, reach: Callable[[Hub], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(hub)
     monkeypatch.setattr(hub, "full", True)
+    (tmp_path / "model.safetensors").write_bytes(b"weights that no hub has")
     with pytest.raises(HubPushError) as failed:
-        push(tiny_model, "username/large", private=True, token=WRITER, commit_message="Upload")
+        push(tmp_path, "username/large", private=True, token=WRITER, commit_message="Upload")
     assert str(failed.value).startswith("hub: pushing to username/large failed: ")
     assert "over quota" in str(failed.value)
     assert "\n" not in str(failed.value)

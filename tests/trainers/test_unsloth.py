@@ -253,9 +253,12 @@ def test_a_pod_that_is_asked_to_stop_exits_143_with_a_checkpoint(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_for_step(tmp_path / "out", 5)
-    pod.send_signal(signal.SIGTERM)
-    assert pod.wait(START_SECONDS) == ExitCode.PREEMPTED
+    try:
+        wait_for_step(tmp_path / "out", 5)
+    finally:
+        pod.send_signal(signal.SIGTERM)
+        code = pod.wait(START_SECONDS)
+    assert code == ExitCode.PREEMPTED
     outcome = json.loads((tmp_path / "out" / "attempt-1" / "outcome.json").read_text())
     assert outcome["result"] == "Preempted"
     assert outcome["checkpoint"]["step"] == len(curve(tmp_path / "out"))
