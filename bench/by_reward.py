@@ -2,7 +2,7 @@
 
 The model of digits.py knows each sum of three digits with a probability of 0.4 on average. All its
 weights are trained on 800 sums; the other 200 are held out, and each of them is asked `ASKED`
-times. Controls: a rate of 1e-20, which changes nothing, and a coin's throw as reward, which has
+times. Controls: a rate of 1e-20, which changes nothing, and a coin flip as reward, which has
 nothing to teach. Then, once, SmolLM2-135M-Instruct with adapters runs the algorithm's example.
 """
 
@@ -42,7 +42,7 @@ def main(algo: str, settings: dict[str, Any], rate: float) -> None:
     seeds = int(numbers[0]) if numbers else 5
     planned = [("right answers", seed, rate, [RIGHT]) for seed in range(seeds)]
     planned += [("rate 1e-20", seed, AS_GOOD_AS_NONE, [RIGHT]) for seed in range(min(seeds, 2))]
-    planned += [("coin's throw", seed, rate, COIN) for seed in range(min(seeds, 3))]
+    planned += [("coin flip", seed, rate, COIN) for seed in range(min(seeds, 3))]
     results: dict[str, list[dict[str, Any]]] = {}
     print("| reward | seed | right before | after | KL, nats a token | seconds |")
     print("|---|---|---|---|---|---|")

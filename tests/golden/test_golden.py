@@ -121,7 +121,10 @@ def outputs(case: Path) -> dict[str, Any]:
 def test_what_was_observed_leads_to_exactly_this(
     case: Path, request: pytest.FixtureRequest
 ) -> None:
-    for name, value in outputs(case).items():
+    written = outputs(case)
+    stale = {file.stem for file in case.glob("*.yaml")} - {"job", "observed", *written}
+    assert not stale, f"{case.name}: nothing of this is made: {stale}"
+    for name, value in written.items():
         file = case / f"{name}.yaml"
         if request.config.getoption("--rewrite-golden"):
             YAML().dump(value, file)
