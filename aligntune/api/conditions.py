@@ -107,4 +107,4 @@ AWAITING_PODS = Reason(
 )
 STARTING = Reason("Starting", "Waiting for every pod to run.")
 UP_TO_DATE = Reason("UpToDate", "Nothing is left to be done by the operator.")
-WORKING = Reason("Working", "Nothing is in the way.")
+WORKING = Reason("Working", "The job is not stalled.")

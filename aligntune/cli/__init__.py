@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -77,10 +78,22 @@ def main() -> None:
         sys.exit(ExitCode.BAD_CONFIG)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("aligntune-operator"))
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show a traceback with every mistake.")
+    ] = False,
+    show_version: Annotated[  # noqa: ARG001 - its callback answers
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Fine-tune and align language models, on this machine or on Kubernetes."""

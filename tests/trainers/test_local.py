@@ -131,6 +131,8 @@ def test_a_second_interrupt_does_not_wait_for_the_checkpoint(
     below = psutil.Process(process.pid).children(recursive=True)
     [rank] = [child for child in below if "aligntune.pod.rank" in child.cmdline()]
     rank.suspend()  # a rank that hangs saves no checkpoint
+    # Of two signals that are pending at once the kernel would deliver SIGTERM first.
+    wait_until("the rank stands still", lambda: rank.status() == psutil.STATUS_STOPPED)
     process.send_signal(signal.SIGINT)
     wait_until("the rank is asked to end", lambda: has_pending(rank.pid, signal.SIGTERM))
     assert process.poll() is None

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from aligntune.api.manifest import read_run_config
 from aligntune.cli import app
 from aligntune.core.errors import ConfigError
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
 ALL_EXAMPLES = sorted(EXAMPLES.glob("*.yaml"))
 
 
@@ -162,6 +164,11 @@ def test_a_mistake_is_a_sentence_and_with_debug_a_traceback_too(
     assert done.returncode == 78
     assert done.stderr.endswith("with --volume cache=FOLDER\n")
     assert ("Traceback" in done.stderr) is shown
+
+
+def test_the_version_is_the_packages() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert run("--version") == (0, f"{project['version']}\n", "")
 
 
 def test_the_help_loads_neither_the_client_nor_the_models() -> None:
