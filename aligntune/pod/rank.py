@@ -68,11 +68,11 @@ def _run(config_path: Path, progress: "ProgressReport", find_trainer: FindTraine
     context = RunContext(
         run.job.name, progress.report, check_owner=check_owner, lineage=run.lineage or {}
     )
+    with quick_imports(unused_packages(run)):
+        make_trainer = find_trainer(run.backend, run.task)
+    trainer = make_trainer(run.method, context)
+    trainer.setup()  # SIGTERM still ends the process at once: there is nothing to save
     with context.preemption.listening():
-        with quick_imports(unused_packages(run)):
-            make_trainer = find_trainer(run.backend, run.task)
-        trainer = make_trainer(run.method, context)
-        trainer.setup()
         result = trainer.train()
         if result.preempted:
             message = f"stopped on request; step {result.step} is in {result.checkpoint_path}"

@@ -149,6 +149,11 @@ class LoopTrainer(Lifecycle[RunsConfig]):
     def make_loop(self, surroundings: Surroundings) -> RunLoop:
         """The loop that trains."""
 
+    def setup(self) -> None:
+        """Everything that comes before the first step, the loop and what it prepares included."""
+        super().setup()
+        self.ensure_loop()
+
     def setup_model(self) -> None:
         """Load model and tokenizer, and settle what the config leaves open."""
         config = self.config

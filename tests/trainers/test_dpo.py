@@ -205,8 +205,11 @@ def test_precomputing_changes_nothing_but_when_it_is_computed(pairs_config: Make
         output_dir=live.output_dir + "-early",
     )
     precomputed = TRLDPOTrainer(early)
+    precomputed.setup()
+    loop: Any = precomputed.loop
+    assert "ref_chosen_logps" in loop.train_dataset.column_names
     precomputed.train()
-    assert precomputed.ensure_loop().ref_model is None
+    assert loop.ref_model is None
     expected = losses(Path(live.output_dir))
     assert losses(Path(early.output_dir)) == pytest.approx(expected, rel=1e-4)
     assert precomputed.evaluate() == pytest.approx(known.evaluate(), rel=1e-3, abs=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from aligntune.core.errors import (
 )
 from aligntune.core.rl.config import GenerationConfig, UnifiedConfig
 from aligntune.training.checkpoints import MANIFEST
+from tests.cluster.processes import wait_until
 from tests.hub.content import dialogpt
 from tests.trainers.callbacks import BreakAt, activities, asked_to_stop_in_evaluation
 from tests.trainers.rollouts import train_recorded
@@ -213,6 +215,25 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_exactly(
     assert _tables(folder) == tables
     assert second.metrics == first.metrics
     assert (second.samples, second.tokens) == (first.samples, first.tokens)
+
+
+def test_a_request_to_stop_before_the_first_step_ends_the_process_at_once(
+    grpo: MakeRLConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What loads may take longer than a pod's grace period, and there is nothing to save."""
+    (tmp_path / "sleeping.py").write_text(
+        "import pathlib, time\n"
+        "pathlib.Path(__file__).with_name('loads').touch()\n"
+        "time.sleep(120)\n"
+        "def vowels(batch):\n"
+        "    return [float('a' in text) for text in batch.completions]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = write_run(tmp_path / "run.json", grpo(rewards=[{"name": "sleeping:vowels"}]))
+    [rank] = launch(run, tmp_path, fresh=True)
+    wait_until("its reward is imported", (tmp_path / "loads").exists, seconds=240)
+    rank.terminate()
+    assert rank.wait() == -signal.SIGTERM
 
 
 def _tables(folder: Path) -> dict[str, str]:
