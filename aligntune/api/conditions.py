@@ -102,8 +102,8 @@ STOPPING = Reason("Stopping", "Waiting for the pods to save a checkpoint and end
 HINDERED = Reason("CannotCreateJob", "The Job could not be created and is tried again: {error}")
 AWAITING_PODS = Reason(
     "WaitingForPods",
-    "The next attempt starts once the pods of an earlier one, or of a deleted job of this name,"
-    " have ended: they may still write to the storage.",
+    "{writer}, of an earlier attempt or of a deleted job of this name, may still write to the"
+    " storage. The next attempt starts once it and any other such have ended.",
 )
 STARTING = Reason("Starting", "Waiting for every pod to run.")
 UP_TO_DATE = Reason("UpToDate", "Nothing is left to be done by the operator.")

@@ -262,9 +262,9 @@ class Observed:
         return [pod for pod in self.pods if not pod.ended and not pod.lost(now)]
 
     @property
-    def predecessor_runs(self) -> bool:
-        """Whether an earlier AlignTuneJob of this name has a Job that may still be given pods."""
-        return any(not job.over and not job.deleting for job in self.predecessors)
+    def running_predecessors(self) -> list[JobState]:
+        """Jobs of earlier AlignTuneJobs of this name that may still be given pods."""
+        return [job for job in self.predecessors if not job.over and not job.deleting]
 
     @property
     def current_pods(self) -> tuple[PodState, ...]:

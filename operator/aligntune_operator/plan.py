@@ -113,7 +113,7 @@ def _next_attempt(observed: Observed, attempts: Attempts, now: datetime) -> Iter
     """The next attempt, once its time has come and no pod is left, or to come, that could write
     beside it.
     """
-    if observed.predecessor_runs:
+    if observed.running_predecessors:
         return
     if writers := observed.writers(now):
         yield from _await_end(writers, now)

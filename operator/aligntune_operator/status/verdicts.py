@@ -105,9 +105,11 @@ def _reconciling(
     if phase == Phase.PENDING and observed.object.from_jobs:
         return True, reasons.WAITING(sentences=waiting(observed))
     due = attempts.next_start is None or attempts.next_start <= now
-    written = observed.predecessor_runs or observed.writers(now)
-    if phase in (Phase.PENDING, Phase.RESTARTING) and due and written:
-        return True, reasons.AWAITING_PODS
+    writers = [f"Job {job.name}" for job in observed.running_predecessors] or [
+        f"Pod {pod.name}" for pod in observed.writers(now)
+    ]
+    if phase in (Phase.PENDING, Phase.RESTARTING) and due and writers:
+        return True, reasons.AWAITING_PODS(writer=min(writers))
     if phase == Phase.RESTARTING and failure is not None and attempts.next_start is not None:
         return True, reasons.RESTARTING(
             number=attempts.current,
