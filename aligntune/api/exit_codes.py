@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     NOT_AUTHORISED = 77
     BAD_CONFIG = 78
     PREEMPTED = 143
-    """128 + SIGTERM: stopped on request, after a checkpoint was saved."""
+    """128 + SIGTERM: stopped on request, with a checkpoint if there was a step to save."""
 
 
 EXIT_CODE: dict[Cause, ExitCode] = {

@@ -191,7 +191,7 @@ class Outcome(StatusSection):
     """How an attempt ended: the termination message and `attempt-N/outcome.json`."""
 
     result: Literal["Succeeded", "Failed", "Preempted"]
-    """Preempted: stopped by SIGTERM, with a checkpoint saved."""
+    """Preempted: stopped by SIGTERM, with a checkpoint if there was a step to save."""
     reason: Annotated[Cause, BeforeValidator(_known_cause)] | None = None
     """Why it failed or was preempted."""
     message: Annotated[str, Field(max_length=LONGEST_TEXT)] = ""
