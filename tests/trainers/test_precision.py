@@ -72,7 +72,8 @@ def test_a_precomputed_reference_is_where_the_policy_begins(
             logging={"every_steps": 1},
         )
     )
-    assert trainer.train().metrics["reward_margin"] == 0
+    # In another precision it is 0.07. In other batches, a product in 16 bits may round another way.
+    assert trainer.train().metrics["reward_margin"] == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

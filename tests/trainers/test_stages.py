@@ -62,7 +62,7 @@ def test_a_run_that_starts_from_adapters_begins_at_them_and_saves_the_whole_mode
     made = config(model={"name": str(adapters)}, train=STEPS, output_dir=str(tmp_path / "next"))
     lineage = {str(adapters): "AlignTuneJob research/chat (1f3c)"}
     trainer = TRLSFTTrainer(made, RunContext("next", lineage=lineage))
-    trainer.setup()
+    trainer.setup_model()
     begun = AutoPeftModelForCausalLM.from_pretrained(adapters).merge_and_unload()
     assert same(trainer.model, begun)
     trainer.train()
