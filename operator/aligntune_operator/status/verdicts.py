@@ -105,11 +105,8 @@ def _reconciling(
     if phase == Phase.PENDING and observed.object.from_jobs:
         return True, reasons.WAITING(sentences=waiting(observed))
     due = attempts.next_start is None or attempts.next_start <= now
-    writers = [f"Job {job.name}" for job in observed.running_predecessors] or [
-        f"Pod {pod.name}" for pod in observed.writers(now)
-    ]
-    if phase in (Phase.PENDING, Phase.RESTARTING) and due and writers:
-        return True, reasons.AWAITING_PODS(writer=min(writers))
+    if phase in (Phase.PENDING, Phase.RESTARTING) and due and (writer := _writer(observed, now)):
+        return True, reasons.AWAITING_PODS(writer=writer)
     if phase == Phase.RESTARTING and failure is not None and attempts.next_start is not None:
         return True, reasons.RESTARTING(
             number=attempts.current,
@@ -119,6 +116,12 @@ def _reconciling(
         )
     settled = phase in (Phase.SUCCEEDED, Phase.RUNNING, Phase.SUSPENDED, Phase.QUEUED)
     return not settled, reasons.UP_TO_DATE if settled else reasons.STARTING
+
+
+def _writer(observed: Observed, now: datetime) -> str:
+    """One of those that keep the next attempt from the storage; empty where nobody does."""
+    jobs = [f"Job {job.name}" for job in observed.running_predecessors]
+    return min(jobs or [f"Pod {pod.name}" for pod in observed.writers(now)], default="")
 
 
 def _running(observed: Observed, phase: Phase) -> Verdict:

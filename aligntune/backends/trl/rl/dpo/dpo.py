@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import trl
 from accelerate.utils import convert_outputs_to_fp32
+from datasets import Dataset
 
 from aligntune.backends.trl.rl.pairs import PairLoop, wins
 from aligntune.core.rl.config import DPOConfig, UnifiedConfig
@@ -44,6 +45,14 @@ class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typ
 
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
         return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *arguments: Any) -> Dataset:
+        """TRL's, whose cache would give what was computed in another precision."""
+        weights = self._precompute_model_hash
+        self._precompute_model_hash = f"{weights} {self.accelerator.mixed_precision}"
+        rows = super()._precompute_ref_logps(dataset, *arguments)
+        self._precompute_model_hash = weights
+        return rows
 
     def compute_ref_log_probs(
         self,
