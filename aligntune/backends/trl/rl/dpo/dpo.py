@@ -43,6 +43,8 @@ def trl_arguments(config: UnifiedConfig, shared: dict[str, Any]) -> trl.DPOConfi
 class DPOLoop(PairLoop, trl.DPOTrainer):  # type: ignore[misc]  # trl is not typed
     """TRL's DPO in our loop."""
 
+    _precompute_model_hash: str  # TRL does not tell its type
+
     def _prepare_dataset(self, dataset: Any, *_: object) -> Any:
         return dataset
 
