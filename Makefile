@@ -9,7 +9,7 @@ DIST := dist
 GENERATED := crds charts docs/reference tests/golden
 
 .PHONY: help setup demo test test-gpu verify docs generate golden images sbom cluster cluster-down e2e \
-	chaos bench bench-steps bench-backends bench-apply bench-learning
+	chaos bench bench-operator bench-trainer bench-apply bench-backends bench-learning
 
 help: ## Show this help.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -106,23 +106,24 @@ e2e: setup ## Train on a real kubelet by kubectl apply.
 chaos: setup ## Let faults loose on the operator, on a kubelet too; RUNS=20 for a soak. Needs root.
 	RUNS=$(or $(RUNS),1) $(BIN)/pytest tests/chaos
 
-bench: setup ## Measure the operator at scale beside Kubeflow Trainer and bare writes; PARTS="burst-1000 growth" RUNS=3. Needs root.
+bench: bench-operator bench-trainer bench-apply ## Measure all of it, some four hours, for one report: runs/bench/report.md. Needs root.
+	$(BIN)/python -m bench.scale report
+
+bench-operator: setup ## Measure the operator at scale beside Kubeflow Trainer and bare writes; PARTS="burst-1000 growth" RUNS=3. Needs root.
 	$(BIN)/python -m bench.scale $(PARTS) --runs $(or $(RUNS),3)
 
-bench-steps: setup ## Measure what we add to a step, and runs beside TRL: time, memory, checkpoints.
-	$(BIN)/python bench/hooks.py
-	$(BIN)/python bench/steps.py
-	$(BIN)/python bench/first_step.py
-	$(BIN)/python bench/start_parts.py
-	$(BIN)/python bench/throughput.py
-	$(BIN)/python bench/checkpoint.py
-	@set -e; for method in sft dpo grpo; do $(BIN)/python bench/memory_beside_trl.py $$method; done
+bench-trainer: setup ## Measure the trainer beside a plain TRL script and the trl command line; RUNS=3.
+	@set -e; for method in sft dpo grpo; do \
+		for bench in hooks steps first_step start_parts memory_beside_trl; do \
+			$(BIN)/python bench/$$bench.py $$method $(or $(RUNS),3); done; done
+	$(BIN)/python bench/throughput.py $(or $(RUNS),3)
+	$(BIN)/python bench/checkpoint.py $(or $(RUNS),3)
 
 bench-backends: setup ## Measure Unsloth's models beside TRL's: time per step, peak memory. On a GPU, if there is one.
 	@set -e; for method in sft dpo grpo; do $(BIN)/python bench/backends.py $$method; done
 
 bench-apply: setup ## Measure from kubectl apply to the first step, part by part, on a kubelet. Needs root.
-	$(BIN)/python bench/apply_to_first_step.py
+	$(BIN)/python bench/apply_to_first_step.py $(or $(RUNS),3)
 
 bench-learning: setup ## Measure that each method learns; docs/learning tells the results.
 	$(BIN)/python examples/prepare.py

@@ -8,7 +8,7 @@ objects as a watch brings them, processes as the kernel began them, and the end 
 the rank writes it down (at_first_step/sitecustomize.py).
 """
 
-import statistics
+import os
 import sys
 import threading
 import time
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from intervals import spread
 from kubernetes import client, config, watch
+from sections import publish
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -51,6 +53,7 @@ Marks = dict[str, float]
 
 def main(runs: int) -> None:
     packages.require()
+    load = os.getloadavg()[0]
     with Cluster(ROOT / ".cache" / "bench-apply") as cluster:
         tenant = new_tenant(cluster, ROOT / ".cache" / "bench-apply" / "models")
         chart = Chart(cluster)
@@ -58,12 +61,13 @@ def main(runs: int) -> None:
         first_step(cluster, tenant, "warm")
         found = [first_step(cluster, tenant, f"run-{number}") for number in range(runs)]
         chart.uninstall()
-    print(f"| part | s, median of {runs} (range) |\n|---|---|")
-    for part in (*PARTS, "total"):
-        values = [seconds[part] for seconds in found]
-        told = f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-        print(f"| {part} | {told} |")
-    print(f"load {psutil.getloadavg()}")
+    lines = ["| part | s, median (range) |", "|---|---|"]
+    lines += [
+        f"| {part} | {spread([seconds[part] for seconds in found], 2)} |"
+        for part in (*PARTS, "total")
+    ]
+    title = f"From kubectl apply to the first step, sft, {runs} jobs"
+    publish("apply-to-first-step", title, lines, found, load=load)
 
 
 def first_step(cluster: Cluster, tenant: Tenant, name: str) -> dict[str, float]:

@@ -24,6 +24,7 @@ from commands import environment
 from intervals import ratio, spread
 from memory_beside_trl import resident
 from methods import asked, config, prepare, write_run
+from sections import publish
 
 STEPS, WARM_UP = 20, 3
 BACKENDS = ("trl", "unsloth")
@@ -102,19 +103,16 @@ def main(method: str, runs: int) -> None:
                 cost = run_one(method, backend, Path(folder) / f"{backend}.json")
                 found[backend].append(cost)
                 print(method, backend, cost, file=sys.stderr, flush=True)
-    print(
-        f"{method}, {runs} rounds on {found['trl'][0].device}, load {load:.1f} before and"
-        f" {os.getloadavg()[0]:.1f} after:\n"
-    )
-    print("| | seconds a step, median (range) | MiB at the most |\n|---|---|---|")
+    lines = ["| | seconds a step, median (range) | MiB at the most |", "|---|---|---|"]
     for backend, costs in found.items():
         of_steps = spread([run.step for run in costs], 3)
-        print(f"| {backend} | {of_steps} | {spread([run.memory for run in costs])} |")
-    if runs > 1:
-        trl, unsloth = (found[backend] for backend in BACKENDS)
-        steps = ratio([run.step for run in unsloth], [run.step for run in trl])
-        memory = ratio([run.memory for run in unsloth], [run.memory for run in trl])
-        print(f"| unsloth / trl (95% interval) | {steps} | {memory} |")
+        lines.append(f"| {backend} | {of_steps} | {spread([run.memory for run in costs])} |")
+    trl, unsloth = (found[backend] for backend in BACKENDS)
+    steps = ratio([run.step for run in unsloth], [run.step for run in trl])
+    memory = ratio([run.memory for run in unsloth], [run.memory for run in trl])
+    lines.append(f"| unsloth / trl (95% interval) | {steps} | {memory} |")
+    title = f"Unsloth beside TRL, {method}, {runs} rounds on {found['trl'][0].device}"
+    publish(f"backends-{method}", title, lines, found, load=load)
 
 
 if __name__ == "__main__":

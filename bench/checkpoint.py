@@ -24,6 +24,7 @@ from typing import Any
 from commands import BENCH, environment
 from intervals import ratio, spread
 from methods import config, prepare, write_run
+from sections import publish
 
 STEPS, WARM_UP = 6, 2
 SHORT_ROWS = {"perDeviceBatchSize": 1}
@@ -119,16 +120,18 @@ def main(tunings: Sequence[str], runs: int) -> None:
                 for name in [*found][:: -1 if number % 2 else 1]:
                     found[name].append(pauses(name, tuning, Path(folder)))
                     print(tuning, name, found[name][-1], file=sys.stderr, flush=True)
-        print(f"\n{tuning}, {runs} runs, load {load:.1f} before, {os.getloadavg()[0]:.1f} after:\n")
-        print("| ms, median (range) | plain | ours |\n|---|---|---|")
+        lines = ["| ms, median (range) | plain | ours |", "|---|---|---|"]
         for part in ("all", "CPU", *PARTS):
             values = [
                 [1000 * p[part] for run in of for p in run if part in p] for of in found.values()
             ]
-            print(f"| {part} | {' | '.join(spread(of) if of else '' for of in values)} |")
+            lines.append(f"| {part} | {' | '.join(spread(of) if of else '' for of in values)} |")
         for part in ("all", "CPU"):
             plain, ours = ([mean(p[part] for p in run) for run in of] for of in found.values())
-            print(f"\n{part}, ours / plain, by runs (95% interval): {ratio(ours, plain)}")
+            of_runs = ratio(ours, plain)
+            lines += ["", f"{part}, ours / plain, by runs (95% interval): {of_runs}"]
+        title = f"The pause of a checkpoint, {tuning}, {runs} runs"
+        publish(f"checkpoint-{tuning}", title, lines, found, load=load)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from commands import BENCH, asked_beside_trl, commands, environment, in_turn
 from intervals import ratio, spread
 from methods import prepare
+from sections import publish
 
 LONGEST = 600
 """Seconds that a first step may take."""
@@ -46,12 +47,16 @@ def main(method: str, runs: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, command in in_turn(number, commands(method, 2, Path(folder))):
                 seconds = seconds_to_first_step(command, Path(folder))
+                print(method, name, seconds, file=sys.stderr, flush=True)
                 if number:
                     taken.setdefault(name, []).append(seconds)
-    print(f"{method}, {runs} rounds, load {load:.1f} before and {os.getloadavg()[0]:.1f} after:\n")
-    print("| | to the first step, median (range) | ours / this (95% interval) |\n|---|---|---|")
-    for name, values in taken.items():
-        print(f"| {name} | {spread(values, 1)} s | {ratio(taken['ours'], values)} |")
+    lines = ["| | to it, median (range) | ours / this (95% interval) |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {spread(values, 1)} s | {ratio(taken['ours'], values)} |"
+        for name, values in taken.items()
+    ]
+    title = f"Time to the first step, {method}, {runs} rounds"
+    publish(f"first-step-{method}", title, lines, taken, load=load)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,16 @@ import logging
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter_ns, process_time_ns, thread_time_ns
 from typing import Any, NamedTuple
 
-from intervals import interval, spread
+from intervals import confidence, spread
 from methods import asked, config, prepare
+from sections import publish
 
 STEPS, WARM_UP = 24, 3
 
@@ -117,15 +119,16 @@ def loop_of(method: str) -> type[Any]:
 
 
 def main(method: str, runs: int) -> None:
+    load = os.getloadavg()[0]
     os.environ |= {"OMP_NUM_THREADS": "1", "CI": "1"}  # TRL phones home otherwise
     prepare()
     clock = OurClock()
     marks = watch(loop_of(method), clock)
     shares: list[tuple[float, float]] = []
-    print(
-        "| run | step, ms: wall, CPU | ours, ms: wall, median (range) | CPU | last step: ours, ms |"
-        "\n|---|---|---|---|---|"
-    )
+    lines = [
+        "| run | step, ms: wall, CPU | ours, ms: wall, median (range) | CPU | of the last step |",
+        "|---|---|---|---|---|",
+    ]
     for number in range(runs):
         marks.clear()
         with (
@@ -143,18 +146,18 @@ def main(method: str, runs: int) -> None:
         shares += [(step.our_wall / step.wall, step.our_cpu / step.cpu) for step in steps]
         wall, cpu, *ours = zip(*steps, strict=True)
         ours_told = [spread([nanoseconds / 1e6 for nanoseconds in of], 2) for of in ours]
-        print(
+        lines.append(
             f"| {number + 1} | {milliseconds(wall)}, {milliseconds(cpu)}"
-            f" | {' | '.join(ours_told)} | {last.our_wall / 1e6:.1f} |",
-            flush=True,
+            f" | {' | '.join(ours_told)} | {last.our_wall / 1e6:.1f} |"
         )
+        print(lines[-1], file=sys.stderr, flush=True)
+    lines += ["", "| ours, % | mean (95% interval) | median (range) | steps |", "|---|---|---|---|"]
     for name, values in zip(("time", "CPU time"), zip(*shares, strict=True), strict=True):
-        middle, low, high = (100 * share for share in interval(values))
-        print(
-            f"\nours, of a step's {name}: {middle:.3f}% (95% interval {low:.3f} to {high:.3f},"
-            f" median {100 * statistics.median(values):.3f}, range {100 * min(values):.3f} to"
-            f" {100 * max(values):.3f}, {len(values)} steps)"
-        )
+        percents = [100 * share for share in values]
+        cells = (confidence(percents), spread(percents, 3), len(percents))
+        lines.append(f"| of a step's {name} | {' | '.join(map(str, cells))} |")
+    title = f"What our own code adds to a step, {method}, {runs} runs"
+    publish(f"hooks-{method}", title, lines, shares, load=load)
 
 
 def milliseconds(nanoseconds: tuple[int, ...]) -> str:

@@ -7,12 +7,14 @@ STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.2
 """97.5% quantiles from one degree of freedom on; more degrees are given the last, too wide one."""
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and the ends of its 95% confidence interval; at least two values."""
+def confidence(values: Sequence[float]) -> str:
+    """Mean, with its 95% interval where there is more than one value."""
     middle = statistics.mean(values)
+    if len(values) == 1:
+        return f"{middle:.3f}"
     quantile = STUDENT_T[min(len(values) - 1, len(STUDENT_T)) - 1]
     half = quantile * statistics.stdev(values) / len(values) ** 0.5
-    return middle, middle - half, middle + half
+    return f"{middle:.3f} ({middle - half:.3f} to {middle + half:.3f})"
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
@@ -23,5 +25,4 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
 
 def ratio(ours: Sequence[float], other: Sequence[float]) -> str:
     """Of each pair, their mean with its 95% interval."""
-    ratios = [one / two for one, two in zip(ours, other, strict=True)]
-    return "{:.3f} ({:.3f} to {:.3f})".format(*interval(ratios))
+    return confidence([one / two for one, two in zip(ours, other, strict=True)])

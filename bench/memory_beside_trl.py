@@ -21,6 +21,7 @@ import psutil
 from commands import asked_beside_trl, commands, environment, in_turn
 from intervals import ratio, spread
 from methods import prepare
+from sections import publish
 
 STEPS = 3
 INTERVAL_SECONDS = 0.1
@@ -76,13 +77,15 @@ def main(method: str, runs: int) -> None:
                 peaks = peak(command, Path(folder))
                 print(method, name, peaks, file=sys.stderr, flush=True)
                 found.setdefault(name, []).append(peaks)
-    print(f"{method}, {runs} rounds, load {load:.1f} before and {os.getloadavg()[0]:.1f} after:\n")
-    print("| | MiB of all, median (range) | the largest | the first | ours / this (95% interval) |")
-    print("|---|---|---|---|---|")
+    lines = [
+        "| | MiB of all, median (range) | the largest | the first | ours / this (95% interval) |",
+        "|---|---|---|---|---|",
+    ]
     for name in ("ours", "plain", "trl"):
         cells = [spread(column) for column in zip(*found[name], strict=True)]
         of_all = ratio(*([peaks.all for peaks in found[side]] for side in ("ours", name)))
-        print(f"| {name} | {' | '.join(cells)} | {of_all} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {of_all} |")
+    publish(f"memory-{method}", f"Peak memory, {method}, {runs} rounds", lines, found, load=load)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ the named thing is done; the first begins with the launcher's process.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from intervals import spread
 from methods import asked, config, prepare, write_run
+from sections import publish
 
 MARKS = "BENCH_MARKS"
 PARTS = ("launcher", "rank's Python", "libraries", "model", "data", "loop", "first step")
@@ -96,16 +97,14 @@ def parts(method: str) -> dict[str, float]:
 
 def main(method: str, runs: int) -> None:
     prepare()
+    load = os.getloadavg()[0]
     parts(method)  # warms the caches up
-    print(f"| {method} | s, median of {runs} (range) |\n|---|---|")
     results = [parts(method) for _ in range(runs)]
-    for part in PARTS:
-        values = [result[part] for result in results]
-        print(
-            f"| {part} | {statistics.median(values):.2f} ({min(values):.2f}, {max(values):.2f}) |"
-        )
-    totals = [sum(result.values()) for result in results]
-    print(f"| all | {statistics.median(totals):.2f} ({min(totals):.2f}, {max(totals):.2f}) |")
+    lines = ["| part | s, median (range) |", "|---|---|"]
+    lines += [f"| {part} | {spread([result[part] for result in results], 2)} |" for part in PARTS]
+    lines.append(f"| all | {spread([sum(result.values()) for result in results], 2)} |")
+    title = f"Where the time to the first step goes, {method}, {runs} runs"
+    publish(f"start-parts-{method}", title, lines, results, load=load)
 
 
 if __name__ == "__main__":

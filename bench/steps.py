@@ -10,14 +10,17 @@ where their memory lies. Both run on one thread: on a shared machine, threads th
 other show what else runs there. CPU time counts no waiting for others, and the launcher's too.
 """
 
+import os
+import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from intervals import interval
+from intervals import confidence
 from methods import asked, config, prepare, write_run
 from racers import Cost, Racer, start_ours, start_plain
+from sections import publish
 
 STEPS, WARM_UP = 20, 3
 
@@ -45,7 +48,8 @@ def race(
 
 def main(method: str, runs: int) -> None:
     prepare()
-    print("| run | plain: s, CPU s per step, s to step 1 | ours: the same |\n|---|---|---|")
+    load = os.getloadavg()[0]
+    lines = ["| run | plain: s, CPU s per step, s to step 1 | ours: the same |", "|---|---|---|"]
     ratios: dict[str, list[float]] = {}
     for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
@@ -54,22 +58,19 @@ def main(method: str, runs: int) -> None:
         for costs, first in zip((plain, ours), firsts, strict=True):
             wall, cpu, _ = (mean(cost) for cost in zip(*costs, strict=True))
             cells.append((wall, cpu, first))
-        print(
-            f"| {run + 1} | {' | '.join('{:.3f} / {:.3f} / {:.1f}'.format(*c) for c in cells)} |",
-            flush=True,
-        )
+        told = " | ".join("{:.3f} / {:.3f} / {:.1f}".format(*cell) for cell in cells)
+        print(method, run, told, file=sys.stderr, flush=True)
+        lines.append(f"| {run + 1} | {told} |")
         for index, name in enumerate(("time", "CPU time")):
             of_steps = [b[index] / a[index] for a, b in zip(plain, ours, strict=True)]
             ratios.setdefault(f"{name} per step, by steps", []).extend(of_steps)
             of_run = cells[1][index] / cells[0][index]
             ratios.setdefault(f"{name} per step, by runs", []).append(of_run)
         ratios.setdefault("time to the first step", []).append(firsts[1] / firsts[0])
-    for name, values in ratios.items():
-        middle, low, high = interval(values)
-        print(
-            f"\n{name}, ours / plain: {middle:.3f} (95% interval {low:.3f} to {high:.3f},"
-            f" of {len(values)})"
-        )
+    lines += ["", "| ours / plain | mean (95% interval) | of |", "|---|---|---|"]
+    lines += [f"| {name} | {confidence(of)} | {len(of)} |" for name, of in ratios.items()]
+    title = f"Cost of a step beside a plain script, {method}, {runs} runs"
+    publish(f"steps-{method}", title, lines, ratios, load=load)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 from intervals import ratio, spread
 from methods import config, prepare, write_run
 from racers import Cost, Racer, start_ours, start_plain
+from sections import publish
 
 STEPS, WARM_UP = 7, 2
 STARTS: dict[str, Any] = {
@@ -67,18 +68,19 @@ def main(runs: int) -> None:
             for racer, rate in race(Path(folder), backwards=bool(number % 2)).items():
                 found.setdefault(racer, []).append(rate)
                 print(racer, rate, file=sys.stderr, flush=True)
-    print(f"{runs} runs, load {load:.1f} before and {os.getloadavg()[0]:.1f} after:\n")
-    print("| | tokens a second, median (range) | tokens a CPU second |\n|---|---|---|")
+    lines = ["| | tokens a second, median (range) | tokens a CPU second |", "|---|---|---|"]
     for (name, form), values in found.items():
         cells = [spread(of, 1) for of in zip(*values, strict=True)]
-        print(f"| {name}, {form} | {' | '.join(cells)} |")
+        lines.append(f"| {name}, {form} | {' | '.join(cells)} |")
     pairs = [(("ours", form), ("plain", form)) for form in FORMS]
     pairs += [((name, "packed"), (name, "padded")) for name in STARTS]
-    print("\n| | tokens a second (95% interval) | tokens a CPU second |\n|---|---|---|")
+    lines += ["", "| | tokens a second (95% interval) | tokens a CPU second |", "|---|---|---|"]
     for one, other in pairs:
         ours, others = (zip(*found[racer], strict=True) for racer in (one, other))
         cells = [ratio(*pair) for pair in zip(ours, others, strict=True)]
-        print(f"| {', '.join(one)} / {', '.join(other)} | {' | '.join(cells)} |")
+        lines.append(f"| {', '.join(one)} / {', '.join(other)} | {' | '.join(cells)} |")
+    raw = {", ".join(racer): rates for racer, rates in found.items()}
+    publish("throughput", f"Tokens a second, sft, {runs} runs", lines, raw, load=load)
 
 
 def rank(run: Path) -> None:

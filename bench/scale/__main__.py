@@ -1,10 +1,11 @@
 """The operator at scale, beside Kubeflow Trainer and a bare client, on a real control plane.
 
-    python -m bench.scale [PART ...] [--runs 3] [--share 1.0] [--folder runs/bench/scale]
+    python -m bench.scale [PART ...] [--runs 3] [--share 1.0] [--folder runs/bench]
 
 Parts: burst-200, burst-1000, steady, single, and requests, which has the API server write down who
 asks for what, and so runs once and is not timed; of the operator alone reporting, failover, and
-growth, which takes longer and runs where it is named; report draws the report from the raw data.
+growth. All of them are the default. `report` writes the report anew, of the raw data and of the
+sections that the benches of the trainer have published.
 Each run has a cluster, processes and data of its own; the sides take turns. Reporting takes root;
 so does Trainer, whose controllers have a /tmp of their own, or user namespaces. `--share 0.1` makes
 a tenth of the objects.
@@ -36,6 +37,7 @@ from bench.scale.measure import (
 )
 from bench.scale.report import write_report
 from bench.scale.reporting import reported
+from bench.sections import REPORT
 
 
 class Part(NamedTuple):
@@ -61,7 +63,6 @@ ALONE = {
     "growth": ((100, 1000, 5000), grown),
 }
 """What is measured of the operator alone: with how many jobs, and how."""
-LONG = ("growth",)
 
 Measurement = tuple[str, Callable[[], Coroutine[None, None, Record]]]
 
@@ -90,11 +91,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, *ALONE, "report", []])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/scale"))
+    parser.add_argument("--folder", type=Path, default=REPORT)
     given = parser.parse_args()
     raw = given.folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    parts = given.parts or [part for part in (*PARTS, *ALONE) if part not in LONG]
+    parts = given.parts or [*PARTS, *ALONE]
     for name, measure in measurements(parts, given.runs, given.share):
         record = asyncio.run(measure())
         (raw / f"{name}.json").write_text(json.dumps(record))

@@ -1,4 +1,4 @@
-"""The report: Markdown with tables and plots, from raw data alone."""
+"""The report: Markdown with tables and plots, from raw data and published sections alone."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.scale.figures import MILESTONES, Spread, cuts, latencies, percentile, rate, spread
+from bench.sections import published
 
 Record = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Record]]
@@ -37,6 +38,7 @@ def write_report(folder: Path) -> Path:
     texts += [ALONE[_kind(name)](records) for name, records in alone.items()]
     if growth := {name: sides["AlignTuneJob"] for name, sides in parts.items() if "growth" in name}:
         texts.append(_growth(growth))
+    texts += published(folder)
     report = folder / "report.md"
     report.write_text("\n\n".join(texts) + "\n")
     return report
@@ -52,9 +54,11 @@ def _head(parts: Mapping[str, Runs]) -> str:
     ]
     load = f"{min(loads):.1f} to {max(loads):.1f}" if loads else "unknown"
     return (
-        f"# The operator at scale\n\n{os.cpu_count()} CPU cores, Python"
-        f" {platform.python_version()}, load {load} (our own included). Control plane, operator,"
-        " client and watcher share the machine. Median of the runs, and their range."
+        f"# Speed and scale\n\n{os.cpu_count()} CPU cores, Python"
+        f" {platform.python_version()}. The operator's sections: load {load} (our own included)."
+        " Control plane, operator, client and watcher share the machine. Median of the runs, and"
+        " their range. The raw data are in `raw`; each section of the trainer says the load, and"
+        " its raw data are in `sections`."
         "\n\nJob: nothing but Kubernetes. floor: a bare client makes the operator's first two"
         " writes for objects that are there; with creation, it creates them, too, as is done for"
         " every other side. TrainJob: Kubeflow Trainer and JobSet as shipped, with their webhooks;"

@@ -11,9 +11,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from aligntune_operator.session import Connection
+from bench.intervals import confidence, ratio
 from bench.scale import figures, requests
 from bench.scale.__main__ import measurements
+from bench.scale.report import write_report
 from bench.scale.watcher import Streams, record, sights
+from bench.sections import REPORT, publish
 
 METRICS = """
 apiserver_request_total{code="201",resource="jobs",subresource="",verb="POST"} 40
@@ -100,6 +103,24 @@ def test_a_wait_is_of_objects_that_got_so_far_and_never_below_nothing() -> None:
 def test_a_rate_ends_with_the_last_object() -> None:
     timeline = {"a": {"job": 11.0}, "b": {"job": 14.0}}
     assert figures.rate(timeline, "job", 10.0) == 0.5
+
+
+def test_a_mean_has_the_interval_of_as_few_values_as_there_are() -> None:
+    assert confidence([2.0]) == "2.000", "one value has none"
+    # The t distribution's 97.5% quantile for two degrees of freedom is 4.303.
+    assert confidence([1.0, 2.0, 3.0]) == "2.000 (-0.484 to 4.484)"
+    assert ratio([1.0, 3.0], [2.0, 2.0]) == "1.000 (-5.353 to 7.353)"
+
+
+def test_what_a_measurement_publishes_stands_in_the_report_and_its_raw_data_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    publish("steps-sft", "Cost of a step", ["| a | b |", "|---|---|"], {"a": [1.5]}, load=0.25)
+    report = write_report(REPORT).read_text()
+    assert "## Cost of a step\n\nLoad 0.2 before and " in report
+    assert report.endswith("after.\n\n| a | b |\n|---|---|\n")
+    assert json.loads((REPORT / "sections" / "steps-sft.json").read_text()) == {"a": [1.5]}
 
 
 def test_a_line_counts_as_seen_when_its_last_byte_came(tmp_path: Path) -> None:
