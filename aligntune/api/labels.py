@@ -40,15 +40,13 @@ TRAINER_CONTAINER = "trainer"
 """Name of the container that trains."""
 
 CONFIG_VOLUME = "aligntune-config"
-CACHE_VOLUME = "aligntune-cache"
+SCRATCH_VOLUME = "aligntune-scratch"
 MODEL_CACHE_VOLUME = "aligntune-model-cache"
 STORAGE_VOLUME = "storage"
-TMP_VOLUME = "tmp"
 SHM_VOLUME = "shared-memory"
 SOURCE_VOLUMES = ("aligntune-source-0", "aligntune-source-1", "aligntune-source-2")
 """Volumes of other jobs' models: at most a policy's, a reference's and a reward model's."""
 RESERVED_VOLUMES = (
-    CONFIG_VOLUME, CACHE_VOLUME, MODEL_CACHE_VOLUME, STORAGE_VOLUME, TMP_VOLUME, SHM_VOLUME,
-    *SOURCE_VOLUMES,
+    CONFIG_VOLUME, SCRATCH_VOLUME, MODEL_CACHE_VOLUME, STORAGE_VOLUME, SHM_VOLUME, *SOURCE_VOLUMES,
 )  # fmt: skip
 """Volumes that a pod has from the operator; a job's own have other names."""

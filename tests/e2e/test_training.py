@@ -83,6 +83,18 @@ def test_the_demo_trains_by_kubectl_apply(cluster: Cluster, tenant: Tenant, tmp_
     assert folder.is_dir(), "what is on the storage is never deleted"
 
 
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("operator")
+def test_a_job_without_a_claim_trains_on_its_pods_own_disk(tenant: Tenant) -> None:
+    manifest = example("sft-chat")
+    manifest["metadata"]["name"] = "own-disk"
+    manifest["spec"]["storage"] = {"ephemeral": True}
+    manifest["spec"]["sft"]["train"]["maxSteps"] = 2
+    tenant.apply(manifest)
+    tenant("wait", "--for=condition=Complete", "atj/own-disk", f"--timeout={FINISH_SECONDS}s")
+    assert tenant.status("own-disk")["checkpoint"]["step"] == 2
+
+
 def check_loads(folder: Path) -> None:
     """What the pod saved loads with plain transformers and PEFT, and is no longer the base."""
     from peft import PeftModel

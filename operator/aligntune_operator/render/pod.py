@@ -7,15 +7,14 @@ from typing import Any
 from aligntune.api import env, labels
 from aligntune.api.job import AlignTuneJobSpec
 from aligntune.api.labels import (
-    CACHE_VOLUME,
     CONFIG_VOLUME,
     MODEL_CACHE_VOLUME,
     NO_SIDECAR_ANNOTATIONS,
     NO_SIDECAR_LABELS,
+    SCRATCH_VOLUME,
     SHM_VOLUME,
     SOURCE_VOLUMES,
     STORAGE_VOLUME,
-    TMP_VOLUME,
 )
 from aligntune.api.names import service_name
 from aligntune.api.run import RunConfig
@@ -26,16 +25,7 @@ from aligntune_operator.observe import Key
 from aligntune_operator.settings import Settings
 from aligntune_operator.stages import model_name
 
-CACHES = {
-    "HOME": "",
-    "HF_HOME": "/huggingface",
-    "XDG_CACHE_HOME": "/xdg",
-    "TRITON_CACHE_DIR": "/triton",
-    "TORCHINDUCTOR_CACHE_DIR": "/inductor",
-    "UNSLOTH_COMPILE_LOCATION": "/unsloth",
-}
-"""Variables that keep libraries from writing to the read-only root."""
-MODEL_CACHE_DIR = env.CACHE_DIR + CACHES["HF_HOME"]
+MODEL_CACHE_DIR = f"{env.HOME_DIR}/huggingface"
 
 
 def pod_template(
@@ -132,6 +122,7 @@ def _container(
     spec: AlignTuneJobSpec, settings: Settings, shared: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     runtime = spec.runtime
+    claim = spec.storage.claim_name if spec.storage else None
     container: dict[str, Any] = {
         "name": labels.TRAINER_CONTAINER,
         "image": runtime.image or settings.trainer_image(spec.backend),
@@ -151,9 +142,9 @@ def _container(
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": CONFIG_VOLUME, "mountPath": env.CONFIG_DIR, "readOnly": True},
-            {"name": CACHE_VOLUME, "mountPath": env.CACHE_DIR},
-            {"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR},
-            {"name": TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 - inside the pod
+            {"name": SCRATCH_VOLUME, "mountPath": env.HOME_DIR},
+            {"name": SCRATCH_VOLUME, "mountPath": "/tmp", "subPath": "tmp"},  # noqa: S108 - inside the pod
+            *([{"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR}] if claim else []),
             *([{"name": SHM_VOLUME, "mountPath": "/dev/shm"}] if runtime.shared_memory else []),  # noqa: S108
             *shared,
             *(_plain(mount) for mount in runtime.volume_mounts),
@@ -169,9 +160,10 @@ def _container(
 def _environment(spec: AlignTuneJobSpec, settings: Settings) -> list[dict[str, Any]]:
     """The operator's variables, then those of the cluster's owner, then the job's: the last win."""
     variables: list[dict[str, Any]] = [
-        *({"name": name, "value": env.CACHE_DIR + path} for name, path in CACHES.items()),
+        # The root is read-only, and nearly all caches of libraries are below HOME or in /tmp.
+        {"name": "HOME", "value": env.HOME_DIR},
+        {"name": "HF_HOME", "value": MODEL_CACHE_DIR},
         {"name": "USER", "value": "aligntune"},
-        {"name": "PYTHONUNBUFFERED", "value": "1"},
         {"name": env.TERMINATION_MESSAGE_PATH, "value": "/dev/termination-log"},
         {"name": env.POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         {"name": env.POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
@@ -195,23 +187,19 @@ def _resources(runtime: RuntimeSpec) -> dict[str, Any]:
 
 
 def _volumes(spec: AlignTuneJobSpec, claims: Mapping[str, str]) -> list[dict[str, Any]]:
-    storage = spec.storage.claim_name if spec.storage else None
     config = {
         "path": env.CONFIG_FILE,
         "fieldRef": {"fieldPath": f"metadata.annotations['{env.CONFIG_ANNOTATION}']"},
     }
     volumes: list[dict[str, Any]] = [
         {"name": CONFIG_VOLUME, "downwardAPI": {"items": [config]}},
-        {"name": CACHE_VOLUME, "emptyDir": {}},
-        {"name": TMP_VOLUME, "emptyDir": {}},
-        {"name": STORAGE_VOLUME}
-        | ({"persistentVolumeClaim": {"claimName": storage}} if storage else {"emptyDir": {}}),
+        {"name": SCRATCH_VOLUME, "emptyDir": {}},
     ]
     if spec.runtime.shared_memory:
         size = str(spec.runtime.shared_memory)
         volumes.append({"name": SHM_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": size}})
     for claim, name in claims.items():
-        if name in (MODEL_CACHE_VOLUME, *SOURCE_VOLUMES):
+        if name in (STORAGE_VOLUME, MODEL_CACHE_VOLUME, *SOURCE_VOLUMES):
             read_only = {"readOnly": True} if name in SOURCE_VOLUMES else {}
             source = {"claimName": claim, **read_only}
             volumes.append({"name": name, "persistentVolumeClaim": source})
