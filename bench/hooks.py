@@ -125,6 +125,7 @@ def main(method: str, runs: int) -> None:
     clock = OurClock()
     marks = watch(loop_of(method), clock)
     shares: list[tuple[float, float]] = []
+    raw = []
     lines = [
         "| run | step, ms: wall, CPU | ours, ms: wall, median (range) | CPU | of the last step |",
         "|---|---|---|---|---|",
@@ -142,6 +143,7 @@ def main(method: str, runs: int) -> None:
             Mark(*(after - before for before, after in zip(*pair, strict=True)))
             for pair in zip(marks[WARM_UP - 1 :], marks[WARM_UP:], strict=False)
         ]
+        raw.append(steps)
         *steps, last = steps  # it has the checkpoint
         shares += [(step.our_wall / step.wall, step.our_cpu / step.cpu) for step in steps]
         wall, cpu, *ours = zip(*steps, strict=True)
@@ -157,7 +159,7 @@ def main(method: str, runs: int) -> None:
         cells = (confidence(percents), spread(percents, 3), len(percents))
         lines.append(f"| of a step's {name} | {' | '.join(map(str, cells))} |")
     title = f"What our own code adds to a step, {method}, {runs} runs"
-    publish(f"hooks-{method}", title, lines, shares, load=load)
+    publish(f"hooks-{method}", title, lines, raw, load=load)
 
 
 def milliseconds(nanoseconds: tuple[int, ...]) -> str:

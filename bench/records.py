@@ -1,4 +1,4 @@
-"""Where what is measured of learning is kept."""
+"""Where what is measured is kept."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ from aligntune.training.checkpoints import installed
 RECORDS = Path("runs/learning")
 
 
-def keep(name: str, results: Any, **settings: Any) -> None:
-    """Write runs/learning/NAME.json: the results, and the settings and versions they are of."""
+def keep(name: str, results: Any, *, folder: Path = RECORDS, **settings: Any) -> None:
+    """Write FOLDER/NAME.json: the results, and the settings and versions they are of."""
     document = {"versions": installed()} | settings | {"results": results}
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    (RECORDS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")

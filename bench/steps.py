@@ -51,9 +51,11 @@ def main(method: str, runs: int) -> None:
     load = os.getloadavg()[0]
     lines = ["| run | plain: s, CPU s per step, s to step 1 | ours: the same |", "|---|---|---|"]
     ratios: dict[str, list[float]] = {}
+    raw = []
     for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             plain, ours, *firsts = race(method, Path(folder), plain_first=run % 2 == 0)
+        raw.append({"plain": plain, "ours": ours, "seconds to step 1": firsts})
         cells = []
         for costs, first in zip((plain, ours), firsts, strict=True):
             wall, cpu, _ = (mean(cost) for cost in zip(*costs, strict=True))
@@ -70,7 +72,7 @@ def main(method: str, runs: int) -> None:
     lines += ["", "| ours / plain | mean (95% interval) | of |", "|---|---|---|"]
     lines += [f"| {name} | {confidence(of)} | {len(of)} |" for name, of in ratios.items()]
     title = f"Cost of a step beside a plain script, {method}, {runs} runs"
-    publish(f"steps-{method}", title, lines, ratios, load=load)
+    publish(f"steps-{method}", title, lines, raw, load=load)
 
 
 if __name__ == "__main__":

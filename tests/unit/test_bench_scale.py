@@ -120,7 +120,10 @@ def test_what_a_measurement_publishes_stands_in_the_report_and_its_raw_data_besi
     report = write_report(REPORT).read_text()
     assert "## Cost of a step\n\nLoad 0.2 before and " in report
     assert report.endswith("after.\n\n| a | b |\n|---|---|\n")
-    assert json.loads((REPORT / "sections" / "steps-sft.json").read_text()) == {"a": [1.5]}
+    kept = json.loads((REPORT / "sections" / "steps-sft.json").read_text())
+    assert kept["results"] == {"a": [1.5]}
+    assert kept["load"][0] == 0.25
+    assert "trl" in kept["versions"]
 
 
 def test_a_line_counts_as_seen_when_its_last_byte_came(tmp_path: Path) -> None:

@@ -60,7 +60,13 @@ def pod_template(
         },
         "containers": [
             _container(
-                spec, settings, [*_cache_mounts(cache, claims), *_source_mounts(stored, claims)]
+                spec,
+                settings,
+                [
+                    *_storage_mounts(claims),
+                    *_cache_mounts(cache, claims),
+                    *_source_mounts(stored, claims),
+                ],
             )
         ],
         "volumes": _volumes(spec, claims),
@@ -122,7 +128,6 @@ def _container(
     spec: AlignTuneJobSpec, settings: Settings, shared: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     runtime = spec.runtime
-    claim = spec.storage.claim_name if spec.storage else None
     container: dict[str, Any] = {
         "name": labels.TRAINER_CONTAINER,
         "image": runtime.image or settings.trainer_image(spec.backend),
@@ -144,7 +149,6 @@ def _container(
             {"name": CONFIG_VOLUME, "mountPath": env.CONFIG_DIR, "readOnly": True},
             {"name": SCRATCH_VOLUME, "mountPath": env.HOME_DIR},
             {"name": SCRATCH_VOLUME, "mountPath": "/tmp", "subPath": "tmp"},  # noqa: S108 - inside the pod
-            *([{"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR}] if claim else []),
             *([{"name": SHM_VOLUME, "mountPath": "/dev/shm"}] if runtime.shared_memory else []),  # noqa: S108
             *shared,
             *(_plain(mount) for mount in runtime.volume_mounts),
@@ -221,6 +225,12 @@ def _claims(
     new = dict.fromkeys(claim for claim, _ in stored)
     names = zip((claim for claim in new if claim not in claims), SOURCE_VOLUMES, strict=False)
     return claims | dict(names)
+
+
+def _storage_mounts(claims: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The mount of the storage's claim; without one the storage is a folder of the scratch."""
+    there = STORAGE_VOLUME in claims.values()
+    return [{"name": STORAGE_VOLUME, "mountPath": env.STORAGE_DIR}] if there else []
 
 
 def _cache_mounts(claim: str, claims: Mapping[str, str]) -> list[dict[str, Any]]:
