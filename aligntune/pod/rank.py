@@ -26,8 +26,9 @@ from aligntune.core.sft.trainer_base import SFTTrainerBase
 from aligntune.pod.failure import classify
 from aligntune.pod.imports import quick_imports, unused_packages
 from aligntune.pod.publish import publish, republish, unpublished
+from aligntune.pod.read_ahead import read_ahead, stored_weights
 from aligntune.pod.reporter import Reporter
-from aligntune.training.context import RunContext, do_nothing, rank, world_size
+from aligntune.training.context import RunContext, do_nothing, local_rank, rank, world_size
 from aligntune.training.ownership import Ownership
 
 Result = Literal["Succeeded", "Failed", "Preempted"]
@@ -68,7 +69,7 @@ def _run(config_path: Path, progress: "ProgressReport", find_trainer: FindTraine
     context = RunContext(
         run.job.name, progress.report, check_owner=check_owner, lineage=run.lineage or {}
     )
-    with quick_imports(unused_packages(run)):
+    with quick_imports(unused_packages(run)), read_ahead(_weights_to_read(run)):
         make_trainer = find_trainer(run.backend, run.task)
     trainer = make_trainer(run.method, context)
     trainer.setup()  # SIGTERM still ends the process at once: there is nothing to save
@@ -85,6 +86,11 @@ def _run(config_path: Path, progress: "ProgressReport", find_trainer: FindTraine
         progress.model = trainer.save_model()
         url = publish(progress.model, run.push) if run.push and rank() == 0 else None
         return progress.outcome("Succeeded", url=url)
+
+
+def _weights_to_read(run: RunConfig) -> list[Path]:
+    """What this process reads for all on its machine."""
+    return stored_weights(run.method.model) if local_rank() == 0 else []
 
 
 def _take_folder(run: RunConfig) -> Callable[[], None]:
