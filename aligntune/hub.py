@@ -28,7 +28,7 @@ from aligntune.core.errors import (
 PATIENCE = 2
 """How often first contact is tried again: after 1 s and after 2 s more. The clients would try five
 times for each file, which is 46 s until a model is given up and 23 s for a data set. A person wants
-to know sooner; a pod has imported torch for 5 to 10 s by now, so its network has had time to come
+to know sooner; a pod has spent 4 s or more on imports by now, so its network has had time to come
 up. Once the hub has answered, outages of up to 23 s are left to the clients."""
 CONNECT_SECONDS = 5.0
 """Longest wait for a connection, where a firewall swallows packets instead of refusing them."""

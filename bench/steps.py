@@ -6,8 +6,9 @@ The run of methods.py, of SFT where no method is named. Ours is the whole pod: l
 rank, progress reports. The two take turns step by step, with the same batches, while the
 other one waits; so whatever else the machine does hits both. Each step gives a ratio, and each run
 the ratio of its means: their 95% intervals differ by what only whole runs have in common, such as
-where their memory lies. Both run on one thread: on a shared machine, threads that wait for each
-other show what else runs there. CPU time counts no waiting for others, and the launcher's too.
+where their memory lies. Both run on one thread, as on a shared machine threads that wait for each
+other show what else runs there, and keep the memory that they free (racers.py says why). CPU time
+counts no waiting for others, and the launcher's too.
 """
 
 import os
