@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, NamedTuple, get_t
 
 import typer
 
+from aligntune.api.nesting import deep_objects
 from aligntune.core.errors import RunError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def on_cluster(command: Callable[Concatenate[Target, ...], None]) -> Callable[..
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:  # noqa: ANN401 - typer has looked at them
         target = Target(**{name: arguments.pop(name) for name in OPTIONS})
-        command(target, **arguments)
+        with deep_objects():
+            command(target, **arguments)
 
     first, *own = inspect.signature(command).parameters.values()
     hints = get_type_hints(command, include_extras=True)

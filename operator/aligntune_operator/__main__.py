@@ -17,6 +17,7 @@ import kopf
 
 from aligntune.api import labels
 from aligntune.api.exit_codes import ExitCode
+from aligntune.api.nesting import deep_objects
 from aligntune.core.clock import now
 from aligntune.core.errors import ConfigError
 from aligntune_operator.cluster import ApiError, Cluster, GoneError, NotLeadingError
@@ -31,10 +32,6 @@ from aligntune_operator.server import serving
 from aligntune_operator.session import NoClusterError, log_in
 from aligntune_operator.settings import Settings, load_settings
 from aligntune_operator.watch import watch_namespace
-
-DEEPEST_OBJECT = 10_000
-"""Levels of nesting that the API server takes; Python's JSON reader counts them as recursion, and a
-watch that it cannot read would stop the operator for everybody."""
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +229,6 @@ async def resign(leading: asyncio.Task[None], election: Election) -> None:
 
 def main() -> int:
     """Reads the settings and runs; a mistake in them, or no cluster, is one sentence."""
-    sys.setrecursionlimit(4 * DEEPEST_OBJECT)
     try:
         settings = load_settings()
         logging.basicConfig(
@@ -240,7 +236,8 @@ def main() -> int:
         )
         # kopf tells there of every event that it hands on.
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)
-        asyncio.run(run(settings))
+        with deep_objects():
+            asyncio.run(run(settings))
     except ConfigError as error:
         _say(str(error))
         return ExitCode.BAD_CONFIG

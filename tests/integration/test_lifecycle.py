@@ -261,10 +261,7 @@ def test_a_job_that_the_api_server_refuses_says_so_in_the_status(api: Api, manif
 
 @pytest.mark.usefixtures("operator")
 def test_a_spec_of_bottomless_depth_stops_nobody_else(api: Api, manifest: Make) -> None:
-    depth = 3000
-    text = json.dumps(manifest("deep", runtime={"gpusPerNode": 0, "affinity": "HERE"}))
-    text = text.replace('"HERE"', '{"a":' * depth + "{}" + "}" * depth)
-    api("create", "-f", "-", stdin=text)
+    api.create_deep(manifest("deep", runtime={"gpusPerNode": 0, "affinity": "HERE"}))
     api.apply(manifest("chat"))
     api.until("accepted", lambda: api.condition("chat", "Accepted")["status"] == "True")
     condition = "jsonpath={.status.conditions[?(@.type=='Accepted')].status}"

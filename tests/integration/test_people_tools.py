@@ -147,6 +147,14 @@ def test_fields_that_others_have_set_are_taken_over_only_on_request(
     assert api.get("atj", "chat")["spec"]["policy"]["maxRestarts"] == 1
 
 
+def test_a_job_of_bottomless_depth_hides_no_other(tool: Tool, api: Api, manifest: Make) -> None:
+    api.create_deep(manifest("deep", runtime={"gpusPerNode": 0, "affinity": "HERE"}))
+    api.apply(manifest("chat"))
+    assert [line.split()[0] for line in tool("list").splitlines()[1:]] == ["chat", "deep"]
+    assert "deep" in tool("status", "deep")
+    assert '"name": "deep"' in tool("status", "deep", "-o", "json")
+
+
 def test_listing_shows_kubectls_columns_for_a_namespace_or_for_all(
     tool: Tool, api: Api, manifest: Make
 ) -> None:
