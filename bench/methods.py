@@ -111,6 +111,11 @@ def trl_arguments(method: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """Have model and data, and our code compiled, as it is in an image."""
+    """Have model, data and bytecode."""
     subprocess.run([sys.executable, ROOT / "examples/prepare.py"], check=True)
+    compile_ours()
+
+
+def compile_ours() -> None:
+    """Have our code as bytecode, as it is in an image, also where Python would write none."""
     compileall.compile_dir(ROOT / "aligntune", quiet=1)

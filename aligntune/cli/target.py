@@ -73,7 +73,8 @@ def job_names(context: typer.Context, incomplete: str) -> list[str]:
     """Names of jobs that begin so; none where the cluster does not tell."""
     target = Target(*(context.params.get(name) for name in Target._fields))
     try:
-        found = [item["metadata"]["name"] for item in target.connect().jobs()]
+        with deep_objects():
+            found = [item["metadata"]["name"] for item in target.connect().jobs()]
     except (RunError, ModuleNotFoundError):
         return []
     return [name for name in found if name.startswith(incomplete)]

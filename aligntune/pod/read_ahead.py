@@ -17,6 +17,8 @@ CHUNK = 4 * 1024 * 1024
 
 def stored_weights(model: ModelRef) -> list[Path]:
     """The model's files of weights, in the order of loading; none where it is still on the hub."""
+    if not model.name:  # another job's model, whose place nobody has filled in; loading explains
+        return []
     folder = Path(model.name).expanduser()
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache

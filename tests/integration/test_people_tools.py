@@ -343,6 +343,7 @@ def test_a_cluster_without_the_crd_is_told_what_to_install(tool: Tool, tmp_path:
 @pytest.mark.usefixtures("tool")  # its kubeconfig
 def test_kubectl_finds_the_plugin_and_completes_names(api: Api, manifest: Make) -> None:
     api.apply(manifest("chat"), manifest("judge"))
+    api.create_deep(manifest("deep", runtime={"gpusPerNode": 0, "affinity": "HERE"}))
     bin_folder = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
 

@@ -28,6 +28,14 @@ def test_a_folders_weights_are_read_in_the_order_of_loading(tmp_path: Path) -> N
     assert stored_weights(ModelRef(name=str(tmp_path / "m"))) == shards
 
 
+def test_a_model_without_a_place_is_not_looked_for_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_in(tmp_path / "m")
+    monkeypatch.chdir(tmp_path / "m")
+    assert stored_weights(ModelRef(from_job="chat")) == []
+
+
 def test_weights_of_the_hub_are_read_once_they_are_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
